@@ -1,0 +1,53 @@
+"""Loads the compiled libraries, and says which are there.
+
+Both libraries only register operators with PyTorch's dispatcher; they export no Python symbol, so
+one file serves every Python and every torch from 2.10 on.
+"""
+
+import warnings
+from pathlib import Path
+
+import torch
+
+
+def _find(stem: str) -> Path | None:
+    found = sorted(Path(__file__).parent.glob(f"{stem}.*so")) or sorted(
+        Path(__file__).parent.glob(f"{stem}.*pyd")
+    )
+    return found[0] if found else None
+
+
+def _load(stem: str) -> bool:
+    path = _find(stem)
+    if path is None:
+        return False
+    try:
+        torch.ops.load_library(path)
+    except OSError as error:
+        warnings.warn(
+            f"sodeep_fast: {path.name} is there but cannot be loaded ({error}); "
+            "falling back to what else is available.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+HAS_CPU = _load("_C")
+# Its stream symbol lives in libtorch_cuda, and its launches need a CUDA build of torch.
+HAS_CUDA = HAS_CPU and torch.version.cuda is not None and _load("_C_cuda")
+
+if not HAS_CPU:
+    warnings.warn(
+        "sodeep_fast was installed without its compiled kernels (no C++ compiler was found, or the "
+        "build was skipped); every operator runs on the plain PyTorch reference, which is slow and "
+        "quadratic in memory. Reinstall with a C++ compiler to get the kernels.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+def cpu_capability() -> str:
+    """Returns the instruction set that the CPU kernels use here, or "none" without kernels."""
+    return str(torch.ops.sodeep_fast.cpu_capability()) if HAS_CPU else "none"

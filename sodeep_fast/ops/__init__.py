@@ -1,0 +1,1 @@
+"""The operators: public function, argument checks, fake and autograd. Nothing numeric."""

@@ -1,0 +1,86 @@
+"""The exact rank, which `soft_rank` approximates. Sorting is PyTorch's own; nothing is fused."""
+
+import torch
+from torch import Tensor
+
+from sodeep_fast._checks import check_choice, check_mask
+
+TIES = ("average", "min", "max", "ordinal")
+
+
+def hard_rank(
+    scores: Tensor,
+    *,
+    mask: Tensor | None = None,
+    normalize: bool = False,
+    ties: str = "average",
+) -> Tensor:
+    """Returns the exact rank of every score within its row, 1 for the largest; no gradient.
+
+    Arguments:
+        scores: (..., n) real scores, floating point or integer; each row is ranked by itself.
+        mask: (..., n) bool, True where valid; the others count for nobody and get rank 0.
+        normalize: divide by n, or by the number of valid entries of the row.
+        ties: the rank of equal scores: their "average", the smallest ("min") or largest ("max") of
+            the ranks they share, or "ordinal", by position.
+
+    Returns:
+        (..., n) ranks, float64 for float64 and float32 otherwise. A row with a NaN is all NaN.
+
+    Raises:
+        TypeError: complex scores, or a mask that is not bool.
+        ValueError: a scalar tensor, a mask of another shape, or unknown `ties`.
+
+    Example:
+        >>> import torch, sodeep_fast
+        >>> sodeep_fast.hard_rank(torch.tensor([0.3, 0.9, 0.3, -1.0]))
+        tensor([2.5000, 1.0000, 2.5000, 4.0000])
+    """
+    if not isinstance(scores, Tensor):
+        raise TypeError(f"scores must be a torch.Tensor, got {type(scores).__name__}")
+    if scores.dtype.is_complex:
+        raise TypeError(f"scores must be real, got {scores.dtype}")
+    if scores.dim() == 0:
+        raise ValueError("scores must have at least one dimension (..., n), got a scalar tensor")
+    check_mask(mask, scores)
+    check_choice(ties, TIES, "ties")
+
+    scores = scores.detach()
+    n = scores.shape[-1]
+    dtype = torch.float64 if scores.dtype == torch.float64 else torch.float32
+    if n == 0:
+        return torch.empty(scores.shape, dtype=dtype, device=scores.device)
+
+    keys = scores.to(torch.uint8) if scores.dtype == torch.bool else scores
+    if mask is None:
+        ordered, order = torch.sort(keys, dim=-1, descending=True, stable=True)
+    else:
+        # Two stable sorts: by score, then valid entries first, so that no score need be reserved.
+        _, order = torch.sort(keys, dim=-1, descending=True, stable=True)
+        _, regroup = torch.sort(mask.gather(-1, order).byte(), dim=-1, descending=True, stable=True)
+        order = order.gather(-1, regroup)
+        ordered = keys.gather(-1, order)
+
+    position = torch.arange(1, n + 1, device=scores.device)
+    if ties == "ordinal":
+        ranked = position.to(dtype).expand(scores.shape)
+    else:
+        starts = torch.ones_like(ordered, dtype=torch.bool)
+        starts[..., 1:] = ordered[..., 1:] != ordered[..., :-1]
+        if mask is not None:
+            valid = mask.gather(-1, order)
+            starts[..., 1:] |= valid[..., 1:] != valid[..., :-1]
+        first = torch.where(starts, position, 0).cummax(-1).values
+        ends = torch.ones_like(starts)
+        ends[..., :-1] = starts[..., 1:]
+        last = torch.where(ends, position, n + 1).flip(-1).cummin(-1).values.flip(-1)
+        ranked = {"min": first, "max": last, "average": (first + last) / 2}[ties].to(dtype)
+
+    ranks = torch.empty(scores.shape, dtype=dtype, device=scores.device)
+    ranks.scatter_(-1, order, ranked)
+    if scores.is_floating_point():
+        nan = scores.isnan() if mask is None else scores.isnan() & mask
+        ranks.masked_fill_(nan.any(-1, keepdim=True), float("nan"))
+    if normalize:
+        ranks = ranks / (n if mask is None else mask.sum(-1, keepdim=True))
+    return ranks if mask is None else ranks.masked_fill(~mask, 0)

@@ -1,0 +1,152 @@
+"""The pairwise sigmoid rank as an operator: public function, fakes, autograd, vmap."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sodeep_fast import _native
+from sodeep_fast._checks import check_choice, check_mask, check_positive, check_scores
+from sodeep_fast.ops import _backend
+from sodeep_fast.reference.soft_rank import soft_rank as reference_soft_rank
+
+METHODS = ("auto", "direct", "linear")
+
+
+def soft_rank(
+    scores: Tensor,
+    lam: float = 10.0,
+    *,
+    mask: Tensor | None = None,
+    normalize: bool = False,
+    method: str = "auto",
+    backend: str = "auto",
+) -> Tensor:
+    """Returns a differentiable rank of every score within its row, near 1 for the largest.
+
+    rank_i = 1 + sum over j != i of sigmoid(lam (s_j - s_i)); ties share the middle of their ranks.
+    SoDeep (Engilberge et al., CVPR 2019), eq. (11) and (12), plus one. Differentiable twice in
+    `scores`. Never materialises (n, n).
+
+    Arguments:
+        scores: (..., n) float16, bfloat16, float32 or float64; each row is ranked by itself.
+        lam: steepness, per unit of score, positive; the larger, the nearer to the exact rank.
+        mask: (..., n) bool, True where valid. The others count for nobody, whatever their score,
+            and get rank 0 and gradient 0. Default: all valid.
+        normalize: divide by n, or by the number of valid entries of the row. Default: False.
+        method: "direct" sums over all pairs, "linear" over Chebyshev-type moments in linear time,
+            to the same accuracy; "auto" takes, row by row, the one expected to be faster.
+        backend: "cpp", "triton", "cuda" or "reference"; "auto" takes the best one built for the
+            device of `scores`.
+
+    Returns:
+        (..., n) ranks, float64 for float64 scores and float32 otherwise. A row with a non-finite
+        valid score is all NaN.
+
+    Raises:
+        TypeError: scores that are not floating point, a mask that is not bool, lam not a number.
+        ValueError: a scalar tensor, a mask of another shape or device, lam not positive and finite,
+            an unknown method or backend, or a backend that is not available here.
+
+    Example:
+        >>> import torch, sodeep_fast
+        >>> scores = torch.tensor([0.3, 0.9, -1.0], requires_grad=True)
+        >>> ranks = sodeep_fast.soft_rank(scores)
+        >>> ranks
+        tensor([1.9975, 1.0025, 3.0000], grad_fn=<...>)
+        >>> ranks[0].backward()  # what would raise the first score's rank
+        >>> scores.grad
+        tensor([-0.0247,  0.0247,  0.0000])
+    """
+    check_scores(scores)
+    check_mask(mask, scores)
+    check_positive(lam, "lam")
+    check_choice(method, METHODS, "method")
+    backend = _backend.resolve(backend, scores)
+    if backend == "reference":
+        return reference_soft_rank(scores, lam, mask=mask, normalize=normalize)
+    op = torch.ops.sodeep_fast
+    call = op.triton_soft_rank if backend == "triton" else op.soft_rank
+    return call(scores, mask, float(lam), normalize, method)
+
+
+def _rank_dtype(scores: Tensor) -> torch.dtype:
+    return torch.float64 if scores.dtype == torch.float64 else torch.float32
+
+
+def _register(prefix: str) -> None:
+    """Gives the three operators of one implementation their fakes, derivatives and vmap rules."""
+    forward, backward, double_backward = (
+        f"sodeep_fast::{prefix}soft_rank{suffix}" for suffix in ("", "_backward", "_double_backward")
+    )
+
+    @torch.library.register_fake(forward)
+    def _(scores: Tensor, mask: Tensor | None, *options: Any) -> Tensor:
+        return torch.empty(scores.shape, dtype=_rank_dtype(scores), device=scores.device)
+
+    @torch.library.register_fake(backward)
+    def _(grad: Tensor, scores: Tensor, mask: Tensor | None, *options: Any) -> Tensor:
+        return torch.empty(scores.shape, dtype=scores.dtype, device=scores.device)
+
+    @torch.library.register_fake(double_backward)
+    def _(
+        grad_grad: Tensor, grad: Tensor, scores: Tensor, mask: Tensor | None, *options: Any
+    ) -> Tensor:
+        return torch.empty(scores.shape, dtype=scores.dtype, device=scores.device)
+
+    ops = torch.ops.sodeep_fast
+    call_backward = getattr(ops, f"{prefix}soft_rank_backward")
+    call_double_backward = getattr(ops, f"{prefix}soft_rank_double_backward")
+
+    def setup_forward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        scores, mask, *ctx.options = inputs
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(scores, mask)
+
+    def differentiate_forward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        scores, mask = ctx.saved_tensors
+        return call_backward(grad, scores, mask, *ctx.options), None, None, None, None
+
+    def setup_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        grad, scores, mask, *ctx.options = inputs
+        ctx.save_for_backward(grad, scores, mask)
+
+    def differentiate_backward(ctx: Any, grad_grad: Tensor) -> tuple[Tensor | None, ...]:
+        grad, scores, mask = ctx.saved_tensors
+        # The map from the incoming gradient to the scores' gradient is symmetric: it is its own
+        # transpose.
+        for_grad = for_scores = None
+        if ctx.needs_input_grad[0]:
+            for_grad = call_backward(grad_grad, scores, mask, *ctx.options).to(grad.dtype)
+        if ctx.needs_input_grad[1]:
+            for_scores = call_double_backward(grad_grad, grad, scores, mask, *ctx.options)
+        return for_grad, for_scores, None, None, None, None
+
+    torch.library.register_autograd(forward, differentiate_forward, setup_context=setup_forward)
+    torch.library.register_autograd(backward, differentiate_backward, setup_context=setup_backward)
+
+    for name, tensors in ((forward, 2), (backward, 3), (double_backward, 4)):
+        torch.library.register_vmap(name, _batching_rule(name.removeprefix("sodeep_fast::"), tensors))
+
+
+def _batching_rule(name: str, tensors: int) -> Any:
+    """Returns a vmap rule: rows are independent, so a batch dimension is one more leading one."""
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
+        size = info.batch_size
+        moved = [
+            value
+            if value is None
+            else value.movedim(dim, 0)
+            if dim is not None
+            else value.expand(size, *value.shape)
+            for value, dim in zip(args[:tensors], in_dims[:tensors], strict=True)
+        ]
+        return getattr(torch.ops.sodeep_fast, name)(*moved, *args[tensors:]), 0
+
+    return rule
+
+
+if _native.HAS_CPU:
+    _register("")
+    _register("triton_")

@@ -1,0 +1,1 @@
+"""The specification: every operator and loss in plain, differentiable PyTorch."""
