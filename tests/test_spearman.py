@@ -170,6 +170,13 @@ def test_integer_targets_do_not_lower_the_precision() -> None:
     torch.testing.assert_close(whole, spearman_loss(predictions, targets, SORTER), **ROUNDING)
 
 
+def test_float64_targets_do_not_raise_the_precision() -> None:
+    predictions, targets, _ = random_case(3, 7)
+    loss = spearman_loss(predictions.float(), targets, SORTER)
+    assert loss.dtype == torch.float32
+    assert torch.equal(loss, spearman_loss(predictions.float(), targets.float(), SORTER))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_predictions_are_computed_in_float32(dtype: torch.dtype) -> None:
     predictions = make_scores("normal", (3, 50), dtype=dtype).requires_grad_()

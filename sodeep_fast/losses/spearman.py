@@ -64,15 +64,16 @@ def spearman_loss(
             return predictions.narrow(-1, 0, 0).sum(dtype=dtype)
         lengths = torch.full(predictions.shape[:-1], n, device=predictions.device)
     else:
+        # A row left out is empty, so that both its ranks are zero.
         lengths = mask.sum(-1)
         mask = mask & (lengths >= 2).unsqueeze(-1)
 
     ranks = relative_ranks(sorter, predictions, mask)
-    counted = lengths >= 2
+    counted = (lengths >= 2).sum()
     lengths = lengths.clamp(min=2).to(ranks.dtype)
     exact = hard_rank(targets, mask=mask).to(ranks.dtype) / lengths.unsqueeze(-1)
     losses = 6 * lengths / (lengths.square() - 1) * (ranks - exact).square().sum(-1)
-    return losses.masked_fill(~counted, 0).sum() / counted.sum().clamp(min=1)
+    return losses.sum() / counted.clamp(min=1)
 
 
 class SpearmanLoss(nn.Module):
