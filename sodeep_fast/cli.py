@@ -3,18 +3,17 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
 from sodeep_fast import doctor
 from sodeep_fast._version import __version__
-from sodeep_fast.benchmark import Plan, run
+from sodeep_fast.benchmark import Plan, quick_plan, run
 from sodeep_fast.benchmark.environment import environment
 from sodeep_fast.benchmark.model import MODES, Row, Shape
 from sodeep_fast.benchmark.registry import OPERATORS
 from sodeep_fast.benchmark.report import table, write_csv, write_json
-
-QUICK_SECONDS = 0.2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--provider", nargs="+", metavar="NAME", help="default: all")
     bench.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     bench.add_argument("--threads", type=int, help="PyTorch's threads; default: its own choice")
-    bench.add_argument("--quick", action="store_true", help="few shapes, short, little memory")
+    bench.add_argument("--quick", action="store_true", help="a minute: few shapes, short rounds")
     bench.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
     bench.add_argument("--json", metavar="FILE", help="write rows and samples")
     bench.add_argument("--csv", metavar="FILE", help="write rows")
@@ -81,15 +80,16 @@ def _bench(options: argparse.Namespace) -> int:
     rows: list[Row] = []
     for name in options.operator:
         operator = OPERATORS[name]
-        shapes = operator.quick_shapes if options.quick else operator.shapes
-        plan = Plan(
-            shapes=tuple(options.shape) if options.shape else shapes,
-            modes=tuple(options.mode) if options.mode else ("both",) if options.quick else MODES,
-            providers=tuple(options.provider) if options.provider else None,
-            seconds=QUICK_SECONDS if options.quick else 1.0,
-            memory_shapes=() if options.no_memory or options.quick else None,
-            device=options.device,
-        )
+        plan = quick_plan(operator) if options.quick else Plan(shapes=operator.shapes)
+        chosen = {
+            "shapes": options.shape and tuple(options.shape),
+            "modes": options.mode and tuple(options.mode),
+            "providers": options.provider and tuple(options.provider),
+            "memory_shapes": () if options.no_memory else None,
+            "device": options.device,
+        }
+        given = {name: value for name, value in chosen.items() if value is not None}
+        plan = replace(plan, **given)
         try:
             rows += run(operator, plan)
         except ValueError as error:

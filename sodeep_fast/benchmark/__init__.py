@@ -8,7 +8,7 @@ sweeps and the results. `bench/` imports this package, never the other way round
 """
 
 from sodeep_fast.benchmark.model import Case, Operator, Provider, Row, Unavailable, WrongResult
-from sodeep_fast.benchmark.run import Plan, measure_cases, run
+from sodeep_fast.benchmark.run import Plan, measure_cases, quick_plan, run
 
 __all__ = [
     "Case",
@@ -19,5 +19,6 @@ __all__ = [
     "Unavailable",
     "WrongResult",
     "measure_cases",
+    "quick_plan",
     "run",
 ]

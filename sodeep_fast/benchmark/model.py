@@ -55,6 +55,7 @@ class Operator:
         ours: the provider that ratios are taken against.
         shapes: (rows, n) of the full run.
         quick_shapes: (rows, n) of the quick run.
+        quick_memory_shapes: (rows, n) at which the quick run measures memory.
         make_scores: takes a shape and a device, returns the float32 input.
         min_bytes: takes a mode and a shape; what any implementation must read and write.
     """
@@ -64,6 +65,7 @@ class Operator:
     ours: str
     shapes: tuple[Shape, ...]
     quick_shapes: tuple[Shape, ...]
+    quick_memory_shapes: tuple[Shape, ...]
     make_scores: Callable[[Shape, str], Tensor]
     min_bytes: Callable[[str, Shape], float]
 

@@ -52,6 +52,17 @@ class Plan:
     device: str = "cpu"
 
 
+def quick_plan(operator: Operator) -> Plan:
+    """Returns a plan of about a minute: few shapes, short rounds, memory at one shape."""
+    return Plan(
+        shapes=operator.quick_shapes,
+        modes=("both",),
+        seconds=0.2,
+        max_seconds=2.0,
+        memory_shapes=operator.quick_memory_shapes,
+    )
+
+
 def run(
     operator: Operator,
     plan: Plan,

@@ -234,6 +234,7 @@ OPERATOR = Operator(
     ours="ours",
     shapes=SHAPES,
     quick_shapes=QUICK_SHAPES,
+    quick_memory_shapes=((64, 1000),),
     make_scores=make_scores,
     min_bytes=min_bytes,
 )
