@@ -1,0 +1,61 @@
+// Compiles the header named by SODEEP_FAST_KERNELS once for each instruction set, in the namespaces
+// sodeep_fast::{baseline, avx2, avx512}. Include every standard header before this one: an inline
+// function that is first compiled here could be shared with code for older processors.
+//
+// Inside, SODEEP_FAST_VECTOR_BYTES is the width of a vector register.
+
+#include "cpu/isa.h"
+
+#define SODEEP_FAST_VECTOR_BYTES 16
+#define SODEEP_FAST_ISA baseline
+#include SODEEP_FAST_KERNELS
+#undef SODEEP_FAST_ISA
+#undef SODEEP_FAST_VECTOR_BYTES
+
+#if defined(__x86_64__) && defined(__GNUC__)
+
+#include <immintrin.h>
+
+#define SODEEP_FAST_VECTOR_BYTES 32
+#define SODEEP_FAST_ISA avx2
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+#include SODEEP_FAST_KERNELS
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#undef SODEEP_FAST_ISA
+#undef SODEEP_FAST_VECTOR_BYTES
+
+#define SODEEP_FAST_VECTOR_BYTES 64
+#define SODEEP_FAST_ISA avx512
+#ifdef __clang__
+#pragma clang attribute push( \
+    __attribute__((target("avx2,fma,avx512f,avx512dq,avx512bw,avx512vl"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,avx512f,avx512dq,avx512bw,avx512vl,prefer-vector-width=512")
+#endif
+#include SODEEP_FAST_KERNELS
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#undef SODEEP_FAST_ISA
+#undef SODEEP_FAST_VECTOR_BYTES
+
+#else
+
+namespace sodeep_fast {
+namespace avx2 = baseline;
+namespace avx512 = baseline;
+}  // namespace sodeep_fast
+
+#endif

@@ -1,0 +1,45 @@
+#include "cpu/isa.h"
+
+#include <torch/csrc/stable/library.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <cstdlib>
+#include <string>
+
+namespace sodeep_fast {
+namespace {
+
+constexpr const char* kNames[] = {"baseline", "avx2", "avx512"};
+
+Isa detect() {
+  Isa best = Isa::kBaseline;
+#if defined(__x86_64__) && defined(__GNUC__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) best = Isa::kAvx2;
+  if (best == Isa::kAvx2 && __builtin_cpu_supports("avx512f") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl"))
+    best = Isa::kAvx512;
+#endif
+  const char* forced = std::getenv("SODEEP_FAST_CPU");
+  if (forced == nullptr || *forced == '\0') return best;
+  for (int i = 0; i <= static_cast<int>(best); ++i)
+    if (forced == std::string(kNames[i])) return static_cast<Isa>(i);
+  STD_TORCH_CHECK(false, "SODEEP_FAST_CPU must be baseline, avx2 or avx512 and no higher than ",
+                  kNames[static_cast<int>(best)], " on this processor, got ", forced);
+}
+
+std::string cpu_capability() { return kNames[static_cast<int>(active_isa())]; }
+
+}  // namespace
+
+Isa active_isa() {
+  static const Isa isa = detect();
+  return isa;
+}
+
+}  // namespace sodeep_fast
+
+STABLE_TORCH_LIBRARY_IMPL(sodeep_fast, CompositeExplicitAutograd, m) {
+  m.impl("cpu_capability", TORCH_BOX(&sodeep_fast::cpu_capability));
+}

@@ -1,0 +1,24 @@
+// Which instruction set the kernels of this process use, decided once.
+#pragma once
+
+namespace sodeep_fast {
+
+enum class Isa { kBaseline, kAvx2, kAvx512 };
+
+// The best one that the processor has; SODEEP_FAST_CPU=baseline|avx2|avx512 can lower it.
+Isa active_isa();
+
+// One implementation for each; the first call decides.
+template <class F>
+F pick_isa(F baseline, F avx2, F avx512) {
+  switch (active_isa()) {
+    case Isa::kAvx512:
+      return avx512;
+    case Isa::kAvx2:
+      return avx2;
+    default:
+      return baseline;
+  }
+}
+
+}  // namespace sodeep_fast

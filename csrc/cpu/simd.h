@@ -1,0 +1,137 @@
+// Vectors of one register's width, as compiler vector extensions: the same source for every
+// instruction set. Included once for each by foreach_isa.h, hence no include guard.
+
+namespace sodeep_fast {
+namespace SODEEP_FAST_ISA {
+
+template <class T>
+struct Simd;
+
+template <>
+struct Simd<float> {
+  typedef float V __attribute__((vector_size(SODEEP_FAST_VECTOR_BYTES)));
+  typedef int32_t I __attribute__((vector_size(SODEEP_FAST_VECTOR_BYTES)));
+  static constexpr int kLanes = SODEEP_FAST_VECTOR_BYTES / 4;
+  static constexpr int kMantissaBits = 23, kBias = 127, kTaylor = 7;
+  static constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  static constexpr float kLn2Hi = 0.693359375f, kLn2Lo = -2.12194440e-4f, kExpLimit = 87.0f;
+};
+
+template <>
+struct Simd<double> {
+  typedef double V __attribute__((vector_size(SODEEP_FAST_VECTOR_BYTES)));
+  typedef int64_t I __attribute__((vector_size(SODEEP_FAST_VECTOR_BYTES)));
+  static constexpr int kLanes = SODEEP_FAST_VECTOR_BYTES / 8;
+  static constexpr int kMantissaBits = 52, kBias = 1023, kTaylor = 13;
+  static constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
+  static constexpr double kLn2Hi = 6.93147180369123816490e-01, kLn2Lo = 1.90821492927058770002e-10;
+  static constexpr double kExpLimit = 708.0;
+};
+
+template <class T>
+using Vec = typename Simd<T>::V;
+template <class T>
+using IntVec = typename Simd<T>::I;
+template <class T>
+constexpr int kLanes = Simd<T>::kLanes;
+
+template <class T>
+inline Vec<T> load(const T* from) {
+  Vec<T> v;
+  __builtin_memcpy(&v, from, sizeof(v));
+  return v;
+}
+
+template <class T>
+inline void store(T* to, Vec<T> v) {
+  __builtin_memcpy(to, &v, sizeof(v));
+}
+
+template <class T>
+inline Vec<T> broadcast(T x) {
+  return x - Vec<T>{};
+}
+
+template <class V>
+inline V minimum(V a, V b) {
+  return a < b ? a : b;
+}
+
+template <class V>
+inline V maximum(V a, V b) {
+  return a > b ? a : b;
+}
+
+// 1 / x to about one rounding error, for normal x whose reciprocal is normal.
+template <class T>
+inline Vec<T> reciprocal(Vec<T> x) {
+#if SODEEP_FAST_VECTOR_BYTES == 64
+  if constexpr (sizeof(T) == 4) {
+    const Vec<T> guess = (Vec<T>)_mm512_rcp14_ps((__m512)x);
+    return guess + guess * (1 - x * guess);
+  } else {
+    Vec<T> guess = (Vec<T>)_mm512_rcp14_pd((__m512d)x);
+    guess = guess + guess * (1 - x * guess);
+    return guess + guess * (1 - x * guess);
+  }
+#else
+  return 1 / x;
+#endif
+}
+
+// exp(x) to about one rounding error; x is first limited to the range of normal results.
+template <class T>
+inline Vec<T> exponential(Vec<T> x) {
+  using S = Simd<T>;
+  x = minimum(maximum(x, broadcast<T>(-S::kExpLimit)), broadcast<T>(S::kExpLimit));
+  const Vec<T> rounded = x * T(1.44269504088896340736) + S::kRound;
+  const Vec<T> power = rounded - S::kRound;
+  const Vec<T> rest = (x - power * S::kLn2Hi) - power * S::kLn2Lo;
+  T inverse_factorial[S::kTaylor + 1] = {1};
+  for (int k = 1; k <= S::kTaylor; ++k) inverse_factorial[k] = inverse_factorial[k - 1] / k;
+  Vec<T> value = broadcast<T>(inverse_factorial[S::kTaylor]);
+  for (int k = S::kTaylor - 1; k >= 0; --k) value = value * rest + inverse_factorial[k];
+  IntVec<T> bits;
+  __builtin_memcpy(&bits, &rounded, sizeof(bits));
+  bits = (bits + S::kBias) << S::kMantissaBits;
+  Vec<T> scale;
+  __builtin_memcpy(&scale, &bits, sizeof(scale));
+  return value * scale;
+}
+
+template <class T>
+inline T horizontal_sum(Vec<T> v) {
+  T sum = 0;
+  for (int lane = 0; lane < kLanes<T>; ++lane) sum += v[lane];
+  return sum;
+}
+
+#ifdef __clang__
+#define SODEEP_FAST_SHUFFLE(T, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SODEEP_FAST_SHUFFLE(T, a, b, ...) __builtin_shuffle(a, b, IntVec<T>{__VA_ARGS__})
+#endif
+
+// Lanes with the bit `half` unset hold neighbouring sums of a, those with it set sums of b.
+template <class T, int half, size_t... lane>
+inline Vec<T> fold(Vec<T> a, Vec<T> b, std::index_sequence<lane...>) {
+  constexpr int n = kLanes<T>;
+  return SODEEP_FAST_SHUFFLE(T, a, b, ((lane & half ? n : 0) + (lane & ~half))...) +
+         SODEEP_FAST_SHUFFLE(T, a, b, ((lane & half ? n : 0) + (lane | half))...);
+}
+#undef SODEEP_FAST_SHUFFLE
+
+// Lane L of the result is the sum over the lanes of rows[L]; three instructions a row.
+template <class T, int half = 1>
+inline Vec<T> transposed_sum(Vec<T> (&rows)[kLanes<T>]) {
+  if constexpr (half == kLanes<T>) {
+    return rows[0];
+  } else {
+    for (int i = 0; i < kLanes<T>; i += 2 * half)
+      rows[i] = fold<T, half>(rows[i], rows[i + half], std::make_index_sequence<kLanes<T>>());
+    return transposed_sum<T, 2 * half>(rows);
+  }
+}
+
+}  // namespace SODEEP_FAST_ISA
+}  // namespace sodeep_fast

@@ -1,0 +1,142 @@
+// The soft rank and its derivatives on the CPU: the operators' boundary, and threads over rows.
+
+#include "cpu/soft_rank.h"
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "cpu/radix_order.h"
+#include "math/sigmoid_panels.h"
+
+#define SODEEP_FAST_KERNELS "cpu/soft_rank_row.h"
+#include "cpu/foreach_isa.h"
+
+namespace sodeep_fast {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+Method parse_method(const std::string& method) {
+  if (method == "direct") return Method::kDirect;
+  if (method == "linear") return Method::kLinear;
+  STD_TORCH_CHECK(method == "auto", "method must be auto, direct or linear, got ", method);
+  return Method::kAuto;
+}
+
+ScalarType compute_type(const Tensor& scores) {
+  return scores.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+Tensor prepare(const Tensor& tensor, ScalarType dtype) {
+  return torch::stable::contiguous(tensor.scalar_type() == dtype ? tensor
+                                                                 : torch::stable::to(tensor, dtype));
+}
+
+template <class T, int kDerivative>
+Tensor run(const Tensor& scores, const Tensor* const (&weights)[2], const std::optional<Tensor>& mask,
+           double lam, bool normalize, Method method) {
+  const ScalarType dtype = compute_type(scores);
+  const Tensor dense_scores = prepare(scores, dtype);
+  const Tensor dense_mask = mask ? torch::stable::contiguous(*mask) : Tensor();
+  const Tensor dense_weights[2] = {kDerivative > 0 ? prepare(*weights[0], dtype) : Tensor(),
+                                   kDerivative > 1 ? prepare(*weights[1], dtype) : Tensor()};
+  Tensor out = torch::stable::empty_like(dense_scores);
+
+  const int64_t n = scores.size(scores.dim() - 1);
+  STD_TORCH_CHECK(n <= std::numeric_limits<int32_t>::max(), "rows of more than 2^31 - 1 scores");
+  const int64_t rows = n == 0 ? 0 : scores.numel() / n;
+  if (rows == 0) return out;
+
+  SoftRankRow<T> first{};
+  first.scores = static_cast<const T*>(dense_scores.const_data_ptr());
+  for (int k = 0; k < kDerivative; ++k) {
+    STD_TORCH_CHECK(dense_weights[k].numel() == rows * n, "gradient and scores differ in size");
+    first.weights[k] = static_cast<const T*>(dense_weights[k].const_data_ptr());
+  }
+  if (mask) {
+    STD_TORCH_CHECK(dense_mask.numel() == rows * n, "mask and scores differ in size");
+    first.mask = static_cast<const bool*>(dense_mask.const_data_ptr());
+  }
+  first.n = n;
+  first.lam = lam;
+  first.normalize = normalize;
+  first.method = method;
+  first.out = static_cast<T*>(out.mutable_data_ptr());
+
+  const SoftRankKernel<T> kernel =
+      pick_isa<SoftRankKernel<T>>(baseline::soft_rank_row<T, kDerivative>,
+                                  avx2::soft_rank_row<T, kDerivative>,
+                                  avx512::soft_rank_row<T, kDerivative>);
+  const auto work = [&](int64_t begin, int64_t end) {
+    SoftRankScratch<T> scratch;
+    for (int64_t r = begin; r < end; ++r) {
+      SoftRankRow<T> row = first;
+      row.scores += r * n;
+      row.out += r * n;
+      for (int k = 0; k < kDerivative; ++k) row.weights[k] += r * n;
+      if (row.mask != nullptr) row.mask += r * n;
+      kernel(row, scratch);
+    }
+  };
+  // Either threads over rows, or, where rows are few and long, threads inside each.
+  constexpr int64_t kItemsPerTask = 2048, kLongRow = 16384;
+  if (rows < 2 * static_cast<int64_t>(torch::stable::get_num_threads()) && n >= kLongRow)
+    work(0, rows);
+  else
+    torch::stable::parallel_for(0, rows, std::max<int64_t>(1, kItemsPerTask / n), work);
+  return out;
+}
+
+template <int kDerivative>
+Tensor dispatch(const Tensor& scores, const Tensor* const (&weights)[2],
+                const std::optional<Tensor>& mask, double lam, bool normalize,
+                const std::string& method) {
+  const auto call = compute_type(scores) == ScalarType::Double ? run<double, kDerivative>
+                                                                : run<float, kDerivative>;
+  return call(scores, weights, mask, lam, normalize, parse_method(method));
+}
+
+// Ranks keep the precision that they were computed in; gradients take that of the scores.
+Tensor like_scores(const Tensor& grad, const Tensor& scores) {
+  return grad.scalar_type() == scores.scalar_type()
+             ? grad
+             : torch::stable::to(grad, scores.scalar_type());
+}
+
+Tensor soft_rank(Tensor scores, std::optional<Tensor> mask, double lam, bool normalize,
+                 std::string method) {
+  return dispatch<0>(scores, {nullptr, nullptr}, mask, lam, normalize, method);
+}
+
+Tensor soft_rank_backward(Tensor grad, Tensor scores, std::optional<Tensor> mask, double lam,
+                          bool normalize, std::string method) {
+  return like_scores(dispatch<1>(scores, {&grad, nullptr}, mask, lam, normalize, method), scores);
+}
+
+Tensor soft_rank_double_backward(Tensor grad_grad, Tensor grad, Tensor scores,
+                                 std::optional<Tensor> mask, double lam, bool normalize,
+                                 std::string method) {
+  return like_scores(dispatch<2>(scores, {&grad, &grad_grad}, mask, lam, normalize, method),
+                     scores);
+}
+
+}  // namespace
+}  // namespace sodeep_fast
+
+STABLE_TORCH_LIBRARY_IMPL(sodeep_fast, CPU, m) {
+  m.impl("soft_rank", TORCH_BOX(&sodeep_fast::soft_rank));
+  m.impl("soft_rank_backward", TORCH_BOX(&sodeep_fast::soft_rank_backward));
+  m.impl("soft_rank_double_backward", TORCH_BOX(&sodeep_fast::soft_rank_double_backward));
+}

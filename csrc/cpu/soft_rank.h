@@ -1,0 +1,57 @@
+// One row of the soft rank or of one of its derivatives, as the instruction sets implement it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+namespace sodeep_fast {
+
+enum class Method { kAuto, kDirect, kLinear };
+
+// Scratch memory that only grows, so that a thread's rows share it.
+template <class T>
+class Buffer {
+ public:
+  T* reserve(int64_t size) {
+    if (size > capacity_) {
+      memory_.reset();  // before the new allocation, so that the two never coexist
+      memory_.reset(new T[size]);
+      capacity_ = size;
+    }
+    return memory_.get();
+  }
+
+ private:
+  std::unique_ptr<T[]> memory_;
+  int64_t capacity_ = 0;
+};
+
+// Item w of row i:                               value
+//   derivative 0: -                              1 + sum_j sigmoid(lam (s_j - s_i))
+//   derivative 1: g                              lam sum_j sigmoid' (g_j - g_i)
+//   derivative 2: g, v                           lam^2 sum_j sigmoid'' (g_j - g_i) (v_j - v_i)
+template <class T>
+struct SoftRankRow {
+  const T* scores;          // [n]
+  const T* weights[2];      // [n] g and v, as many as the order of the derivative
+  const bool* mask;         // [n] true where valid, or null
+  int64_t n;
+  double lam;
+  bool normalize;           // divide by the number of valid entries
+  Method method;
+  T* out;                   // [n]
+};
+
+// Scratch of one thread. Rows may use several threads inside; then only one row runs at a time.
+template <class T>
+struct SoftRankScratch {
+  Buffer<T> compact, direct, sorted, result;
+  Buffer<uint32_t> valid, order, counts;
+  Buffer<double> moments;
+  Buffer<char> panels, keys;
+};
+
+template <class T>
+using SoftRankKernel = void (*)(const SoftRankRow<T>& row, SoftRankScratch<T>& scratch);
+
+}  // namespace sodeep_fast

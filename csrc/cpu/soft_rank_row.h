@@ -1,0 +1,95 @@
+// One row from the caller's memory to the caller's memory: mask, range, choice of method.
+// Included once for each instruction set, hence no include guard.
+
+#include "cpu/simd.h"
+#include "cpu/soft_rank_direct.h"
+#include "cpu/soft_rank_linear.h"
+
+namespace sodeep_fast {
+namespace SODEEP_FAST_ISA {
+
+// Finds the smallest and the largest score; false if one is not finite.
+template <class T>
+bool find_range(const T* scores, int64_t n, T& lo, T& hi) {
+  constexpr int lanes = kLanes<T>;
+  Vec<T> low = broadcast<T>(scores[0]), high = low, poison = low * 0;
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    const Vec<T> x = load<T>(scores + i);
+    low = minimum(low, x);
+    high = maximum(high, x);
+    poison += x * 0;
+  }
+  lo = low[0], hi = high[0];
+  T poisoned = horizontal_sum<T>(poison);
+  for (int lane = 1; lane < lanes; ++lane) {
+    lo = std::min(lo, T(low[lane]));
+    hi = std::max(hi, T(high[lane]));
+  }
+  for (; i < n; ++i) {
+    lo = std::min(lo, scores[i]);
+    hi = std::max(hi, scores[i]);
+    poisoned += scores[i] * 0;
+  }
+  return poisoned == 0;
+}
+
+// Expected costs in arbitrary units, from timings of both methods over n and range.
+template <class T>
+bool linear_is_faster(int64_t n, double range) {
+  const double items = static_cast<double>(n);
+  const double pair = range <= FactoredPairs<T>::kMaxRange ? 1.0 : 2.5;
+  const double panels = static_cast<double>(panel_limit(range, n));
+  const double neighbours = std::min(panels, 2.0 * kPanelReach<T> - 1);
+  return 400 + 30 * items + panels * (60 + 12 * neighbours) < pair * items * items;
+}
+
+template <class T, int kDerivative>
+void soft_rank_row(const SoftRankRow<T>& row, SoftRankScratch<T>& scratch) {
+  const T* scores = row.scores;
+  const T* weights[2] = {row.weights[0], row.weights[1]};
+  T* out = row.out;
+  int64_t n = row.n;
+  const uint32_t* valid = nullptr;
+
+  if (row.mask != nullptr) {
+    uint32_t* kept = scratch.valid.reserve(n);
+    int64_t count = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      kept[count] = static_cast<uint32_t>(i);
+      count += row.mask[i];
+    }
+    std::fill(row.out, row.out + n, T(0));
+    T* compact = scratch.compact.reserve((2 + kDerivative) * count);
+    for (int64_t i = 0; i < count; ++i) compact[i] = row.scores[kept[i]];
+    for (int k = 0; k < kDerivative; ++k) {
+      weights[k] = compact + (1 + k) * count;
+      for (int64_t i = 0; i < count; ++i) compact[(1 + k) * count + i] = row.weights[k][kept[i]];
+    }
+    scores = compact;
+    out = compact + (1 + kDerivative) * count;
+    valid = kept;
+    n = count;
+  }
+  if (n == 0) return;
+
+  T lo, hi;
+  if (!find_range(scores, n, lo, hi)) {
+    std::fill(out, out + n, std::numeric_limits<T>::quiet_NaN());
+  } else {
+    double scale = row.normalize ? 1.0 / static_cast<double>(n) : 1.0;
+    for (int k = 0; k < kDerivative; ++k) scale *= row.lam;
+    const double range = row.lam * (static_cast<double>(hi) - static_cast<double>(lo));
+    // Panels need a width, and positions inside them, that T can hold.
+    const double largest = std::numeric_limits<T>::max();
+    const bool has_panels = 1 / row.lam <= largest && 2 * row.lam <= largest;
+    const bool linear = has_panels && (row.method == Method::kLinear ||
+                                       (row.method == Method::kAuto && linear_is_faster<T>(n, range)));
+    const auto method = linear ? soft_rank_linear<T, kDerivative> : soft_rank_direct<T, kDerivative>;
+    method(scores, weights, n, row.lam, lo, hi, scale, scratch, out);
+  }
+  for (int64_t i = 0; valid != nullptr && i < n; ++i) row.out[valid[i]] = out[i];
+}
+
+}  // namespace SODEEP_FAST_ISA
+}  // namespace sodeep_fast
