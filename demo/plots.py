@@ -40,19 +40,23 @@ def plot_sweep(path: Path) -> None:
     """Draws `sweep`, with a window on the steps that the soft rank smooths."""
     moving, exact, soft = sweep()
     figure, axes = plt.subplots(figsize=(7.5, 5), layout="constrained")
-    window = axes.inset_axes((0.06, 0.08, 0.4, 0.4), xlim=(-0.1, 0.1), ylim=(45, 62))
+    near = abs(moving) <= 0.1
+    window = axes.inset_axes(
+        (0.05, 0.08, 0.4, 0.4),
+        xlim=(-0.1, 0.1),
+        ylim=(exact[near].min() - 2, exact[near].max() + 2),
+    )
     for target in (axes, window):
-        target.plot(moving, exact, color=EXACT, linewidth=1.4, label="exact rank")
+        target.step(moving, exact, where="post", color=EXACT, linewidth=1.4, label="exact rank")
         target.plot(moving, soft, color=SOFT, linewidth=1.8, label="soft rank, lam = 10")
         _tidy(target)
-    low, high = exact[abs(moving) <= 0.1].min(), exact[abs(moving) <= 0.1].max()
-    window.set_ylim(low - 2, high + 2)
+    window.set_xticks((-0.1, 0, 0.1))
     window.tick_params(labelsize=8)
     window.yaxis.tick_right()
     axes.indicate_inset_zoom(window, edgecolor="#555555")
     axes.set_xlabel("value of the moving score")
-    axes.set_ylabel("its rank among 100 (1 = largest)")
-    axes.set_title("Rank of one score as it sweeps from -1 to 1")
+    axes.set_ylabel("its rank among 100 scores (1 = largest)")
+    axes.set_title("Rank of one score as it sweeps from -1 to 1 (SoDeep, Fig. 5)")
     axes.legend(frameon=False, loc="upper right")
     _save(figure, path)
 

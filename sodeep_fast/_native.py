@@ -60,5 +60,8 @@ def cuda_architectures() -> tuple[str, ...]:
     Read from the file, so that it is known where no torch can load it.
     """
     path = _find("_C_cuda")
-    names = set(re.findall(rb"sm_\d+[a-z]?", path.read_bytes())) if path is not None else set()
-    return tuple(sorted((name.decode() for name in names), key=lambda name: (len(name), name)))
+    if path is None:
+        return ()
+    found = set(re.findall(rb"sm_(\d+)([a-z]?)", path.read_bytes()))
+    ordered = sorted((int(number), variant.decode()) for number, variant in found)
+    return tuple(f"sm_{number}{variant}" for number, variant in ordered)
