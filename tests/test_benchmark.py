@@ -17,11 +17,11 @@ from sodeep_fast.benchmark import (
     Provider,
     Row,
     Unavailable,
+    measure,
     measure_cases,
     quick_plan,
     run,
 )
-from sodeep_fast.benchmark import measure
 from sodeep_fast.benchmark import soft_rank as soft_rank_benchmark
 from sodeep_fast.benchmark.environment import environment
 from sodeep_fast.benchmark.measure import interleave, quantiles
