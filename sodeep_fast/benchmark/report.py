@@ -11,7 +11,6 @@ from sodeep_fast.benchmark.model import Row
 
 MODE_TITLES = {"forward": "forward", "backward": "backward", "both": "forward + backward"}
 HEADER = ("provider", "median", "20-80 %", "/ ours", "peak", "pairs/s", "copy limit", "")
-NUMBERS = range(1, len(HEADER) - 1)
 
 
 def table(rows: Iterable[Row]) -> str:
@@ -21,21 +20,27 @@ def table(rows: Iterable[Row]) -> str:
         rows: as `run` returns them.
 
     Returns:
-        text, a block per shape and mode.
+        text, a block per shape and mode; columns that no row fills are left out.
 
     Example:
-        >>> row = Row("soft_rank", "eager", "both", 8, 64, status="skipped", note="too long")
+        >>> row = Row("soft_rank", "eager", "both", 8, 64, median=0.1, q20=0.09, q80=0.2)
         >>> print(table([row]))
         soft_rank (8, 64), forward + backward
-          provider  median  20-80 %  / ours  peak  pairs/s  copy limit
-          eager                                                         skipped: too long
+          provider  median           20-80 %
+          eager     100 ms  90.0 ms - 200 ms
     """
+    rows = list(rows)
+    filled = [
+        index for index, column in enumerate(zip(*map(_cells, rows), strict=True)) if any(column)
+    ]
     blocks = []
     for (operator, shape, mode), group in groupby(
         rows, key=lambda row: (row.operator, row.shape, row.mode)
     ):
         title = f"{operator} {shape}, {MODE_TITLES[mode]}"
-        blocks.append("\n".join([title, *align([HEADER, *map(_cells, group)], right=NUMBERS)]))
+        lines = [tuple(cells[index] for index in filled) for cells in [HEADER, *map(_cells, group)]]
+        numbers = range(1, sum(index < len(HEADER) - 1 for index in filled))
+        blocks.append("\n".join([title, *align(lines, right=numbers)]))
     return "\n\n".join(blocks)
 
 
