@@ -31,7 +31,7 @@ def main() -> None:
         rows = run(OPERATOR, plan, lambda groups: tqdm(groups, desc="sweep", unit="size"))
         facts = environment()
         write_json(options.out / "sweep.json", facts, rows)
-    machine = f"{facts['cpu']}, {facts['threads']} threads, float32, lam = 10, {facts['commit']}"
+    machine = f"{facts['cpu']}, threads: {facts['threads']}, float32, lam = 10, {facts['commit']}"
     plot_time(rows, options.out / "time.png", machine)
     print(options.out / "time.png")
 

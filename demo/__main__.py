@@ -28,7 +28,7 @@ def measure_speed(out: Path) -> str:
     rows = run(OPERATOR, plan, lambda groups: tqdm(groups, desc="speed", unit="shape"))
     facts = environment()
     write_json(out / "speed.json", facts, rows)
-    machine = f"{facts['cpu']}, {facts['threads']} threads, float32, lam = 10"
+    machine = f"{facts['cpu']}, threads: {facts['threads']}, float32, lam = 10"
     plot_time([row for row in rows if row.rows == 1], out / "speed.png", machine)
     return table(row for row in rows if row.shape in TABLE_SHAPES)
 

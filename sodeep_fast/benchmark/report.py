@@ -113,11 +113,11 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def write_json(path: str | Path, environment: dict[str, str | int], rows: Iterable[Row]) -> None:
-    """Writes {"environment": ..., "rows": [...]}, samples included; creates the folder."""
+    """Writes {"environment": ..., "rows": [...]}, a line per row; creates the folder."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"environment": environment, "rows": [asdict(row) for row in rows]}
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    lines = ",\n".join(json.dumps(asdict(row)) for row in rows)
+    path.write_text(f'{{"environment": {json.dumps(environment)},\n"rows": [\n{lines}\n]}}\n')
 
 
 def read_json(path: str | Path) -> tuple[dict[str, str | int], list[Row]]:
