@@ -41,16 +41,23 @@ def _missing(backend: str, device: str) -> str | None:
     return f"it serves CUDA tensors (or CPU tensors under TRITON_INTERPRET=1), not {device}"
 
 
+def choose(device: str) -> tuple[str, str]:
+    """Returns the backend that "auto" takes for tensors on `device`, and why."""
+    preferred = {"cpu": ("cpp",), "cuda": ("triton", "cuda")}.get(device, ())
+    reasons: list[str] = []
+    for candidate in preferred:
+        reason = _missing(candidate, device)
+        if reason is None:
+            return candidate, "; ".join(reasons) or f"the preferred kernels for {device} tensors"
+        reasons.append(f"{candidate}: {reason}")
+    return "reference", "; ".join(reasons) or f"there are no kernels for {device} tensors"
+
+
 def resolve(backend: str, tensor: Tensor) -> str:
     """Returns the backend that will serve `tensor`, or raises ValueError saying what is missing."""
     device = tensor.device.type
     if backend == "auto":
-        if device == "cpu":
-            return "cpp" if _native.HAS_CPU else "reference"
-        for candidate in ("triton", "cuda"):
-            if _missing(candidate, device) is None:
-                return candidate
-        return "reference"
+        return choose(device)[0]
     check_choice(backend, BACKENDS, "backend")
     reason = _missing(backend, device)
     if reason is not None:
