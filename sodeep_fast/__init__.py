@@ -1,7 +1,7 @@
 """Fast differentiable ranking for PyTorch."""
 
 from sodeep_fast import _native as _native
-from sodeep_fast import metrics
+from sodeep_fast import metrics, synthetic
 from sodeep_fast._version import __version__
 from sodeep_fast.losses.mean_average_precision import (
     MeanAveragePrecisionLoss,
@@ -25,4 +25,5 @@ __all__ = [
     "rank_triplet_loss",
     "soft_rank",
     "spearman_loss",
+    "synthetic",
 ]
