@@ -11,12 +11,21 @@ from sodeep_fast.losses.rank_triplet import RankTripletLoss, rank_triplet_loss
 from sodeep_fast.losses.spearman import SpearmanLoss, spearman_loss
 from sodeep_fast.ops.hard_rank import hard_rank
 from sodeep_fast.ops.soft_rank import soft_rank
+from sodeep_fast.sorters.cnn import CNNSorter
+from sodeep_fast.sorters.gru import GRUSorter, RepeatedGRUSorter
 from sodeep_fast.sorters.handcrafted import HandcraftedSorter
+from sodeep_fast.sorters.lstm import LSTMSorter
+from sodeep_fast.sorters.mlp import MLPSorter
 
 __all__ = [
+    "CNNSorter",
+    "GRUSorter",
     "HandcraftedSorter",
+    "LSTMSorter",
+    "MLPSorter",
     "MeanAveragePrecisionLoss",
     "RankTripletLoss",
+    "RepeatedGRUSorter",
     "SpearmanLoss",
     "__version__",
     "hard_rank",

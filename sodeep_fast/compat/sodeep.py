@@ -26,7 +26,7 @@ from sodeep_fast._checks import (
 from sodeep_fast.losses.mean_average_precision import mean_average_precision_loss
 from sodeep_fast.losses.rank_triplet import rank_triplet_loss
 from sodeep_fast.ops.hard_rank import hard_rank
-from sodeep_fast.ops.soft_rank import soft_rank
+from sodeep_fast.sorters.exact import ExactSorter as ExactSorter
 
 LEARNED = ("lstm", "grus", "gruc", "grup", "lstmla", "lstme", "mlp", "cnn")
 
@@ -57,46 +57,6 @@ def get_rank(batch_score: Tensor, dim: int = 0) -> Tensor:
     rows = batch_score.movedim(dim, -1).flip(-1)
     ranks = hard_rank(rows, ties="ordinal").float() / rows.shape[-1]
     return ranks.flip(-1).movedim(-1, dim)
-
-
-class ExactSorter(nn.Module):
-    """The released program's handcrafted sorter, type "exa": a steepness for every row.
-
-    rank_i = (1 + sum over j != i of sigmoid(lam (s_j - s_i))) / n, with lam = 6.8 / std of the
-    (n, n) matrix that holds s_j - s_i above its diagonal and 0 elsewhere; no gradient goes through
-    lam. The std depends on the order of the scores, so ranks are not quite equivariant under
-    permutations; `sodeep_fast.HandcraftedSorter` is.
-
-    A row whose scores are all equal has all its ranks at the middle, (n + 1) / (2 n), and no
-    gradient; for the original it is an error. So is a row of one score here given rank 1.
-
-    Example:
-        >>> import torch
-        >>> from sodeep_fast.compat.sodeep import ExactSorter
-        >>> ExactSorter()(torch.tensor([[0.3, 0.9, -1.0, 0.5], [2.0, 2.0, 2.0, 2.0]]))
-        tensor([[0.7154, 0.2568, 1.0000, 0.5277],
-                [0.6250, 0.6250, 0.6250, 0.6250]])
-    """
-
-    normalize = True
-
-    def forward(self, input_: Tensor) -> Tensor:
-        """Returns the ranks (..., n) of the scores (..., n), divided by n."""
-        check_scores(input_, "input_")
-        # In float64, so that lam neither overflows nor underflows for any row of float32.
-        scores = input_.double()
-        n = scores.shape[-1]
-        centred = scores - scores.detach().mean(-1, keepdim=True)
-        # Sum and sum of squares of s_j - s_i over i < j, without the pairs.
-        known = centred.detach()
-        index = torch.arange(n, dtype=torch.float64, device=scores.device)
-        total = (known * (2 * index - (n - 1))).sum(-1, keepdim=True)
-        squares = n * known.square().sum(-1, keepdim=True)
-        entries = max(n * n, 2)
-        std = ((squares - total.square() / entries) / (entries - 1)).sqrt()
-        lam = (6.8 / std).masked_fill(std == 0, 0)
-        scaled = (centred * lam).to(torch.promote_types(input_.dtype, torch.float32))
-        return soft_rank(scaled, 1.0, normalize=True)
 
 
 def model_loader(

@@ -1,0 +1,104 @@
+"""What the learned sorters share: shapes, dtypes, the scale of the ranks, and freezing."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sodeep_fast._checks import check_count, check_scores
+
+
+class LearnedSorter(nn.Module):
+    """The base of sorters that are networks; a subclass has `relative_ranks` and `arguments`.
+
+    A network works in rank / n, the scale that SoDeep trains in. Frozen, which is the default, its
+    parameters want no gradient and it stays in evaluation mode: `train()` of a loss or model around
+    it changes nothing. With `trainable=True` it is a module as any other: in training mode until
+    `eval()` is called, its parameters for an optimiser to find. `requires_grad_()` on the sorter
+    goes from the one to the other.
+
+    Arguments:
+        length: the only n that the network takes; None if it takes any.
+        normalize: return ranks divided by n.
+    """
+
+    def __init__(self, length: int | None, normalize: bool) -> None:
+        super().__init__()
+        if length is not None:
+            check_count(length, "length")
+        self.length = length
+        self.normalize = normalize
+
+    def relative_ranks(self, rows: Tensor) -> Tensor:
+        """Returns ranks / n (b, n) of scores (b, n), neither of them empty."""
+        raise NotImplementedError
+
+    def arguments(self) -> dict[str, Any]:
+        """Returns the constructor's arguments that make this network, for a checkpoint."""
+        raise NotImplementedError
+
+    def forward(self, scores: Tensor) -> Tensor:
+        """Returns the ranks of `scores`.
+
+        Arguments:
+            scores: (..., n) float16, bfloat16, float32 or float64, computed in the dtype of the
+                weights; each row is ranked by itself.
+
+        Returns:
+            (..., n) ranks, about 1 (or 1 / n) for the largest; float64 for float64 weights and
+            float32 otherwise.
+
+        Raises:
+            TypeError: scores that are not floating point.
+            ValueError: a scalar tensor, or rows of another length than the network was made for.
+        """
+        check_scores(scores)
+        n = scores.shape[-1]
+        if self.length is not None and n != self.length:
+            raise ValueError(
+                f"scores must have rows of length {self.length}, which this "
+                f"{type(self).__name__} was made for, got shape {tuple(scores.shape)}"
+            )
+        weights = next(self.parameters()).dtype
+        result = torch.promote_types(weights, torch.float32)
+        if scores.numel() == 0:
+            return scores.to(result).clone()
+        rows = torch.atleast_2d(scores).flatten(0, -2).to(weights)
+        ranks = self.relative_ranks(rows).to(result).view(scores.shape)
+        return ranks if self.normalize else ranks * n
+
+    def train(self, mode: bool = True) -> "LearnedSorter":
+        """Sets training or evaluation mode; frozen, it stays in evaluation mode."""
+        super().train(mode and any(p.requires_grad for p in self.parameters()))
+        for module in self.modules():
+            if isinstance(module, nn.RNNBase):
+                # cuDNN has no backward in evaluation mode; without dropout the modes are the same.
+                module.training = True
+        return self
+
+    def extra_repr(self) -> str:
+        """Returns the constructor's arguments."""
+        return ", ".join(f"{name}={value!r}" for name, value in self.arguments().items())
+
+    def _freeze_unless(self, trainable: bool) -> None:
+        """Ends a subclass's constructor."""
+        if not trainable:
+            self.requires_grad_(False)
+        self.train(trainable)
+
+
+def check_head(head: str, length: int | None) -> None:
+    """Raises unless `length` is given where `head` is "dense", and only there."""
+    if head == "dense" and length is None:
+        raise ValueError("length must be given for the dense head, which takes no other")
+    if head != "dense" and length is not None:
+        raise ValueError(f"length is for the dense head only, got {length}: {head!r} takes any")
+
+
+def apply_dense_head(head: nn.Conv1d, hidden: Tensor) -> Tensor:
+    """Returns `head(hidden)` (b, n) for hidden states (b, n, d) and a kernel as long as d.
+
+    The positions being its channels, it is one affine map of everything, hence one product.
+    """
+    return F.linear(hidden.flatten(1), head.weight.flatten(1), head.bias)

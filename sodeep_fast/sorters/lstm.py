@@ -1,0 +1,79 @@
+"""SoDeep's recurrent sorter: a bidirectional LSTM over the scores."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from sodeep_fast._checks import check_choice, check_count
+from sodeep_fast.sorters.learned import LearnedSorter, apply_dense_head, check_head
+
+HEADS = ("position", "dense")
+
+
+class LSTMSorter(LearnedSorter):
+    """Ranks scores by a bidirectional LSTM that reads them one by one, and a projection.
+
+    SoDeep (Engilberge et al., CVPR 2019), section 3.1.1. Made with random weights, to be trained;
+    `sodeep_fast.load_sorter` makes a trained one.
+
+    Arguments:
+        hidden_size: the hidden units of each direction. Default: 128.
+        num_layers: layers of both directions. Default: 2.
+        head: "position" projects the hidden state of every position to its rank, for rows of any
+            length; "dense" projects all of them to all ranks, for rows of one length, and with 128
+            or 512 hidden units in 2 layers is the released program's "lstm" or "lstmla", with its
+            names in the state dict. Default: "position".
+        length: the length of the rows, for the dense head.
+        normalize: divide the ranks by n. Default: True.
+        trainable: whether the weights want gradients; see `LearnedSorter`. Default: False.
+
+    Raises:
+        TypeError: a size that is not an integer.
+        ValueError: a size below 1, an unknown head, a dense head without a length or a length
+            without it.
+
+    Example:
+        >>> import torch, sodeep_fast
+        >>> sorter = sodeep_fast.LSTMSorter(hidden_size=8)
+        >>> sorter(torch.randn(2, 3, 50)).shape
+        torch.Size([2, 3, 50])
+    """
+
+    def __init__(
+        self,
+        hidden_size: int = 128,
+        num_layers: int = 2,
+        head: str = "position",
+        length: int | None = None,
+        normalize: bool = True,
+        trainable: bool = False,
+    ) -> None:
+        super().__init__(length, normalize)
+        check_count(hidden_size, "hidden_size")
+        check_count(num_layers, "num_layers")
+        check_choice(head, HEADS, "head")
+        check_head(head, length)
+        self.head = head
+        self.lstm = nn.LSTM(1, hidden_size, num_layers, batch_first=True, bidirectional=True)
+        if length is None:
+            self.linear = nn.Linear(2 * hidden_size, 1)
+        else:
+            self.conv1 = nn.Conv1d(length, length, 2 * hidden_size)
+        self._freeze_unless(trainable)
+
+    def relative_ranks(self, rows: Tensor) -> Tensor:
+        """Returns ranks / n (b, n) of scores (b, n)."""
+        hidden, _ = self.lstm(rows.unsqueeze(-1))
+        if self.length is None:
+            return self.linear(hidden).squeeze(-1)
+        return apply_dense_head(self.conv1, hidden)
+
+    def arguments(self) -> dict[str, Any]:
+        """Returns the constructor's arguments that make this network."""
+        return {
+            "hidden_size": self.lstm.hidden_size,
+            "num_layers": self.lstm.num_layers,
+            "head": self.head,
+            "length": self.length,
+            "normalize": self.normalize,
+        }
