@@ -11,6 +11,7 @@ from sodeep_fast.losses.rank_triplet import RankTripletLoss, rank_triplet_loss
 from sodeep_fast.losses.spearman import SpearmanLoss, spearman_loss
 from sodeep_fast.ops.hard_rank import hard_rank
 from sodeep_fast.ops.soft_rank import soft_rank
+from sodeep_fast.sorters.checkpoint import load_sorter, read_record, save_sorter
 from sodeep_fast.sorters.cnn import CNNSorter
 from sodeep_fast.sorters.gru import GRUSorter, RepeatedGRUSorter
 from sodeep_fast.sorters.handcrafted import HandcraftedSorter
@@ -29,9 +30,12 @@ __all__ = [
     "SpearmanLoss",
     "__version__",
     "hard_rank",
+    "load_sorter",
     "mean_average_precision_loss",
     "metrics",
     "rank_triplet_loss",
+    "read_record",
+    "save_sorter",
     "soft_rank",
     "spearman_loss",
     "synthetic",

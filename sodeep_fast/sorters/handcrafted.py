@@ -1,6 +1,7 @@
 """SoDeep's handcrafted sorter: the pairwise sigmoid rank as a module."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,6 +99,16 @@ class HandcraftedSorter(nn.Module):
             method=self.method,
             backend=self.backend,
         )
+
+    def arguments(self) -> dict[str, Any]:
+        """Returns the constructor's arguments, with the steepness that they began with."""
+        return {
+            "lam": self._lam,
+            "normalize": self.normalize,
+            "learnable": self.log_lam is not None,
+            "method": self.method,
+            "backend": self.backend,
+        }
 
     def extra_repr(self) -> str:
         """Returns the arguments, the last three only where they are not the defaults."""

@@ -1,0 +1,271 @@
+"""Sorters on disk: safetensors files of our own, and checkpoints of SoDeep's released program.
+
+Neither kind is ever unpickled into arbitrary objects, so no file can run code.
+"""
+
+import argparse
+import io
+import json
+import os
+import pickle
+import types
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sodeep_fast.sorters.cnn import CNNSorter, ReleasedCNNSorter
+from sodeep_fast.sorters.exact import ExactSorter
+from sodeep_fast.sorters.gru import GRUSorter, RepeatedGRUSorter
+from sodeep_fast.sorters.handcrafted import HandcraftedSorter
+from sodeep_fast.sorters.lstm import LSTMSorter
+from sodeep_fast.sorters.mlp import MLPSorter
+from sodeep_fast.sorters.released import released_sorter
+
+_TYPES: dict[str, Any] = {
+    sorter.__name__: sorter
+    for sorter in (
+        CNNSorter,
+        ExactSorter,
+        GRUSorter,
+        HandcraftedSorter,
+        LSTMSorter,
+        MLPSorter,
+        ReleasedCNNSorter,
+        RepeatedGRUSorter,
+    )
+}
+
+_KEY = "sodeep_fast"
+"""Of the JSON header among the metadata of a safetensors file."""
+
+_FORMAT = 1
+
+FilePath = str | os.PathLike[str]
+
+
+def save_sorter(
+    sorter: nn.Module, path: FilePath, *, record: Mapping[str, Any] | None = None
+) -> None:
+    """Writes a sorter to a safetensors file, whole or not at all.
+
+    The file is written under another name in the same folder and then takes the place of `path`,
+    so that whatever fails, an old file is left as it was. Needs the package safetensors.
+
+    Arguments:
+        sorter: any sorter of this library.
+        path: the file.
+        record: what is to be remembered of its training, anything that JSON can hold; `read_record`
+            returns it. Default: nothing.
+
+    Raises:
+        ImportError: safetensors is not installed.
+        OSError: the file cannot be written.
+        TypeError: not a sorter of this library, or a record that JSON cannot hold.
+
+    Example:
+        >>> import os, tempfile, sodeep_fast
+        >>> path = os.path.join(tempfile.mkdtemp(), "sorter.safetensors")
+        >>> sodeep_fast.save_sorter(sodeep_fast.LSTMSorter(4), path, record={"seed": 0})
+        >>> sodeep_fast.load_sorter(path).arguments()["hidden_size"]
+        4
+    """
+    safetensors = _import_safetensors()
+    name = type(sorter).__name__
+    if _TYPES.get(name) is not type(sorter):
+        raise TypeError(f"sorter must be one of {', '.join(_TYPES)}, got {name}")
+    header = {
+        "format": _FORMAT,
+        "type": name,
+        "arguments": sorter.arguments(),  # type: ignore[operator]
+        "record": dict(record or {}),
+    }
+    try:
+        metadata = {_KEY: json.dumps(header)}
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"record must be something that JSON can hold: {error}") from None
+    tensors = {key: value.detach().cpu().clone() for key, value in sorter.state_dict().items()}
+    _write_atomically(Path(path), safetensors.torch.save(tensors, metadata))
+
+
+def load_sorter(
+    path: FilePath,
+    map_location: torch.device | str = "cpu",
+    *,
+    trainable: bool = False,
+) -> nn.Module:
+    """Returns the sorter in a file of `save_sorter`, or in a checkpoint of the released program.
+
+    The latter are files made by torch.save, `best_model.pth.tar`, whose contents are read without
+    running any code from them; sorters saved on a GPU load everywhere.
+
+    Arguments:
+        path: the file.
+        map_location: the device to put the sorter on. Default: the CPU.
+        trainable: whether its weights want gradients; see `LSTMSorter`. Default: False.
+
+    Returns:
+        The sorter, its weights in the dtype that they were saved in; frozen and in evaluation mode
+        unless trainable.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ImportError: a safetensors file, and safetensors is not installed.
+        ValueError: a file that is damaged, that holds something else or another architecture's
+            weights, or that would run code if it were unpickled.
+    """
+    path = _existing(path)
+    if not _is_safetensors(path):
+        model_type, length, state = read_released(path, map_location)
+        return _assemble(
+            lambda: released_sorter(model_type, length, trainable=trainable), state, path
+        )
+    header = _read_header(path)
+    make = _TYPES.get(header["type"])
+    if make is None:
+        raise ValueError(f"{path} holds a sorter of unknown type {header['type']!r}")
+    options = {"trainable": trainable} if "trainable" in make.__init__.__annotations__ else {}
+    safetensors = _import_safetensors()
+    with safetensors.safe_open(path, "pt", device="cpu") as file:
+        state = {key: file.get_tensor(key).to(map_location) for key in file.keys()}  # noqa: SIM118
+    return _assemble(lambda: make(**header["arguments"], **options), state, path)
+
+
+def read_record(path: FilePath) -> dict[str, Any]:
+    """Returns the training record in a file of `save_sorter`, without reading the weights.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ImportError: safetensors is not installed.
+        ValueError: not a file of `save_sorter`.
+    """
+    record: dict[str, Any] = _read_header(_existing(path))["record"]
+    return record
+
+
+def read_released(
+    path: FilePath, map_location: torch.device | str = "cpu"
+) -> tuple[str, int, dict[str, Tensor]]:
+    """Returns (model_type, seq_len, state_dict) of a checkpoint of the released program.
+
+    Such a file is made by torch.save and holds a dict with the weights under "state_dict" and an
+    argparse.Namespace under "args_dict". Nothing but tensors, plain Python values and that one
+    class is unpickled.
+
+    Arguments:
+        path: the file.
+        map_location: the device to put the weights on. Default: the CPU.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that is damaged, that holds something else, or that would run code if it
+            were unpickled.
+    """
+    path = _existing(path)
+    data = io.BytesIO(path.read_bytes())
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content = torch.load(data, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # What torch says around this is how to load the file none the less.
+        reason = str(error).split("WeightsUnpickler error:")[-1].strip().split("\n")[0]
+        raise ValueError(
+            f"{path} is damaged, or holds objects that could run code and was not read: {reason}"
+        ) from None
+    except Exception as error:
+        # Damage may surprise the unpickler anywhere.
+        raise ValueError(f"{path} is damaged, or not a checkpoint: {error}") from None
+    arguments = content.get("args_dict") if isinstance(content, dict) else None
+    state = content.get("state_dict") if isinstance(content, dict) else None
+    model_type = getattr(arguments, "model_type", None)
+    length = getattr(arguments, "seq_len", None)
+    if (
+        not isinstance(state, dict)
+        or not all(isinstance(value, Tensor) for value in state.values())
+        or not isinstance(model_type, str)
+        or not isinstance(length, int)
+    ):
+        raise ValueError(
+            f"{path} is not a sorter's checkpoint: it needs weights under 'state_dict', and "
+            "model_type and seq_len in the namespace under 'args_dict'"
+        )
+    return model_type, length, {key: value.to(map_location) for key, value in state.items()}
+
+
+def _assemble(make: Any, state: dict[str, Tensor], path: Path) -> nn.Module:
+    """Returns the sorter that `make` makes, with the weights of the file."""
+    try:
+        # Without memory of its own until it is given the weights.
+        with torch.device("meta"):
+            sorter: nn.Module = make()
+        sorter.load_state_dict(state, assign=True)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not fit the sorter that it names: {error}") from None
+    return sorter
+
+
+def _existing(path: FilePath) -> Path:
+    """Returns the path of a file, or raises if there is none."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no sorter checkpoint at {path}")
+    return Path(path)
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file begins as safetensors do: the length of a JSON header in 8 bytes, and it."""
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{"
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    """Returns the JSON header of a file of `save_sorter`."""
+    safetensors = _import_safetensors()
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(_KEY)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is damaged, or not a safetensors file: {error}") from None
+    if text is None:
+        raise ValueError(f"{path} is a safetensors file, but was not written by save_sorter")
+    try:
+        header = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: its header is not JSON: {error}") from None
+    if not isinstance(header, dict):
+        raise ValueError(f"{path} is damaged: its header is {header!r}")
+    if header.get("format") != _FORMAT:
+        raise ValueError(
+            f"{path} has format {header.get('format')!r} of sorters; this version reads {_FORMAT}"
+        )
+    if not {"type", "arguments", "record"} <= header.keys():
+        raise ValueError(f"{path} is damaged: its header has {', '.join(header)} only")
+    return header
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file under another name, and moves it over `path` once it is safely on the disk."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _import_safetensors() -> types.ModuleType:
+    """Returns the module safetensors, which only files need."""
+    try:
+        import safetensors
+        import safetensors.torch
+    except ImportError:
+        raise ImportError(
+            "sorters are stored as safetensors: pip install safetensors, or sodeep-fast[sorters]"
+        ) from None
+    return safetensors
