@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sodeep_fast
+from sodeep_fast.compat.sodeep import model_loader
 from sodeep_fast.sorters.cnn import CNNSorter, ReleasedCNNSorter
 from sodeep_fast.sorters.gru import GRUSorter, RepeatedGRUSorter
 from sodeep_fast.sorters.lstm import LSTMSorter
@@ -121,7 +122,7 @@ def restated(model_type: str, state: dict[str, Tensor], x: Tensor) -> Tensor:
 def test_golden(case: str) -> None:
     model_type = case.removesuffix("-eval")
     n = LENGTHS[model_type]
-    sorter = released_sorter(model_type, n, trainable=case == "cnn").double()
+    sorter = model_loader(model_type, n).double().train(not case.endswith("-eval"))
     sorter.load_state_dict(golden_weights(sorter.state_dict()))
     scores = torch.cos(2 * torch.arange(2 * n).double() ** 1.5).view(2, n).requires_grad_()
     ranks = sorter(scores)

@@ -2,14 +2,14 @@
 
     from sodeep_fast.compat.sodeep import SpearmanLoss, MapRankingLoss, RankHardLoss
 
-Same values and gradients as the program of Engilberge et al. (CVPR 2019), for the sorter type
-"exa", faster and in linear memory. Where that program departs from the paper by mistake, this
-follows the paper, and the docstring says so.
+Same values and gradients as the program of Engilberge et al. (CVPR 2019), for all nine types of
+sorter. Type "exa" is faster and in linear memory. Where that program departs from the paper by
+mistake, this follows the paper, and the docstring says so.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,9 +26,9 @@ from sodeep_fast._checks import (
 from sodeep_fast.losses.mean_average_precision import mean_average_precision_loss
 from sodeep_fast.losses.rank_triplet import rank_triplet_loss
 from sodeep_fast.ops.hard_rank import hard_rank
+from sodeep_fast.sorters.checkpoint import read_released
 from sodeep_fast.sorters.exact import ExactSorter as ExactSorter
-
-LEARNED = ("lstm", "grus", "gruc", "grup", "lstmla", "lstme", "mlp", "cnn")
+from sodeep_fast.sorters.released import released_sorter
 
 
 def get_rank(batch_score: Tensor, dim: int = 0) -> Tensor:
@@ -64,53 +64,58 @@ def model_loader(
 ) -> nn.Module:
     """Returns the sorter of a type, with weights loaded if given.
 
-    Weights are loaded strictly, whatever the type (the original silently drops those of "cnn").
+    As in the original, a learned sorter is in training mode and its weights want gradients; call
+    `requires_grad_(False)` and `eval()` to freeze it. Weights are loaded strictly, whatever the
+    type (the original silently drops those of "cnn").
 
     Arguments:
-        model_type: "exa"; the learned types "lstm", "lstmla", "lstme", "grus", "gruc", "grup",
-            "mlp" and "cnn" are not there yet.
-        seq_len: the length of the rows to sort; "exa" sorts any and ignores it.
+        model_type: "exa", the handcrafted one, "lstmla", the paper's LSTM, or "lstm", "lstme",
+            "grus", "gruc", "grup", "mlp" or "cnn".
+        seq_len: the length of the rows to sort; "exa", "grus" and "gruc" sort any and ignore it,
+            and "cnn" sorts 100 only (the original returns another number of ranks for more).
         pretrained_state_dict: the sorter's weights; "exa" has none.
 
     Raises:
-        NotImplementedError: a learned type.
         RuntimeError: weights that do not fit the sorter.
-        ValueError: an unknown type.
+        TypeError: a length that is not an integer.
+        ValueError: an unknown type, or a length that is missing or that the type does not take.
 
     Example:
         >>> from sodeep_fast.compat.sodeep import model_loader
         >>> model_loader("exa", 100)
         ExactSorter()
+        >>> model_loader("mlp", 100).state_dict()["lin1.weight"].shape
+        torch.Size([2048, 100])
     """
-    if model_type in LEARNED:
-        raise NotImplementedError(
-            f"the learned sorter {model_type!r} is not available yet; 'exa' is"
-        )
-    if model_type != "exa":
-        raise ValueError(
-            f"model_type must be one of {', '.join(map(repr, ('exa', *LEARNED)))}, "
-            f"got {model_type!r}"
-        )
-    sorter = ExactSorter()
+    sorter = released_sorter(model_type, seq_len, trainable=True)
     if pretrained_state_dict is not None:
         sorter.load_state_dict(pretrained_state_dict)
     return sorter
 
 
 def load_sorter(checkpoint_path: str | PathLike[str]) -> tuple[str, int, dict[str, Tensor]]:
-    """Returns (model_type, seq_len, state_dict) of a trained sorter's checkpoint; not there yet.
+    """Returns (model_type, seq_len, state_dict) of a trained sorter's checkpoint, for the losses.
+
+    No code from the file is run, and weights saved on a GPU come to the CPU (in the original they
+    fail to load without one).
 
     Raises:
         FileNotFoundError: no such file.
-        NotImplementedError: always otherwise: only learned sorters have checkpoints, and they are
-            not available yet.
+        ValueError: a file that is damaged, that holds something else, or that would run code if it
+            were unpickled.
     """
-    if not Path(checkpoint_path).is_file():
-        raise FileNotFoundError(f"no sorter checkpoint at {checkpoint_path}")
-    raise NotImplementedError(
-        f"cannot load {checkpoint_path}: only learned sorters have checkpoints, and they are not "
-        "available yet; the sorter type 'exa' needs none"
-    )
+    return read_released(checkpoint_path)
+
+
+def _rank_rows(sorter: nn.Module, rows: Tensor) -> Tensor:
+    """Returns the ranks (b, n) of rows that the original hands to the sorter one by one.
+
+    In one call, unless the sorter is one whose batch statistics would make of that another result.
+    """
+    if sorter.training and any(isinstance(module, nn.BatchNorm1d) for module in sorter.modules()):
+        return torch.cat([sorter(row) for row in rows.split(1)])
+    ranks: Tensor = sorter(rows)
+    return ranks
 
 
 class SpearmanLoss(nn.Module):
@@ -154,7 +159,8 @@ class SpearmanLoss(nn.Module):
         check_scores(mem_pred, "mem_pred")
         check_real(mem_gt, "mem_gt")
         check_same_shape(mem_gt, mem_pred, "mem_gt", "mem_pred")
-        ranks = self.sorter(torch.atleast_2d(mem_pred)).view(mem_pred.shape)
+        rows = torch.atleast_2d(mem_pred).flatten(0, -2)
+        ranks = _rank_rows(self.sorter, rows).view(mem_pred.shape)
         loss = (ranks - get_rank(mem_gt, dim=-1)).square().mean()
         if self.lbd:
             loss = loss + self.lbd * (mem_pred - mem_gt).abs().mean()
@@ -164,8 +170,9 @@ class SpearmanLoss(nn.Module):
 class MapRankingLoss(nn.Module):
     """The sum over classes of the soft ranks / n of the positives, eq. (7).
 
-    One sorter call for all classes (the original makes one each). If no class has a positive the
-    loss is 0, still with a graph (in the original, the integer 0). As
+    One sorter call for all classes where the original makes one each (as does this, for a "cnn" in
+    training mode, whose statistics are those of its call). If no class has a positive the loss is
+    0, still with a graph (in the original, the integer 0). As
     `sodeep_fast.MeanAveragePrecisionLoss`.
 
     Arguments:
@@ -189,7 +196,7 @@ class MapRankingLoss(nn.Module):
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         """Returns the loss, a scalar, of scores (n, C) and binary labels (n, C)."""
-        return mean_average_precision_loss(output, target, self.sorter)
+        return mean_average_precision_loss(output, target, partial(_rank_rows, self.sorter))
 
 
 class RankLoss(nn.Module):
