@@ -17,6 +17,7 @@ from sodeep_fast.sorters.gru import GRUSorter, RepeatedGRUSorter
 from sodeep_fast.sorters.handcrafted import HandcraftedSorter
 from sodeep_fast.sorters.lstm import LSTMSorter
 from sodeep_fast.sorters.mlp import MLPSorter
+from sodeep_fast.sorters.online import OnlineSorter
 
 __all__ = [
     "CNNSorter",
@@ -25,6 +26,7 @@ __all__ = [
     "LSTMSorter",
     "MLPSorter",
     "MeanAveragePrecisionLoss",
+    "OnlineSorter",
     "RankTripletLoss",
     "RepeatedGRUSorter",
     "SpearmanLoss",

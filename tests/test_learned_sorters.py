@@ -316,9 +316,13 @@ def test_trainable(name: str) -> None:
     sorter(make_scores("normal", (4, 7))).square().sum().backward()
     assert all(p.grad is not None for p in sorter.parameters())
     assert not sorter.eval().training
-    assert sorter.train().training
-    sorter.requires_grad_(False)
+    assert sorter.requires_grad_(False).train().training  # as any other module
+    sorter.trainable = False
+    assert not sorter.training
     assert not sorter.train().training
+    sorter.trainable = True
+    assert sorter.training
+    assert all(p.requires_grad for p in sorter.parameters())
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru", "repeated-gru"])

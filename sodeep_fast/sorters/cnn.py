@@ -85,7 +85,7 @@ class CNNSorter(LearnedSorter):
             )
         )
         self.linear = nn.Linear(length * left, length)
-        self._freeze_unless(trainable)
+        self.trainable = trainable
 
     def relative_ranks(self, rows: Tensor) -> Tensor:
         """Returns ranks / n (b, n) of scores (b, n)."""
@@ -143,7 +143,7 @@ class ReleasedCNNSorter(LearnedSorter):
             self.add_module(f"layer{i}", layer)
             width = next_width
         self.layer10 = nn.Conv1d(width, 100, 64)
-        self._freeze_unless(trainable)
+        self.trainable = trainable
 
     def relative_ranks(self, rows: Tensor) -> Tensor:
         """Returns ranks / n (b, n) of scores (b, n)."""

@@ -63,7 +63,7 @@ class GRUSorter(LearnedSorter):
         self.add_module(self._gru_name, gru)
         if length is not None:
             self.conv1 = nn.Conv1d(length, length, 2 * hidden_size)
-        self._freeze_unless(trainable)
+        self.trainable = trainable
 
     @property
     def gru(self) -> nn.GRU:
@@ -121,7 +121,7 @@ class RepeatedGRUSorter(LearnedSorter):
         check_count(length, "length")
         check_count(width, "width")
         self.lstm = nn.GRU(length, width * length, batch_first=True)
-        self._freeze_unless(trainable)
+        self.trainable = trainable
 
     def relative_ranks(self, rows: Tensor) -> Tensor:
         """Returns ranks / n (b, n) of scores (b, n)."""

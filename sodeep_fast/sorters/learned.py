@@ -15,8 +15,8 @@ class LearnedSorter(nn.Module):
     A network works in rank / n, the scale that SoDeep trains in. Frozen, which is the default, its
     parameters want no gradient and it stays in evaluation mode: `train()` of a loss or model around
     it changes nothing. With `trainable=True` it is a module as any other: in training mode until
-    `eval()` is called, its parameters for an optimiser to find. `requires_grad_()` on the sorter
-    goes from the one to the other.
+    `eval()` is called, its parameters for an optimiser to find. A subclass's constructor ends by
+    setting `trainable`, which may be set again later.
 
     Arguments:
         length: the only n that the network takes; None if it takes any.
@@ -29,6 +29,17 @@ class LearnedSorter(nn.Module):
             check_count(length, "length")
         self.length = length
         self.normalize = normalize
+
+    @property
+    def trainable(self) -> bool:
+        """Whether the sorter is a module as any other; frozen otherwise."""
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        self._trainable = value
+        self.requires_grad_(value)
+        self.train(value)
 
     def relative_ranks(self, rows: Tensor) -> Tensor:
         """Returns ranks / n (b, n) of scores (b, n), neither of them empty."""
@@ -70,7 +81,7 @@ class LearnedSorter(nn.Module):
 
     def train(self, mode: bool = True) -> "LearnedSorter":
         """Sets training or evaluation mode; frozen, it stays in evaluation mode."""
-        super().train(mode and any(p.requires_grad for p in self.parameters()))
+        super().train(mode and self.trainable)
         for module in self.modules():
             if isinstance(module, nn.RNNBase):
                 # cuDNN has no backward in evaluation mode; without dropout the modes are the same.
@@ -80,12 +91,6 @@ class LearnedSorter(nn.Module):
     def extra_repr(self) -> str:
         """Returns the constructor's arguments."""
         return ", ".join(f"{name}={value!r}" for name, value in self.arguments().items())
-
-    def _freeze_unless(self, trainable: bool) -> None:
-        """Ends a subclass's constructor."""
-        if not trainable:
-            self.requires_grad_(False)
-        self.train(trainable)
 
 
 def check_head(head: str, length: int | None) -> None:

@@ -59,7 +59,7 @@ class LSTMSorter(LearnedSorter):
             self.linear = nn.Linear(2 * hidden_size, 1)
         else:
             self.conv1 = nn.Conv1d(length, length, 2 * hidden_size)
-        self._freeze_unless(trainable)
+        self.trainable = trainable
 
     def relative_ranks(self, rows: Tensor) -> Tensor:
         """Returns ranks / n (b, n) of scores (b, n)."""

@@ -44,7 +44,7 @@ class MLPSorter(LearnedSorter):
         self.lin1 = nn.Linear(length, hidden_size)
         self.lin2 = nn.Linear(hidden_size, hidden_size)
         self.lin3 = nn.Linear(hidden_size, length)
-        self._freeze_unless(trainable)
+        self.trainable = trainable
 
     def relative_ranks(self, rows: Tensor) -> Tensor:
         """Returns ranks / n (b, n) of scores (b, n)."""

@@ -1,0 +1,112 @@
+"""A sorter that goes on learning from the scores that it is given."""
+
+from collections import deque
+
+import torch
+from torch import Tensor, nn
+
+from sodeep_fast._checks import check_count, check_positive
+from sodeep_fast.ops.hard_rank import hard_rank
+
+
+class OnlineSorter(nn.Module):
+    """Fine-tunes a learned sorter on the scores that it really sees.
+
+    Scores drift away from those that a sorter was trained on as the model that makes them learns.
+    SoDeep (Engilberge et al., CVPR 2019), sections 3.1.2 and 3.2.1, therefore trains the sorter
+    along. In training mode every call keeps its scores; `update()`, after the backward pass, takes
+    one step of Adam that brings the sorter's ranks of them nearer to the exact ones, in mean
+    absolute difference:
+
+        loss(model(inputs), targets).backward()
+        optimizer.step()
+        sorter.update()
+
+    The sorter's weights follow that difference alone: they want no gradient, so the loss does not
+    reach them, and an optimiser of the loss module's parameters leaves them as they are. To train
+    them on the loss too, make the sorter trainable, and do without this.
+
+    Arguments:
+        sorter: a learned sorter, such as `LSTMSorter`; its weights no longer want gradients.
+        lr: the learning rate of Adam. Default: 1e-5, as in the released program.
+        keep: how many rows of scores are kept from one update to the next, the latest ones; at
+            least those of the last call. Default: 4096.
+
+    Raises:
+        TypeError: a sorter that is not a module, or a number that is none.
+        ValueError: a sorter without parameters, a learning rate that is not positive, or `keep`
+            below 1.
+
+    Example:
+        >>> import torch, sodeep_fast
+        >>> sorter = sodeep_fast.OnlineSorter(sodeep_fast.LSTMSorter(8), lr=1e-3)
+        >>> loss, targets = sodeep_fast.SpearmanLoss(sorter), torch.randn(4, 20)
+        >>> for _ in range(3):
+        ...     loss(torch.randn(4, 20, requires_grad=True), targets).backward()
+        ...     error = sorter.update()  # as it was before the step
+    """
+
+    def __init__(self, sorter: nn.Module, lr: float = 1e-5, keep: int = 4096) -> None:
+        super().__init__()
+        if not isinstance(sorter, nn.Module):
+            raise TypeError(f"sorter must be a torch.nn.Module, got {type(sorter).__name__}")
+        if not any(True for _ in sorter.parameters()):
+            raise ValueError(
+                f"sorter must have parameters to train, {type(sorter).__name__} has none"
+            )
+        check_positive(lr, "lr")
+        check_count(keep, "keep")
+        self.sorter = sorter.requires_grad_(False)
+        self.keep = keep
+        self.optimizer = torch.optim.Adam(sorter.parameters(), lr)
+        self._seen: deque[Tensor] = deque()
+
+    @property
+    def normalize(self) -> bool:
+        """Whether the sorter's ranks are divided by n."""
+        return getattr(self.sorter, "normalize", True)
+
+    def forward(self, scores: Tensor) -> Tensor:
+        """Returns the sorter's ranks of scores (..., n), and keeps the scores in training mode."""
+        ranks: Tensor = self.sorter(scores)
+        if self.training and scores.numel() > 0:
+            self._seen.append(torch.atleast_2d(scores.detach()).flatten(0, -2).clone())
+            while sum(map(len, self._seen)) > self.keep and len(self._seen) > 1:
+                self._seen.popleft()
+        return ranks
+
+    @torch.enable_grad()
+    def update(self) -> float | None:
+        """Takes one step on the scores kept since the last one, and forgets them.
+
+        Call it after the backward pass of the loss: it changes the weights in place, and PyTorch
+        raises if a backward pass still needs the old ones.
+
+        Returns:
+            The mean absolute difference of the sorter's ranks / n from the exact ones, tied scores
+            sharing their average rank, before the step; None if no scores were kept.
+        """
+        if not self._seen:
+            return None
+        batches: dict[int, list[Tensor]] = {}
+        for rows in self._seen:
+            batches.setdefault(rows.shape[-1], []).append(rows)
+        self._seen.clear()
+        self.sorter.requires_grad_(True)
+        try:
+            differences = [self._differences(torch.cat(rows)) for rows in batches.values()]
+            error = torch.cat(differences).abs().mean()
+            self.optimizer.zero_grad()
+            error.backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        finally:
+            self.sorter.requires_grad_(False)
+        return error.item()
+
+    def _differences(self, rows: Tensor) -> Tensor:
+        """Returns the ranks / n of all scores (b, n) less the exact ones, as one vector."""
+        ranks: Tensor = self.sorter(rows)
+        if not self.normalize:
+            ranks = ranks / rows.shape[-1]
+        return (ranks - hard_rank(rows, normalize=True)).flatten()

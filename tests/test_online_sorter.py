@@ -1,0 +1,156 @@
+"""The sorter that learns along: what it learns from, what it leaves alone, and bad input."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sodeep_fast
+from sodeep_fast import CNNSorter, LSTMSorter, MLPSorter, OnlineSorter, SpearmanLoss
+from sodeep_fast.testing import make_scores
+
+
+@pytest.fixture(autouse=True)
+def _same_weights_and_one_thread() -> Iterator[None]:
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def state_of(sorter: nn.Module) -> dict[str, Tensor]:
+    return copy.deepcopy(sorter.state_dict())
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return all(torch.equal(value, other[key]) for key, value in one.items())
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_one_step_by_hand(normalize: bool) -> None:
+    sorter = MLPSorter(5, 7, normalize=normalize)
+    by_hand = copy.deepcopy(sorter).requires_grad_(True)
+    online = OnlineSorter(sorter, lr=0.01)
+    scores = make_scores("normal", (6, 5))
+    assert torch.equal(online(scores[:2]), by_hand(scores[:2]))
+    online(scores[2:])
+
+    optimizer = torch.optim.Adam(by_hand.parameters(), 0.01)
+    ranks = by_hand(scores) / (1 if normalize else 5)
+    error = (ranks - sodeep_fast.hard_rank(scores, normalize=True)).abs().mean()
+    error.backward()
+    optimizer.step()
+    assert online.update() == pytest.approx(error.item(), rel=1e-6)
+    for value, expected in zip(sorter.parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(value, expected)
+
+
+def test_it_adapts_to_the_scores_that_it_sees() -> None:
+    online = OnlineSorter(LSTMSorter(8), lr=0.01)
+    errors = []
+    for seed in range(100):
+        online(40 + 3 * make_scores("normal", (16, 6), seed=seed))
+        errors.append(online.update())
+    assert errors[-1] < 0.7 * errors[0]
+
+
+def test_the_loss_does_not_train_the_sorter() -> None:
+    online = OnlineSorter(LSTMSorter(4, trainable=True))
+    loss = SpearmanLoss(online)
+    scores = make_scores("normal", (3, 6)).requires_grad_()
+    before = state_of(online.sorter)
+    loss(scores, make_scores("normal", (3, 6), seed=1)).backward()
+    assert scores.grad.abs().max() > 0
+    assert all(p.grad is None and not p.requires_grad for p in loss.parameters())
+    assert same(state_of(online.sorter), before)
+    gradient = scores.grad.clone()
+    online.update()
+    assert not same(state_of(online.sorter), before)
+    assert torch.equal(scores.grad, gradient)
+    assert all(p.grad is None and not p.requires_grad for p in loss.parameters())
+
+
+def test_rows_of_several_lengths() -> None:
+    online = OnlineSorter(LSTMSorter(4))
+    rows = [make_scores("normal", shape) for shape in ((3, 6), (2, 2, 4), (6,))]
+    errors = []
+    for scores in rows:
+        errors.append((online(scores) - sodeep_fast.hard_rank(scores, normalize=True)).abs())
+    expected = torch.cat([error.flatten() for error in errors]).mean().item()
+    assert online.update() == pytest.approx(expected, rel=1e-5)
+
+
+def test_nothing_is_kept_in_evaluation_mode() -> None:
+    online = OnlineSorter(LSTMSorter(4)).eval()
+    online(make_scores("normal", (3, 6)))
+    assert online.update() is None
+    online.train()
+    online(torch.ones(0, 6))
+    assert online.update() is None
+
+
+def test_only_the_latest_rows_are_kept() -> None:
+    online = OnlineSorter(LSTMSorter(4), keep=4)
+    for seed in range(5):
+        online(make_scores("normal", (2, 6), seed=seed))
+    assert [len(rows) for rows in online._seen] == [2, 2]
+    online(make_scores("normal", (9, 6)))
+    assert [len(rows) for rows in online._seen] == [9]
+
+
+def test_scores_changed_in_place_later_are_kept_as_they_were() -> None:
+    online, twin = (OnlineSorter(LSTMSorter(4)) for _ in range(2))
+    twin.load_state_dict(online.state_dict())
+    scores = make_scores("normal", (2, 6))
+    online(scores)
+    twin(scores.clone())
+    scores.zero_()
+    assert online.update() == twin.update()
+
+
+def test_an_update_before_the_backward_pass_is_an_error() -> None:
+    online = OnlineSorter(MLPSorter(6, 4))
+    scores = make_scores("normal", (2, 6)).requires_grad_()
+    ranks = online(scores)
+    online.update()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        ranks.sum().backward()
+
+
+def test_update_without_gradients_enabled() -> None:
+    online = OnlineSorter(MLPSorter(6, 4))
+    before = state_of(online)
+    with torch.no_grad():
+        online(make_scores("normal", (2, 6)))
+        online.update()
+    assert not same(state_of(online), before)
+
+
+def test_batch_statistics_stay() -> None:
+    online = OnlineSorter(CNNSorter(6, 2))
+    before = {key: value for key, value in state_of(online).items() if "running" in key}
+    online(make_scores("normal", (4, 6)))
+    online.update()
+    assert same(before, state_of(online))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (lambda: OnlineSorter(abs), TypeError, r"sorter must be a torch\.nn\.Module, got builtin"),
+        (
+            lambda: OnlineSorter(sodeep_fast.HandcraftedSorter()),
+            ValueError,
+            "sorter must have parameters to train, HandcraftedSorter has none",
+        ),
+        (lambda: OnlineSorter(LSTMSorter(2), lr=0), ValueError, "lr must be positive"),
+        (lambda: OnlineSorter(LSTMSorter(2), keep=0), ValueError, "keep must be at least 1"),
+    ],
+)
+def test_bad_input(call: Any, error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        call()
