@@ -387,6 +387,23 @@ def test_rows_are_ranked_one_by_one(model_type: str) -> None:
     torch.testing.assert_close(loss(scores.T, scores.T), expected, **ROUNDING)
 
 
+def test_batch_statistics_of_the_classes_with_a_positive() -> None:
+    sorter, loss = sodeep.model_loader("cnn", 100), sodeep.MapRankingLoss("cnn", 100)
+    loss.sorter.load_state_dict(sorter.state_dict())
+    scores, labels = make_scores("normal", (100, 3)), torch.zeros(100, 3)
+    labels[5, 0] = labels[6, 2] = 1
+    loss(scores, labels)
+    for c in (0, 2):
+        sorter(scores[None, :, c])
+    for key, value in sorter.state_dict().items():
+        torch.testing.assert_close(loss.sorter.state_dict()[key], value)
+    assert loss.sorter.state_dict()["layer2.1.num_batches_tracked"] == 2
+    nothing = loss(scores.requires_grad_(), torch.zeros(100, 3))
+    nothing.backward()
+    assert nothing.item() == 0
+    assert (scores.grad == 0).all()
+
+
 def test_weights_of_the_convolutional_sorter_are_loaded() -> None:
     state = sodeep.model_loader("cnn", 100).state_dict()
     loaded = sodeep.model_loader("cnn", 100, state)

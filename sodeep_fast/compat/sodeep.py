@@ -8,7 +8,6 @@ mistake, this follows the paper, and the docstring says so.
 """
 
 from collections.abc import Mapping
-from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -107,13 +106,20 @@ def load_sorter(checkpoint_path: str | PathLike[str]) -> tuple[str, int, dict[st
     return read_released(checkpoint_path)
 
 
-def _rank_rows(sorter: nn.Module, rows: Tensor) -> Tensor:
+def _rank_rows(sorter: nn.Module, rows: Tensor, wanted: Tensor | None = None) -> Tensor:
     """Returns the ranks (b, n) of rows that the original hands to the sorter one by one.
 
-    In one call, unless the sorter is one whose batch statistics would make of that another result.
+    In one call, unless batch statistics would make of that another result. Then rows that are not
+    `wanted` (b,) leave them alone, and get rank 0.
     """
     if sorter.training and any(isinstance(module, nn.BatchNorm1d) for module in sorter.modules()):
-        return torch.cat([sorter(row) for row in rows.split(1)])
+        used = [True] * len(rows) if wanted is None else wanted.tolist()
+        return torch.cat(
+            [
+                sorter(row) if is_used else 0 * row
+                for row, is_used in zip(rows.split(1), used, strict=True)
+            ]
+        )
     ranks: Tensor = sorter(rows)
     return ranks
 
@@ -196,7 +202,11 @@ class MapRankingLoss(nn.Module):
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         """Returns the loss, a scalar, of scores (n, C) and binary labels (n, C)."""
-        return mean_average_precision_loss(output, target, partial(_rank_rows, self.sorter))
+
+        def sorter(rows: Tensor) -> Tensor:
+            return _rank_rows(self.sorter, rows, wanted=target.T.bool().any(-1))
+
+        return mean_average_precision_loss(output, target, sorter)
 
 
 class RankLoss(nn.Module):
