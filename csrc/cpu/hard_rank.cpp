@@ -46,11 +46,12 @@ Tensor run(const Tensor& scores, const std::optional<Tensor>& mask, bool normali
   const HardRankKernel<T> kernel = pick_isa<HardRankKernel<T>>(
       baseline::hard_rank_row<T>, avx2::hard_rank_row<T>, avx512::hard_rank_row<T>);
   size.for_each_range(false, [&](int64_t begin, int64_t end) {
-    HardRankScratch<T> scratch;
+    thread_local HardRankScratch<T> scratch;
     for (int64_t r = begin; r < end; ++r)
       kernel({score_data + r * size.n, mask_data ? mask_data + r * size.n : nullptr, size.n,
               normalize, ties, out_data + r * size.n},
              scratch);
+    scratch.trim();
   });
   return out;
 }

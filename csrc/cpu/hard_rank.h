@@ -24,6 +24,8 @@ struct HardRankScratch {
   Buffer<T> compact;
   Buffer<uint32_t> valid, order;
   Buffer<char> keys;
+
+  void trim() { compact.trim(), valid.trim(), order.trim(), keys.trim(); }
 };
 
 template <class T>

@@ -6,20 +6,32 @@
 
 namespace sodeep_fast {
 
-// Scratch memory that only grows, so that a thread's rows share it.
+// Scratch memory that only grows, so that a thread's rows and calls share it: memory fresh from the
+// system costs more than what is computed in it.
 template <class T>
 class Buffer {
  public:
   T* reserve(int64_t size) {
     if (size > capacity_) {
-      memory_.reset();  // before the new allocation, so that the two never coexist
+      release();  // before the new allocation, so that the two never coexist
       memory_.reset(new T[size]);
       capacity_ = size;
     }
     return memory_.get();
   }
 
+  // Gives memory back that is too large to sit on until the next call.
+  void trim() {
+    constexpr int64_t kKeptBytes = 8 << 20;
+    if (capacity_ * static_cast<int64_t>(sizeof(T)) > kKeptBytes) release();
+  }
+
  private:
+  void release() {
+    memory_.reset();
+    capacity_ = 0;
+  }
+
   std::unique_ptr<T[]> memory_;
   int64_t capacity_ = 0;
 };

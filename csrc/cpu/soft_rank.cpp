@@ -69,7 +69,7 @@ Tensor run(const Tensor& scores, const Tensor* const (&weights)[2],
   const auto threads = static_cast<int64_t>(torch::stable::get_num_threads());
   const bool threads_inside = size.rows < 2 * threads && n >= kLongRow;
   size.for_each_range(threads_inside, [&](int64_t begin, int64_t end) {
-    SoftRankScratch<T> scratch;
+    thread_local SoftRankScratch<T> scratch;
     for (int64_t r = begin; r < end; ++r) {
       SoftRankRow<T> row = first;
       row.scores += r * n;
@@ -78,6 +78,7 @@ Tensor run(const Tensor& scores, const Tensor* const (&weights)[2],
       if (row.mask != nullptr) row.mask += r * n;
       kernel(row, scratch);
     }
+    scratch.trim();
   });
   return out;
 }

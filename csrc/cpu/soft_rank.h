@@ -28,10 +28,15 @@ struct SoftRankRow {
 // Scratch of one thread. Rows may use several threads inside; then only one row runs at a time.
 template <class T>
 struct SoftRankScratch {
-  Buffer<T> compact, direct, sorted, result;
+  Buffer<T> compact, direct, sorted;
   Buffer<uint32_t> valid, order, counts;
   Buffer<double> moments;
   Buffer<char> panels, keys;
+
+  void trim() {
+    compact.trim(), direct.trim(), sorted.trim(), valid.trim(), order.trim(), counts.trim();
+    moments.trim(), panels.trim(), keys.trim();
+  }
 };
 
 template <class T>
