@@ -13,9 +13,7 @@ def check_scores(scores: Tensor, name: str = "scores") -> None:
     if not isinstance(scores, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(scores).__name__}")
     if scores.dtype not in FLOATING:
-        raise TypeError(
-            f"{name} must be float16, bfloat16, float32 or float64, got {scores.dtype}"
-        )
+        raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {scores.dtype}")
     if scores.dim() == 0:
         raise ValueError(f"{name} must have at least one dimension (..., n), got a scalar tensor")
 
@@ -33,7 +31,9 @@ def check_mask(mask: Tensor | None, scores: Tensor) -> None:
             f"mask must have the shape of scores, {tuple(scores.shape)}, got {tuple(mask.shape)}"
         )
     if mask.device != scores.device:
-        raise ValueError(f"mask must be on the device of scores, {scores.device}, got {mask.device}")
+        raise ValueError(
+            f"mask must be on the device of scores, {scores.device}, got {mask.device}"
+        )
 
 
 def check_positive(value: float, name: str) -> None:

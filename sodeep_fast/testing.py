@@ -66,3 +66,24 @@ def assert_as_accurate(
     assert bool((error <= allowed).all()), (
         f"{what}: error {error.flatten()[worst]:.3e} > allowed {allowed.flatten()[worst]:.3e}"
     )
+
+
+def derivatives(
+    function: Callable[[Tensor], Tensor], scores: Tensor, grad: Tensor, grad_grad: Tensor
+) -> dict[str, Tensor]:
+    """Returns a function's value and its first and second derivatives along given directions.
+
+    "grad" is the gradient of (value * grad), "for_grad" and "second" those of (gradient *
+    grad_grad) with respect to `grad` and to `scores`.
+    """
+    scores = scores.detach().requires_grad_()
+    grad = grad.detach().requires_grad_()
+    value = function(scores)
+    (first,) = torch.autograd.grad(value, scores, grad, create_graph=True)
+    for_grad, second = torch.autograd.grad(first, (grad, scores), grad_grad.to(first.dtype))
+    return {
+        "value": value.detach(),
+        "grad": first.detach(),
+        "for_grad": for_grad,
+        "second": second,
+    }
