@@ -13,7 +13,12 @@ cpu = CppExtension(
     sorted(str(path) for path in [*CSRC.glob("*.cpp"), *CSRC.glob("cpu/*.cpp")]),
     depends=sorted(str(path) for path in CSRC.glob("**/*.h")),
     include_dirs=[str(CSRC.resolve())],
-    extra_compile_args=["-O3", "-std=c++17", "-ffp-contract=fast", f"-DTORCH_TARGET_VERSION={TORCH_2_10}"],
+    extra_compile_args=[
+        "-O3",
+        "-std=c++17",
+        "-ffp-contract=fast",
+        f"-DTORCH_TARGET_VERSION={TORCH_2_10}",
+    ],
     py_limited_api=True,
 )
 

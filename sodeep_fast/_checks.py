@@ -1,4 +1,4 @@
-"""Argument checks shared by the public functions: each names the argument, the rule and the value."""
+"""Argument checks shared by the public functions: each names argument, rule and value."""
 
 import math
 
@@ -18,22 +18,48 @@ def check_scores(scores: Tensor, name: str = "scores") -> None:
         raise ValueError(f"{name} must have at least one dimension (..., n), got a scalar tensor")
 
 
-def check_mask(mask: Tensor | None, scores: Tensor) -> None:
+def check_real(value: Tensor, name: str = "scores") -> None:
+    """Raises unless `value` is a real tensor, integers included, with at least one dimension."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+    if value.dtype.is_complex:
+        raise TypeError(f"{name} must be real, got {value.dtype}")
+    if value.dim() == 0:
+        raise ValueError(f"{name} must have at least one dimension (..., n), got a scalar tensor")
+
+
+def check_matrix(scores: Tensor, shape: str, *, square: bool = False) -> None:
+    """Raises unless `scores` is a floating-point matrix of the `shape` named, square if asked."""
+    check_scores(scores)
+    if scores.dim() != 2 or (square and scores.shape[0] != scores.shape[1]):
+        raise ValueError(f"scores must have shape {shape}, got {tuple(scores.shape)}")
+
+
+def check_mask(
+    mask: Tensor | None, scores: Tensor, name: str = "mask", scores_name: str = "scores"
+) -> None:
     """Raises unless `mask` is None or a bool tensor of the shape and device of `scores`."""
     if mask is None:
         return
     if not isinstance(mask, Tensor):
-        raise TypeError(f"mask must be a torch.Tensor or None, got {type(mask).__name__}")
+        raise TypeError(f"{name} must be a torch.Tensor or None, got {type(mask).__name__}")
     if mask.dtype != torch.bool:
-        raise TypeError(f"mask must be a bool tensor (True = valid), got {mask.dtype}")
-    if mask.shape != scores.shape:
-        raise ValueError(
-            f"mask must have the shape of scores, {tuple(scores.shape)}, got {tuple(mask.shape)}"
-        )
-    if mask.device != scores.device:
-        raise ValueError(
-            f"mask must be on the device of scores, {scores.device}, got {mask.device}"
-        )
+        raise TypeError(f"{name} must be a bool tensor, got {mask.dtype}")
+    check_same_shape(mask, scores, name, scores_name)
+
+
+def check_labels(labels: Tensor, scores: Tensor) -> None:
+    """Raises unless `labels` is a binary tensor of the shape and device of `scores`.
+
+    Reading values makes the host wait for a GPU; bool labels are binary by type and are not read.
+    """
+    check_real(labels, "labels")
+    check_same_shape(labels, scores, "labels", "scores")
+    if labels.dtype == torch.bool or torch.compiler.is_compiling():
+        return
+    other = labels[(labels != 0) & (labels != 1)]
+    if other.numel() > 0:
+        raise ValueError(f"labels must be binary, 0 or 1, got {other[0].item()}")
 
 
 def check_positive(value: float, name: str) -> None:
@@ -42,6 +68,30 @@ def check_positive(value: float, name: str) -> None:
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     if not (value > 0 and math.isfinite(value)):
         raise ValueError(f"{name} must be positive and finite, got {value}")
+
+
+def check_nonnegative(value: float, name: str) -> None:
+    """Raises unless `value` is a finite number of at least zero."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if not (value >= 0 and math.isfinite(value)):
+        raise ValueError(f"{name} must be at least 0 and finite, got {value}")
+
+
+def check_count(value: int, name: str) -> None:
+    """Raises unless `value` is an integer of at least one."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def check_sorter(sorter: object) -> None:
+    """Raises unless `sorter` can be called."""
+    if not callable(sorter):
+        raise TypeError(
+            f"sorter must be a module or function (b, n) -> (b, n), got {type(sorter).__name__}"
+        )
 
 
 def check_choice(value: str, choices: tuple[str, ...], name: str) -> None:

@@ -12,7 +12,7 @@ struct Simd<float> {
   typedef float V __attribute__((vector_size(SODEEP_FAST_VECTOR_BYTES)));
   typedef int32_t I __attribute__((vector_size(SODEEP_FAST_VECTOR_BYTES)));
   static constexpr int kLanes = SODEEP_FAST_VECTOR_BYTES / 4;
-  static constexpr int kMantissaBits = 23, kBias = 127, kTaylor = 7;
+  static constexpr int kMantissaBits = 23, kBias = 127;
   static constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   static constexpr float kLn2Hi = 0.693359375f, kLn2Lo = -2.12194440e-4f, kExpLimit = 87.0f;
 };
@@ -22,7 +22,7 @@ struct Simd<double> {
   typedef double V __attribute__((vector_size(SODEEP_FAST_VECTOR_BYTES)));
   typedef int64_t I __attribute__((vector_size(SODEEP_FAST_VECTOR_BYTES)));
   static constexpr int kLanes = SODEEP_FAST_VECTOR_BYTES / 8;
-  static constexpr int kMantissaBits = 52, kBias = 1023, kTaylor = 13;
+  static constexpr int kMantissaBits = 52, kBias = 1023;
   static constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr double kLn2Hi = 6.93147180369123816490e-01, kLn2Lo = 1.90821492927058770002e-10;
   static constexpr double kExpLimit = 708.0;
@@ -79,18 +79,22 @@ inline Vec<T> reciprocal(Vec<T> x) {
 #endif
 }
 
-// exp(x) to about one rounding error; x is first limited to the range of normal results.
+// Terms of the exponential series on [-ln2/2, ln2/2] for a result that is rounded to T.
 template <class T>
+constexpr int kExponentialTerms = sizeof(T) == 4 ? 7 : 13;
+
+// exp(x) to about one rounding error; x is first limited to the range of normal results.
+template <class T, int kTerms = kExponentialTerms<T>>
 inline Vec<T> exponential(Vec<T> x) {
   using S = Simd<T>;
   x = minimum(maximum(x, broadcast<T>(-S::kExpLimit)), broadcast<T>(S::kExpLimit));
   const Vec<T> rounded = x * T(1.44269504088896340736) + S::kRound;
   const Vec<T> power = rounded - S::kRound;
   const Vec<T> rest = (x - power * S::kLn2Hi) - power * S::kLn2Lo;
-  T inverse_factorial[S::kTaylor + 1] = {1};
-  for (int k = 1; k <= S::kTaylor; ++k) inverse_factorial[k] = inverse_factorial[k - 1] / k;
-  Vec<T> value = broadcast<T>(inverse_factorial[S::kTaylor]);
-  for (int k = S::kTaylor - 1; k >= 0; --k) value = value * rest + inverse_factorial[k];
+  T inverse_factorial[kTerms + 1] = {1};
+  for (int k = 1; k <= kTerms; ++k) inverse_factorial[k] = inverse_factorial[k - 1] / k;
+  Vec<T> value = broadcast<T>(inverse_factorial[kTerms]);
+  for (int k = kTerms - 1; k >= 0; --k) value = value * rest + inverse_factorial[k];
   IntVec<T> bits;
   __builtin_memcpy(&bits, &rounded, sizeof(bits));
   bits = (bits + S::kBias) << S::kMantissaBits;
@@ -104,6 +108,32 @@ inline T horizontal_sum(Vec<T> v) {
   T sum = 0;
   for (int lane = 0; lane < kLanes<T>; ++lane) sum += v[lane];
   return sum;
+}
+
+// Finds the smallest and the largest of n > 0 values; false if one is not finite.
+template <class T>
+bool find_range(const T* values, int64_t n, T& lo, T& hi) {
+  constexpr int lanes = kLanes<T>;
+  Vec<T> low = broadcast<T>(values[0]), high = low, poison = low * 0;
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    const Vec<T> x = load<T>(values + i);
+    low = minimum(low, x);
+    high = maximum(high, x);
+    poison += x * 0;
+  }
+  lo = low[0], hi = high[0];
+  T poisoned = horizontal_sum<T>(poison);
+  for (int lane = 1; lane < lanes; ++lane) {
+    lo = std::min(lo, T(low[lane]));
+    hi = std::max(hi, T(high[lane]));
+  }
+  for (; i < n; ++i) {
+    lo = std::min(lo, values[i]);
+    hi = std::max(hi, values[i]);
+    poisoned += values[i] * 0;
+  }
+  return poisoned == 0;
 }
 
 #ifdef __clang__

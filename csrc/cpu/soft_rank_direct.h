@@ -21,27 +21,37 @@ struct FactoredPairs {
   }
 
   // The exponent is taken in twice the precision: its rounding would be an error of the score.
+  static Vec<double> exponentials(Vec<double> s, double centre, double lam) {
+    const Vec<double> offset = s - centre;
+    const Vec<double> z = lam * offset;
+    const Vec<double> value = exponential<double, kExponentialTerms<T>>(z);
+    if constexpr (sizeof(T) == 4) return value;
+    // Rounding errors of the difference (Knuth's two-sum) and of the product.
+    const Vec<double> shifted = offset + centre;
+    const Vec<double> offset_error = (s - shifted) + ((shifted - offset) - centre);
+    Vec<double> product_error;
+    for (int k = 0; k < kLanes<double>; ++k) product_error[k] = std::fma(lam, offset[k], -z[k]);
+    return value + value * (product_error + lam * offset_error);
+  }
+
   static void prepare(const T* scores, int64_t n, double lam, T lo, T hi, T* e) {
     const double centre = 0.5 * (static_cast<double>(lo) + static_cast<double>(hi));
     constexpr int step = kLanes<double>;
-    for (int64_t i = 0; i < n; i += step) {
-      const int count = static_cast<int>(std::min<int64_t>(step, n - i));
-      double score[step] = {}, value[step];
-      for (int k = 0; k < count; ++k) score[k] = static_cast<double>(scores[i + k]);
-      const Vec<double> s = load<double>(score);
-      const Vec<double> offset = s - centre;
-      const Vec<double> z = lam * offset;
-      Vec<double> exponent = exponential<double>(z);
-      if constexpr (sizeof(T) == 8) {
-        // Rounding errors of the difference (Knuth's two-sum) and of the product (by halves).
-        const Vec<double> shifted = offset + centre;
-        const Vec<double> offset_error = (s - shifted) + ((shifted - offset) - centre);
-        Vec<double> product_error;
-        for (int k = 0; k < step; ++k) product_error[k] = std::fma(lam, offset[k], -z[k]);
-        exponent += exponent * (product_error + lam * offset_error);
-      }
-      store<double>(value, exponent);
-      for (int k = 0; k < count; ++k) e[i + k] = static_cast<T>(value[k]);
+    typedef T Narrow __attribute__((vector_size(step * sizeof(T))));
+    const auto convert = [&](const T* from, T* to) {
+      Narrow s;
+      __builtin_memcpy(&s, from, sizeof(s));
+      s = __builtin_convertvector(
+          exponentials(__builtin_convertvector(s, Vec<double>), centre, lam), Narrow);
+      __builtin_memcpy(to, &s, sizeof(s));
+    };
+    int64_t i = 0;
+    for (; i + step <= n; i += step) convert(scores + i, e + i);
+    if (i < n) {
+      T tail[step] = {};
+      std::copy(scores + i, scores + n, tail);
+      convert(tail, tail);
+      std::copy(tail, tail + (n - i), e + i);
     }
   }
 };
@@ -74,17 +84,29 @@ inline Vec<T> pair_term(Vec<T> win, Vec<T> lose, const Vec<T> (&w_i)[2], const V
 template <class T>
 constexpr int64_t kTileColumns = 32 * kLanes<T>;
 constexpr int64_t kTileBlocks = 4;
+// First members at a time: their totals and their items stay in registers.
+constexpr int kGroup = SODEEP_FAST_VECTOR_BYTES == 64 ? 8 : 4;
 
 // A long sum: the rounding errors of the additions are summed beside it (Knuth's two-sum).
 struct LongSums {
   double* total;  // [padded n]
   double* error;  // [padded n]
 
-  inline void add(int64_t i, double x) const {
-    const double sum = total[i] + x;
-    const double old = sum - x;
-    error[i] += (total[i] - old) + (x - (sum - old));
-    total[i] = sum;
+  // Adds x[0..count) to the sums from i on; count is a multiple of a vector of T.
+  template <class T>
+  inline void add(int64_t i, const T* x, int64_t count) const {
+    constexpr int step = kLanes<double>;
+    typedef T Narrow __attribute__((vector_size(step * sizeof(T))));
+    for (int64_t k = 0; k < count; k += step) {
+      Narrow narrow;
+      __builtin_memcpy(&narrow, x + k, sizeof(narrow));
+      const auto wide = __builtin_convertvector(narrow, Vec<double>);
+      const Vec<double> old = load<double>(total + i + k);
+      const Vec<double> sum = old + wide, kept = sum - wide;
+      store<double>(total + i + k, sum);
+      store<double>(error + i + k,
+                    load<double>(error + i + k) + ((old - kept) + (wide - (sum - kept))));
+    }
   }
 };
 
@@ -92,27 +114,26 @@ struct LongSums {
 template <class T, int kDerivative, class Pairs>
 void add_pairs(const Pairs pairs, const T* items, const T* const (&weights)[2], int64_t n,
                int64_t begin, int64_t stride, const LongSums sums) {
-  constexpr int lanes = kLanes<T>, group = lanes < 4 ? lanes : 4;
+  constexpr int lanes = kLanes<T>, group = std::min(lanes, kGroup);
   const auto load_weights = [&](int64_t at, Vec<T>(&w)[2]) {
     for (int k = 0; k < kDerivative; ++k) w[k] = load<T>(weights[k] + at);
   };
 
   for (int64_t tile = 0; tile < n; tile += kTileColumns<T>) {
     const int64_t tile_end = std::min(tile + kTileColumns<T>, (n + lanes - 1) / lanes * lanes);
-    T partial[kTileColumns<T>] = {};
-    const auto flush = [&] {
-      for (int64_t j = tile; j < tile_end; ++j) sums.add(j, partial[j - tile]);
-      std::fill(partial, partial + kTileColumns<T>, T(0));
-    };
+    T partial[kTileColumns<T>];
+    const auto clear = [&] { std::fill(partial, partial + (tile_end - tile), T(0)); };
+    clear();
     int64_t blocks_since_flush = 0;
 
     for (int64_t first = begin * lanes; first < tile_end; first += stride * lanes) {
       const bool on_diagonal = first >= tile;
       const Vec<T> own = load<T>(items + first);
-      Vec<T> totals[lanes] = {}, own_w[2] = {};
+      Vec<T> totals[lanes], own_w[2] = {};
       load_weights(first, own_w);
 
-      for (int64_t i = first; i < std::min(first + lanes, n); i += group) {
+      // Beyond n there is padding: what it gathers is not read.
+      for (int64_t i = first; i < first + lanes; i += group) {
         Vec<T> x_i[group], w_i[group][2] = {}, total[group] = {};
         for (int k = 0; k < group; ++k) {
           x_i[k] = broadcast<T>(items[i + k]);
@@ -149,10 +170,13 @@ void add_pairs(const Pairs pairs, const T* items, const T* const (&weights)[2], 
       }
       T block_sums[lanes];
       store<T>(block_sums, transposed_sum<T>(totals));
-      for (int lane = 0; lane < lanes; ++lane) sums.add(first + lane, block_sums[lane]);
-      if (++blocks_since_flush % kTileBlocks == 0) flush();
+      sums.add<T>(first, block_sums, lanes);
+      if (++blocks_since_flush % kTileBlocks == 0) {
+        sums.add<T>(tile, partial, tile_end - tile);
+        clear();
+      }
     }
-    flush();
+    sums.add<T>(tile, partial, tile_end - tile);
   }
 }
 
@@ -185,13 +209,11 @@ void direct_with(const Pairs pairs, const T* scores, const T* const (&weights)[2
     }
   });
 
+  for (int64_t part = 1; part < 2 * parts; ++part)
+    for (int64_t i = 0; i < n; ++i) sums[i] += sums[part * padded + i];
   // The pair of an item with itself added sigmoid(0) = 1/2 to its rank.
   const double self = kDerivative == 0 ? 0.5 : 0.0;
-  for (int64_t i = 0; i < n; ++i) {
-    double sum = self;
-    for (int64_t part = 0; part < 2 * parts; ++part) sum += sums[part * padded + i];
-    out[i] = static_cast<T>(scale * sum);
-  }
+  for (int64_t i = 0; i < n; ++i) out[i] = static_cast<T>(scale * (sums[i] + self));
 }
 
 // out[i] = scale * the sum of SoftRankRow, all scores finite and between lo and hi.

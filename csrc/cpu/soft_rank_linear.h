@@ -164,7 +164,12 @@ void add_moments(const T* scores, const T* weight, int64_t count, PanelCentre<T>
     }
     accumulate(load<T>(tail_t), load<T>(tail_w));
   }
-  for (int b = 0; b < p; ++b) moments[b] += horizontal_sum<T>(sums[b]);
+  for (int first = 0; first < p; first += lanes) {
+    Vec<T> rows[lanes] = {};
+    for (int b = first; b < std::min(first + lanes, p); ++b) rows[b - first] = sums[b];
+    const Vec<T> total = transposed_sum<T>(rows);
+    for (int b = first; b < std::min(first + lanes, p); ++b) moments[b] += total[b - first];
+  }
 }
 
 // sum of a_k t^k over k < p.
@@ -181,7 +186,9 @@ void gather_coefficients(const double* table, const double* moments, const Panel
                          int64_t panel_count, int64_t own,
                          double (&coefficients)[kWeights][kPanelOrder<T>]) {
   constexpr int p = kPanelOrder<T>, reach = kPanelReach<T>, lanes = kLanes<double>;
-  Vec<double> sums[kWeights][p / lanes] = {};
+  // Independent chains of additions, enough to hide their latency.
+  constexpr int kChains = std::max(1, 8 / (kWeights * (p / lanes)));
+  Vec<double> sums[kChains][kWeights][p / lanes] = {};
   const int64_t place = panels[own].place;
   int64_t first = own, last = own;
   while (first > 0 && place - panels[first - 1].place < reach) --first;
@@ -192,11 +199,14 @@ void gather_coefficients(const double* table, const double* moments, const Panel
     for (int b = 0; b < p; ++b)
       for (int a = 0; a < p / lanes; ++a) {
         const Vec<double> row = load<double>(entry + b * p + a * lanes);
-        for (int w = 0; w < kWeights; ++w) sums[w][a] += row * moment[w * p + b];
+        for (int w = 0; w < kWeights; ++w) sums[b % kChains][w][a] += row * moment[w * p + b];
       }
   }
   for (int w = 0; w < kWeights; ++w)
-    for (int a = 0; a < p / lanes; ++a) store<double>(&coefficients[w][a * lanes], sums[w][a]);
+    for (int a = 0; a < p / lanes; ++a) {
+      for (int chain = 1; chain < kChains; ++chain) sums[0][w][a] += sums[chain][w][a];
+      store<double>(&coefficients[w][a * lanes], sums[0][w][a]);
+    }
 }
 
 template <class T, int kDerivative>
@@ -229,8 +239,9 @@ void soft_rank_linear(const T* scores, const T* const (&weights)[2], int64_t n, 
   // Shifting g or v by a constant changes nothing but the rounding: the sums take differences.
   T shift[2] = {};
   for (int k = 0; k < kDerivative; ++k) {
-    const auto [smallest, largest] = std::minmax_element(weights[k], weights[k] + n);
-    shift[k] = *smallest + (*largest - *smallest) / 2;
+    T smallest, largest;
+    const bool finite = find_range(weights[k], n, smallest, largest);
+    shift[k] = finite ? smallest / 2 + largest / 2 : std::numeric_limits<T>::quiet_NaN();
   }
 
   constexpr int64_t moment_size = kWeights * p;

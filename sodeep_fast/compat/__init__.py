@@ -1,0 +1,1 @@
+"""Names of other programs, for code that changes nothing but its imports."""

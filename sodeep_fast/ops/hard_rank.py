@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sodeep_fast._checks import check_choice, check_mask
+from sodeep_fast._checks import check_choice, check_mask, check_real
 
 TIES = ("average", "min", "max", "ordinal")
 
@@ -36,12 +36,7 @@ def hard_rank(
         >>> sodeep_fast.hard_rank(torch.tensor([0.3, 0.9, 0.3, -1.0]))
         tensor([2.5000, 1.0000, 2.5000, 4.0000])
     """
-    if not isinstance(scores, Tensor):
-        raise TypeError(f"scores must be a torch.Tensor, got {type(scores).__name__}")
-    if scores.dtype.is_complex:
-        raise TypeError(f"scores must be real, got {scores.dtype}")
-    if scores.dim() == 0:
-        raise ValueError("scores must have at least one dimension (..., n), got a scalar tensor")
+    check_real(scores)
     check_mask(mask, scores)
     check_choice(ties, TIES, "ties")
 

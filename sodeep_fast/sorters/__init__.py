@@ -1,0 +1,1 @@
+"""The sorters: modules that turn scores into differentiable ranks."""

@@ -1,0 +1,105 @@
+"""One minus Spearman's rank correlation, with soft ranks of the predictions."""
+
+import torch
+from torch import Tensor, nn
+
+from sodeep_fast._checks import (
+    check_mask,
+    check_real,
+    check_same_shape,
+    check_scores,
+    check_sorter,
+)
+from sodeep_fast.ops.hard_rank import hard_rank
+from sodeep_fast.sorters.protocol import Sorter, relative_ranks
+
+
+def spearman_loss(
+    predictions: Tensor, targets: Tensor, sorter: Sorter, *, mask: Tensor | None = None
+) -> Tensor:
+    """Returns 1 - r_s, Spearman's correlation of predictions and targets, averaged over rows.
+
+    r_s = 1 - 6 sum_i (rank of prediction_i - rank of target_i)^2 / (n (n^2 - 1)), with the sorter's
+    soft ranks of the predictions and the exact ranks of the targets, tied targets sharing their
+    average rank. SoDeep (Engilberge et al., CVPR 2019), eq. (2); eq. (4) is its numerator.
+
+    Arguments:
+        predictions: (..., n) floating-point scores; every row is one group of n observations.
+        targets: (..., n) real values to be ordered alike, floating point or integer.
+        sorter: scores (b, n) -> ranks (b, n). Its attribute `normalize` says whether its ranks are
+            divided by n; a sorter without it is taken to divide, as SoDeep's do.
+        mask: (..., n) bool, True where valid, for groups of different sizes; the sorter then has to
+            take `mask=` as well. Default: all valid.
+
+    Returns:
+        The mean over the rows with two or more valid entries: 0 for equal orders and 2 for opposite
+        ones, up to the softness of the ranks. 0 if there is no such row, still with a graph; so
+        (b, 1) predictions, which are b groups of one observation, give 0 and should be squeezed.
+
+    Raises:
+        TypeError: predictions that are not floating point, complex targets, a mask that is not bool
+            or a sorter that cannot be called.
+        ValueError: scalar tensors, targets or mask of another shape or device, or a sorter that
+            returns another shape.
+
+    Example:
+        >>> import torch, sodeep_fast
+        >>> predictions = torch.tensor([0.1, 0.9, 0.5], requires_grad=True)
+        >>> sodeep_fast.spearman_loss(
+        ...     predictions, torch.tensor([1, 2, 3]), sodeep_fast.HandcraftedSorter()
+        ... )
+        tensor(0.4910, grad_fn=<...>)
+    """
+    check_scores(predictions, "predictions")
+    check_real(targets, "targets")
+    check_same_shape(targets, predictions, "targets", "predictions")
+    check_mask(mask, predictions, scores_name="predictions")
+    check_sorter(sorter)
+
+    n = predictions.shape[-1]
+    if mask is None:
+        if n < 2:
+            # Nothing to sum, rather than a constant, so that backward() works.
+            dtype = torch.promote_types(predictions.dtype, torch.float32)
+            return predictions.narrow(-1, 0, 0).sum(dtype=dtype)
+        lengths = torch.full(predictions.shape[:-1], n, device=predictions.device)
+    else:
+        # A row left out is empty, so that both its ranks are zero.
+        lengths = mask.sum(-1)
+        mask = mask & (lengths >= 2).unsqueeze(-1)
+
+    ranks = relative_ranks(sorter, predictions, mask)
+    counted = (lengths >= 2).sum()
+    lengths = lengths.clamp(min=2).to(ranks.dtype)
+    exact = hard_rank(targets, mask=mask).to(ranks.dtype) / lengths.unsqueeze(-1)
+    losses = 6 * lengths / (lengths.square() - 1) * (ranks - exact).square().sum(-1)
+    return losses.sum() / counted.clamp(min=1)
+
+
+class SpearmanLoss(nn.Module):
+    """One minus Spearman's rank correlation: the module form of `spearman_loss`.
+
+    SoDeep (Engilberge et al., CVPR 2019), eq. (2). A module given as sorter is a submodule: its
+    parameters are this module's, to be frozen or trained with the rest.
+
+    Arguments:
+        sorter: scores (b, n) -> ranks (b, n), as in `spearman_loss`.
+
+    Raises:
+        TypeError: a sorter that cannot be called.
+
+    Example:
+        >>> import torch, sodeep_fast
+        >>> loss = sodeep_fast.SpearmanLoss(sodeep_fast.HandcraftedSorter())
+        >>> loss(torch.tensor([[4.0, 5.0, 6.0], [6.0, 5.0, 4.0]]), torch.tensor([[1, 2, 3]] * 2))
+        tensor(1.0000)
+    """
+
+    def __init__(self, sorter: Sorter) -> None:
+        super().__init__()
+        check_sorter(sorter)
+        self.sorter = sorter
+
+    def forward(self, predictions: Tensor, targets: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Returns the loss, a scalar; arguments as in `spearman_loss`."""
+        return spearman_loss(predictions, targets, self.sorter, mask=mask)
