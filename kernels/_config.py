@@ -4,6 +4,7 @@ A row says how many rows, targets and sources one program holds at a time, with 
 where those numbers come from. `bench/gpu_sweep.py` measures candidates and prints rows to put here.
 """
 
+import functools
 from typing import NamedTuple
 
 
@@ -32,7 +33,6 @@ UNLIMITED = 1 << 62
 # along the lanes of a warp, so a target's sum needs no shuffles; short rows pack several to a tile.
 PAIRWISE_FLOAT32 = (
     Entry(0, 16, Blocks(8, 16, 8, 8), "untuned, chosen by count of registers"),
-    Entry(0, 32, Blocks(2, 32, 8, 4), "untuned, chosen by count of registers"),
     # (512, 100): 2048 programs of 32 targets by 7 x 16 sources, in two waves of 132 x 9.
     Entry(0, 2048, Blocks(1, 32, 8, 4), "untuned, chosen by count of programs per wave"),
     # Each program scans its row once before it sums: 128 targets make that scan 1% of the work.
@@ -43,6 +43,8 @@ PAIRWISE_FLOAT32 = (
 PAIRWISE_FLOAT64 = (
     Entry(0, 16, Blocks(4, 16, 4, 8), "untuned, chosen by count of registers"),
     Entry(0, UNLIMITED, Blocks(1, 32, 8, 4), "untuned, chosen by count of registers"),
+    # The tiles above spill a register or two on sm_80.
+    Entry(80, UNLIMITED, Blocks(1, 32, 4, 4), "untuned, chosen by count of registers"),
 )
 
 # method="auto" on CUDA takes the linear method from this row length on: it costs about five
@@ -52,13 +54,17 @@ PAIRWISE_FLOAT64 = (
 LINEAR_FROM_PAIRS = 1 << 26
 
 
-def pairwise_blocks(float64: bool, n: int, arch: int) -> Blocks:
-    """Returns the tile for rows of `n` elements, from the rows for `arch` where there are any."""
+def pairwise_entries(float64: bool, arch: int) -> list[Entry]:
+    """Returns the rows for `arch`, or for any architecture where it has none of its own."""
     table = PAIRWISE_FLOAT64 if float64 else PAIRWISE_FLOAT32
     known = any(entry.arch == arch for entry in table)
-    return next(
-        entry.blocks for entry in table if entry.arch == (arch if known else 0) and n <= entry.n
-    )
+    return [entry for entry in table if entry.arch == (arch if known else 0)]
+
+
+@functools.cache
+def pairwise_blocks(float64: bool, n: int, arch: int) -> Blocks:
+    """Returns the tile for rows of `n` elements."""
+    return next(entry.blocks for entry in pairwise_entries(float64, arch) if n <= entry.n)
 
 
 def prefers_linear(rows: int, n: int) -> bool:
