@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,20 +53,47 @@ def make_scores(
     return DISTRIBUTIONS[distribution](generator, shape).to(dtype).to(device)
 
 
+def exact_soft_rank(
+    scores: Tensor, grad: Tensor, lam: float, targets: Tensor
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns soft ranks and the gradient of their product with `grad`, in extended precision.
+
+    The truth that kernels and eager PyTorch are both measured against, for one row.
+
+    Arguments:
+        scores: (n,) scores of any floating-point dtype, taken as exact.
+        grad: (n,) incoming gradient.
+        lam: steepness.
+        targets: (t,) indices of the items that are wanted.
+
+    Returns:
+        (t,) ranks and (t,) gradients, as NumPy long doubles.
+    """
+    row, incoming = (value.detach().numpy().astype(np.longdouble) for value in (scores, grad))
+    own, own_incoming = row[targets.numpy(), None], incoming[targets.numpy(), None]
+    x = np.longdouble(lam) * (row[None] - own)
+    # exp of a negative number only; anything below its range is an exact zero.
+    small = np.exp(np.maximum(-np.abs(x), np.longdouble(-11000)))
+    beaten_by = np.where(x >= 0, 1, small) / (1 + small)
+    slope = small / (1 + small) ** 2
+    ranks = beaten_by.sum(-1) + np.longdouble(0.5)
+    gradient = np.longdouble(lam) * (slope * (incoming[None] - own_incoming)).sum(-1)
+    return ranks, gradient
+
+
 def assert_as_accurate(
-    actual: Tensor, eager: Tensor, exact: Tensor, *, floor: float | Tensor, what: str = "value"
+    actual: Tensor, eager: Tensor, exact: np.ndarray, *, floor: float, what: str = "value"
 ) -> None:
     """Asserts that `actual` is at most twice as far from `exact` as `eager` is, plus `floor`.
 
-    The error is the largest of a row: rounding errors fall on elements at random, so an element of
-    `eager` may be exact by luck.
+    The error is the largest of the row: rounding errors fall on elements at random, so an element
+    of `eager` may be exact by luck.
     """
-    error = (actual.double() - exact).abs().amax(-1)
-    allowed = 2 * (eager.double() - exact).abs().amax(-1) + floor
-    worst = (error - allowed).argmax()
-    assert bool((error <= allowed).all()), (
-        f"{what}: error {error.flatten()[worst]:.3e} > allowed {allowed.flatten()[worst]:.3e}"
+    ours, theirs = (
+        float(np.abs(value.detach().numpy().astype(np.longdouble) - exact).max(initial=0))
+        for value in (actual, eager)
     )
+    assert ours <= 2 * theirs + floor, f"{what}: error {ours:.3e} > 2 * {theirs:.3e} + {floor:.3e}"
 
 
 def derivatives(
@@ -87,3 +115,41 @@ def derivatives(
         "for_grad": for_grad,
         "second": second,
     }
+
+
+def check_against_reference(
+    function: Callable[[Tensor], Tensor],
+    reference: Callable[[Tensor], Tensor],
+    scores: Tensor,
+    lam: float,
+) -> None:
+    """Asserts that a rank function and its derivatives are as accurate as eager PyTorch.
+
+    The truth is the reference in float64 on the CPU; eager PyTorch is the reference in the dtype and
+    on the device of `scores`. Short rows only: the reference materialises all pairs.
+    """
+    generator = torch.Generator().manual_seed(1)
+    compute = torch.float64 if scores.dtype == torch.float64 else torch.float32
+    grad, grad_grad = torch.randn(2, *scores.shape, generator=generator, dtype=torch.float64)
+    grad, grad_grad = grad.to(scores.device, compute), grad_grad.to(scores.device, scores.dtype)
+    actual = derivatives(function, scores, grad, grad_grad)
+    eager = derivatives(reference, scores, grad, grad_grad)
+    exact = derivatives(reference, *(x.cpu().double() for x in (scores, grad, grad_grad)))
+    rounding = 4 * torch.finfo(compute).eps * scores.shape[-1]
+    # A term is at most lam / 4 times a difference of two gradients, lam^2 / 10 times two of them.
+    largest = [float(g.abs().max()) for g in (grad, grad_grad)] if scores.numel() else [0.0, 0.0]
+    scales = {
+        "value": 1.0,
+        "grad": lam / 4 * largest[0],
+        "for_grad": lam / 4 * largest[1],
+        "second": lam**2 / 10 * largest[0] * largest[1],
+    }
+    for name, scale in scales.items():
+        assert actual[name].dtype == eager[name].dtype, name
+        assert_as_accurate(
+            actual[name].cpu().double(),
+            eager[name].cpu().double(),
+            exact[name].numpy().astype(np.longdouble),
+            floor=rounding * scale,
+            what=name,
+        )

@@ -1,6 +1,7 @@
-"""What must happen before any test module is imported, and fixtures for all of them."""
+"""Fixtures of the whole suite, and what must happen before any test module is imported."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skips the tests marked `gpu`, with the reason shown, where there is no GPU."""
     if torch.cuda.is_available():
         return
@@ -20,13 +21,12 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU, and there is none here"))
 
 
-@pytest.fixture
-def poisoned_empty(monkeypatch):
-    """Fills what `torch.empty` returns with NaN, so that an element nobody writes shows."""
-    original = torch.empty
-
-    def poisoned(*args, **kwargs):
-        tensor = original(*args, **kwargs)
-        return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
-
-    monkeypatch.setattr(torch, "empty", poisoned)
+@pytest.fixture(autouse=True)
+def poisoned_memory() -> Iterator[None]:
+    """Fills what torch.empty returns with NaN, in C++ too, so that an unwritten output shows."""
+    before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    yield
+    torch.use_deterministic_algorithms(before, warn_only=warn_only)

@@ -6,14 +6,13 @@ import torch
 import sodeep_fast
 from sodeep_fast.ops import _backend
 from sodeep_fast.reference.soft_rank import soft_rank as reference
-from sodeep_fast.testing import assert_as_accurate, derivatives, make_scores
+from sodeep_fast.testing import check_against_reference, derivatives, make_scores
 
 pytestmark = [
     pytest.mark.skipif(
         torch.cuda.is_available(), reason="Triton compiles for the GPU here; see the gpu tests"
     ),
     pytest.mark.skipif(not _backend.has_triton(), reason="Triton is not installed"),
-    pytest.mark.usefixtures("poisoned_empty"),
     # The interpreter's NumPy warns where the kernels rely on exp(large) = inf or compute with the
     # NaN of a row that they will discard.
     pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"),
@@ -26,29 +25,10 @@ def triton_rank(scores, lam=10.0, **kwargs):
     return sodeep_fast.soft_rank(scores, lam, backend="triton", **kwargs)
 
 
-def check(scores, lam, mask=None, normalize=False):
-    """Compares values and derivatives with the reference in float64, by the tolerance rule."""
-    generator = torch.Generator().manual_seed(1)
-    compute = torch.float64 if scores.dtype == torch.float64 else torch.float32
-    grad = torch.randn(scores.shape, generator=generator, dtype=torch.float64).to(compute)
-    grad_grad = torch.randn(scores.shape, generator=generator, dtype=torch.float64).to(scores.dtype)
-    options = {"mask": mask, "normalize": normalize}
-
-    def run(function, *tensors):
-        return derivatives(lambda s: function(s, lam, **options), *tensors)
-
-    actual = run(triton_rank, scores, grad, grad_grad)
-    eager = run(reference, scores, grad, grad_grad)
-    exact = run(reference, scores.double(), grad.double(), grad_grad.double())
-    n = scores.shape[-1]
-    eps = torch.finfo(compute).eps
-    floors = {"value": 4 * eps * n, "for_grad": 4 * eps * n * lam, "grad": 4 * eps * n * lam}
-    floors["second"] = 4 * eps * n * lam**2
-    for name, floor in floors.items():
-        expected = torch.float32 if name == "value" else scores.dtype
-        assert actual[name].dtype == (compute if name in ("value", "for_grad") else expected)
-        floor = max(floor, torch.finfo(actual[name].dtype).eps * exact[name].abs().max().item())
-        assert_as_accurate(actual[name], eager[name], exact[name], floor=floor, what=name)
+def check(scores, lam, **options):
+    check_against_reference(
+        lambda s: triton_rank(s, lam, **options), lambda s: reference(s, lam, **options), scores, lam
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -76,7 +56,7 @@ def test_mask(n, normalize):
     mask = torch.rand(scores.shape, generator=torch.Generator().manual_seed(2)) > 0.3
     mask[1] = False
     mask[2] = True
-    check(scores, 10.0, mask, normalize)
+    check(scores, 10.0, mask=mask, normalize=normalize)
     scores = torch.where(mask, scores, float("nan")).requires_grad_()
     ranks = triton_rank(scores, mask=mask, normalize=normalize)
     ranks.backward(torch.where(mask, 1.0, float("nan")) * torch.arange(n))

@@ -40,13 +40,13 @@ ScalarType compute_type(const Tensor& scores) {
 }
 
 Tensor prepare(const Tensor& tensor, ScalarType dtype) {
-  return torch::stable::contiguous(tensor.scalar_type() == dtype ? tensor
-                                                                 : torch::stable::to(tensor, dtype));
+  return torch::stable::contiguous(
+      tensor.scalar_type() == dtype ? tensor : torch::stable::to(tensor, dtype));
 }
 
 template <class T, int kDerivative>
-Tensor run(const Tensor& scores, const Tensor* const (&weights)[2], const std::optional<Tensor>& mask,
-           double lam, bool normalize, Method method) {
+Tensor run(const Tensor& scores, const Tensor* const (&weights)[2],
+           const std::optional<Tensor>& mask, double lam, bool normalize, Method method) {
   const ScalarType dtype = compute_type(scores);
   const Tensor dense_scores = prepare(scores, dtype);
   const Tensor dense_mask = mask ? torch::stable::contiguous(*mask) : Tensor();
@@ -75,10 +75,9 @@ Tensor run(const Tensor& scores, const Tensor* const (&weights)[2], const std::o
   first.method = method;
   first.out = static_cast<T*>(out.mutable_data_ptr());
 
-  const SoftRankKernel<T> kernel =
-      pick_isa<SoftRankKernel<T>>(baseline::soft_rank_row<T, kDerivative>,
-                                  avx2::soft_rank_row<T, kDerivative>,
-                                  avx512::soft_rank_row<T, kDerivative>);
+  const SoftRankKernel<T> kernel = pick_isa<SoftRankKernel<T>>(
+      baseline::soft_rank_row<T, kDerivative>, avx2::soft_rank_row<T, kDerivative>,
+      avx512::soft_rank_row<T, kDerivative>);
   const auto work = [&](int64_t begin, int64_t end) {
     SoftRankScratch<T> scratch;
     for (int64_t r = begin; r < end; ++r) {
@@ -104,15 +103,14 @@ Tensor dispatch(const Tensor& scores, const Tensor* const (&weights)[2],
                 const std::optional<Tensor>& mask, double lam, bool normalize,
                 const std::string& method) {
   const auto call = compute_type(scores) == ScalarType::Double ? run<double, kDerivative>
-                                                                : run<float, kDerivative>;
+                                                               : run<float, kDerivative>;
   return call(scores, weights, mask, lam, normalize, parse_method(method));
 }
 
 // Ranks keep the precision that they were computed in; gradients take that of the scores.
 Tensor like_scores(const Tensor& grad, const Tensor& scores) {
-  return grad.scalar_type() == scores.scalar_type()
-             ? grad
-             : torch::stable::to(grad, scores.scalar_type());
+  return grad.scalar_type() == scores.scalar_type() ? grad
+                                                    : torch::stable::to(grad, scores.scalar_type());
 }
 
 Tensor soft_rank(Tensor scores, std::optional<Tensor> mask, double lam, bool normalize,

@@ -32,14 +32,14 @@ class Buffer {
 //   derivative 2: g, v                           lam^2 sum_j sigmoid'' (g_j - g_i) (v_j - v_i)
 template <class T>
 struct SoftRankRow {
-  const T* scores;          // [n]
-  const T* weights[2];      // [n] g and v, as many as the order of the derivative
-  const bool* mask;         // [n] true where valid, or null
+  const T* scores;      // [n]
+  const T* weights[2];  // [n] g and v, as many as the order of the derivative
+  const bool* mask;     // [n] true where valid, or null
   int64_t n;
   double lam;
-  bool normalize;           // divide by the number of valid entries
+  bool normalize;  // divide by the number of valid entries
   Method method;
-  T* out;                   // [n]
+  T* out;  // [n]
 };
 
 // Scratch of one thread. Rows may use several threads inside; then only one row runs at a time.

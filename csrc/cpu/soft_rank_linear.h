@@ -8,8 +8,8 @@
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-constexpr int64_t kPieceItems = 4096;   // sums in T no longer than this, then added to a double
-constexpr int64_t kIndexBlock = 1024;   // panel indices at a time, in cache
+constexpr int64_t kPieceItems = 4096;      // sums in T no longer than this, then added to a double
+constexpr int64_t kIndexBlock = 1024;      // panel indices at a time, in cache
 constexpr int64_t kParallelItems = 16384;  // shorter rows are not worth a second thread
 
 struct Panel {
@@ -39,8 +39,8 @@ inline void panel_indices(const float* scores, int64_t count, double lo, double 
   }
 }
 
-inline void panel_indices(const double* scores, int64_t count, double lo, double lam,
-                          uint32_t last, uint32_t* index) {
+inline void panel_indices(const double* scores, int64_t count, double lo, double lam, uint32_t last,
+                          uint32_t* index) {
   for (int64_t i = 0; i < count; ++i) {
     const auto panel = static_cast<int32_t>((scores[i] - lo) * lam);
     index[i] = std::min(static_cast<uint32_t>(panel), last);
@@ -119,7 +119,8 @@ void order_by_sorting(const T* scores, int64_t n, double lam, SoftRankScratch<T>
     const double own_index = std::floor((score - anchor) * lam);
     if (saturated || own_index != index) {
       if (row.panel_count > 0) {
-        place += saturated ? reach : std::min<int64_t>(reach, static_cast<int64_t>(own_index - index));
+        place +=
+            saturated ? reach : std::min<int64_t>(reach, static_cast<int64_t>(own_index - index));
         row.panels[row.panel_count - 1].end = i;
       }
       row.panels[row.panel_count++] = {anchor, own_index, place, i, n};
@@ -309,7 +310,8 @@ void soft_rank_linear(const T* scores, const T* const (&weights)[2], int64_t n, 
         T tail[4][lanes] = {}, result[lanes];
         for (int w = 0; w < kWeights; ++w)
           std::copy(sorted + w * n + i, sorted + w * n + piece.end, tail[w]);
-        store<T>(result, evaluate(load<T>(tail[0]), load<T>(tail[1]), load<T>(tail[2]), load<T>(tail[3])));
+        store<T>(result,
+                 evaluate(load<T>(tail[0]), load<T>(tail[1]), load<T>(tail[2]), load<T>(tail[3])));
         std::copy(result, result + (piece.end - i), value + (i - piece.begin));
       }
       for (i = piece.begin; i < piece.end; ++i) out[row.origin[i]] = value[i - piece.begin];

@@ -14,12 +14,12 @@ template <class T>
 bool linear_is_faster(int64_t n, double range) {
   constexpr bool single = sizeof(T) == 4;
   const double items = static_cast<double>(n);
-  const double pair = range <= FactoredPairs<T>::kMaxRange ? 1.0 : 2.5;
+  const double pair = range <= FactoredPairs<T>::kMaxRange ? 1.0 : single ? 5.0 : 6.5;
   const double panels = static_cast<double>(panel_limit(range, n));
   const double neighbours = std::min(panels, 2.0 * kPanelReach<T> - 1);
   const double direct = 4500 + 200 * items + pair * items * items;
-  const double linear = 16000 + 90 * items + panels * (single ? 1800 + 160 * neighbours
-                                                              : 1500 + 240 * neighbours);
+  const double linear =
+      16000 + 90 * items + panels * (single ? 1800 + 160 * neighbours : 1500 + 240 * neighbours);
   return linear < direct;
 }
 
@@ -62,9 +62,11 @@ void soft_rank_row(const SoftRankRow<T>& row, SoftRankScratch<T>& scratch) {
     // Panels need a width, and positions inside them, that T can hold.
     const double largest = std::numeric_limits<T>::max();
     const bool has_panels = 1 / row.lam <= largest && 2 * row.lam <= largest;
-    const bool linear = has_panels && (row.method == Method::kLinear ||
-                                       (row.method == Method::kAuto && linear_is_faster<T>(n, range)));
-    const auto method = linear ? soft_rank_linear<T, kDerivative> : soft_rank_direct<T, kDerivative>;
+    const bool linear =
+        has_panels && (row.method == Method::kLinear ||
+                       (row.method == Method::kAuto && linear_is_faster<T>(n, range)));
+    const auto method =
+        linear ? soft_rank_linear<T, kDerivative> : soft_rank_direct<T, kDerivative>;
     method(scores, weights, n, row.lam, lo, hi, scale, scratch, out);
   }
   for (int64_t i = 0; valid != nullptr && i < n; ++i) row.out[valid[i]] = out[i];

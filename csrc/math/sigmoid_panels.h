@@ -65,10 +65,12 @@ std::vector<double> make_panel_table() {
     Matrix half{}, result{};
     for (int i = 0; i < p; ++i)
       for (int j = 0; j < p; ++j)
-        for (int k = 0; k < p; ++k) half[i][j] += (transposed ? left[k][i] : left[i][k]) * values[k][j];
+        for (int k = 0; k < p; ++k)
+          half[i][j] += (transposed ? left[k][i] : left[i][k]) * values[k][j];
     for (int i = 0; i < p; ++i)
       for (int j = 0; j < p; ++j)
-        for (int k = 0; k < p; ++k) result[i][j] += half[i][k] * (transposed ? left[k][j] : left[j][k]);
+        for (int k = 0; k < p; ++k)
+          result[i][j] += half[i][k] * (transposed ? left[k][j] : left[j][k]);
     return result;
   };
 
@@ -98,7 +100,8 @@ struct PanelCentre {
 
 // The centre of panel `index` of those that start at `anchor` with width 1 / lam.
 template <class T>
-SODEEP_FAST_HOST_DEVICE inline PanelCentre<T> panel_centre(double anchor, double index, double lam) {
+SODEEP_FAST_HOST_DEVICE inline PanelCentre<T> panel_centre(double anchor, double index,
+                                                           double lam) {
   const double width = 1 / lam, width_error = -fma(width, lam, -1.0) * width;
   const double steps = index + 0.5;
   const double offset = steps * width;

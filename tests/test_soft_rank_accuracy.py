@@ -1,0 +1,95 @@
+"""How far the CPU kernels are from the truth, against how far eager PyTorch is."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from sodeep_fast import _native
+from sodeep_fast.reference.soft_rank import soft_rank as reference
+from sodeep_fast.testing import DISTRIBUTIONS, assert_as_accurate, exact_soft_rank, make_scores
+
+pytestmark = pytest.mark.skipif(not _native.HAS_CPU, reason="the C++ kernels are not built")
+OPS = torch.ops.sodeep_fast
+LAMS = [0.01, 1.0, 10.0, 100.0, 1e4]
+
+
+def check(scores: torch.Tensor, lam: float, method: str, targets: torch.Tensor) -> None:
+    """Compares value and gradient of one row at `targets`."""
+    n = len(scores)
+    grad = torch.randn(n, generator=torch.Generator().manual_seed(1)).to(scores.dtype)
+    exact_ranks, exact_grad = exact_soft_rank(scores, grad, lam, targets)
+
+    if n <= 1000:
+        leaf = scores.clone().requires_grad_()
+        eager_ranks = reference(leaf, lam)
+        (eager_grad,) = torch.autograd.grad(eager_ranks, leaf, grad)
+        eager_ranks, eager_grad = eager_ranks[targets], eager_grad[targets]
+    else:
+        # The eager formula for the targets alone, so that long rows need no n x n matrix.
+        beaten_by = torch.sigmoid(lam * (scores - scores[targets, None]))
+        slope = beaten_by * (1 - beaten_by)
+        eager_ranks = beaten_by.sum(-1) + 0.5
+        eager_grad = lam * ((slope * grad).sum(-1) - slope.sum(-1) * grad[targets])
+
+    rounding = 4 * torch.finfo(scores.dtype).eps * n
+    ranks = OPS.soft_rank(scores, None, lam, False, method)[targets]
+    assert_as_accurate(ranks, eager_ranks, exact_ranks, floor=rounding, what="rank")
+    # A term of the gradient is at most lam / 4 times a difference of two incoming gradients.
+    scale = lam / 4 * float(grad.abs().max())
+    result = OPS.soft_rank_backward(grad, scores, None, lam, False, method)[targets]
+    assert_as_accurate(result, eager_grad, exact_grad, floor=rounding * scale, what="gradient")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("method", ["direct", "linear"])
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+@pytest.mark.parametrize("n", [1, 2, 3, 17, 100, 999])
+def test_short_rows(n: int, distribution: str, method: str, dtype: torch.dtype) -> None:
+    for lam in LAMS:
+        check(make_scores(distribution, (n,), dtype=dtype), lam, method, torch.arange(n))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("method", ["direct", "linear"])
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_long_rows(distribution: str, method: str, dtype: torch.dtype) -> None:
+    n = 100_000 if method == "linear" else 20_000
+    targets = torch.randint(n, (20,), generator=torch.Generator().manual_seed(4))
+    targets[:2] = torch.tensor([0, n - 1])  # where the outliers are
+    for lam in LAMS if method == "linear" else [0.01, 10.0, 1e4]:
+        check(make_scores(distribution, (n,), dtype=dtype), lam, method, targets)
+
+
+@pytest.mark.parametrize("method", ["direct", "linear"])
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_double_backward_against_the_reference(distribution: str, method: str) -> None:
+    generator = torch.Generator().manual_seed(5)
+    for lam in (0.1, 10.0, 1e3):
+        scores = make_scores(distribution, (2, 300), dtype=torch.float64)
+        grad, grad_grad = torch.randn(2, 2, 300, generator=generator, dtype=torch.float64)
+        leaf = scores.clone().requires_grad_()
+        (first,) = torch.autograd.grad(reference(leaf, lam), leaf, grad, create_graph=True)
+        (expected,) = torch.autograd.grad(first, leaf, grad_grad)
+        ours = OPS.soft_rank_double_backward(grad_grad, grad, scores, None, lam, False, method)
+        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-11 * lam**2 * 300)
+
+
+@pytest.mark.parametrize("instruction_set", ["baseline", "avx2"])
+def test_older_processors(instruction_set: str) -> None:
+    """The same checks in a process that is held to an older instruction set."""
+    order = ["baseline", "avx2", "avx512"]
+    if order.index(instruction_set) >= order.index(_native.cpu_capability()):
+        pytest.skip(f"this processor's best, {_native.cpu_capability()}, is what the others ran")
+    selected = "test_short_rows and (17 or 999) and (normal or outliers)"
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", selected],
+        env={**os.environ, "SODEEP_FAST_CPU": instruction_set},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert " passed" in result.stdout
