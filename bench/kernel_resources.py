@@ -1,13 +1,14 @@
 """Registers, stack and shared memory of every GPU kernel, compiled here; no GPU is needed.
 
-python bench/kernel_resources.py [--arch 90 ...] [--json FILE] prints one row per compiled variant of
-the Triton kernels, and per kernel of the CUDA library where that is built. A stack means registers
-were spilled to memory; the exit status is then 1.
+Prints one row per compiled variant of the Triton kernels, and per kernel of the CUDA library: as
+built, or else compiled here if there is nvcc. A stack means registers were spilled to memory; the
+exit status is then 1.
 """
 
 import argparse
 import itertools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from sodeep_fast import _native
 from sodeep_fast.kernels import _config
 from sodeep_fast.kernels import soft_rank as kernels
 
+ROOT = Path(__file__).parent.parent
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 KERNELS = (
     kernels.soft_rank_fwd_kernel,
@@ -98,18 +100,25 @@ def triton_rows(arch: int, every: bool = True) -> list[dict[str, Any]]:
     return rows
 
 
-def cuda_rows() -> list[dict[str, Any]]:
-    """Returns the resources of every kernel of the CUDA library, or nothing if it is not built."""
+def cuda_rows(archs: list[int]) -> list[dict[str, Any]]:
+    """Returns the resources of every CUDA C++ kernel: as built, or else compiled here."""
     library = _native._find("_C_cuda")
-    if library is None:
-        return []
-    rows = resources(str(library))
+    nvcc = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "bin/nvcc"
+    rows = resources(str(library)) if library is not None else []
+    if library is None and nvcc.exists():
+        codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
+        flags = ["-O3", "-std=c++17", "--threads=0", f"-I{ROOT / 'csrc'}", *codes]
+        with tempfile.TemporaryDirectory() as folder:
+            for source in sorted((ROOT / "csrc/cuda").glob("*.cu")):
+                target = f"{folder}/{source.stem}.o"
+                subprocess.run([nvcc, *flags, "-c", source, "-o", target], check=True)
+                rows += resources(target)
     names = "\n".join(row["kernel"] for row in rows)
     plain = subprocess.run(["c++filt"], input=names, capture_output=True, text=True, check=True)
     for row, name in zip(rows, plain.stdout.splitlines(), strict=True):
-        found = re.search(r"(\w+)(<.*>)\(", name)
+        found = re.search(r"(\w+)(<.*?>)\(", name)
         row["kernel"], row["variant"] = found.groups() if found else (name, "")
-    return rows
+    return [row for row in rows if row["arch"] in archs]
 
 
 def main() -> int:
@@ -118,7 +127,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--quick", action="store_true", help="one tile per kernel but for sm_90")
     args = parser.parse_args()
-    rows = cuda_rows()
+    rows = cuda_rows(args.arch)
     for arch in args.arch:
         rows += triton_rows(arch, every=arch == 90 or not args.quick)
     for row in rows:

@@ -27,7 +27,10 @@ def triton_rank(scores, lam=10.0, **kwargs):
 
 def check(scores, lam, **options):
     check_against_reference(
-        lambda s: triton_rank(s, lam, **options), lambda s: reference(s, lam, **options), scores, lam
+        lambda s: triton_rank(s, lam, **options),
+        lambda s: reference(s, lam, **options),
+        scores,
+        lam,
     )
 
 

@@ -67,6 +67,8 @@ def soft_rank(
     )
     if backend == "reference":
         return reference_soft_rank(scores, lam, mask=mask, normalize=normalize)
+    if backend == "cuda" and method == "auto":
+        method = "linear" if _prefers_linear(scores) else "direct"
     op = torch.ops.sodeep_fast
     call = op.triton_soft_rank if backend == "triton" else op.soft_rank
     return call(scores, mask, float(lam), normalize, method)
