@@ -4,6 +4,7 @@ Both libraries only register operators with PyTorch's dispatcher; they export no
 one file serves every Python and every torch from 2.10 on.
 """
 
+import re
 import warnings
 from pathlib import Path
 
@@ -51,3 +52,16 @@ if not HAS_CPU:
 def cpu_capability() -> str:
     """Returns the instruction set that the CPU kernels use here, or "none" without kernels."""
     return str(torch.ops.sodeep_fast.cpu_capability()) if HAS_CPU else "none"
+
+
+def cuda_architectures() -> tuple[str, ...]:
+    """Returns what the CUDA library was compiled for, such as "sm_90", oldest first; () unbuilt.
+
+    Read from the file, so that it is known where no torch can load it.
+    """
+    path = _find("_C_cuda")
+    if path is None:
+        return ()
+    found = set(re.findall(rb"sm_(\d+)([a-z]?)", path.read_bytes()))
+    ordered = sorted((int(number), variant.decode()) for number, variant in found)
+    return tuple(f"sm_{number}{variant}" for number, variant in ordered)

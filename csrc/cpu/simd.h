@@ -103,37 +103,100 @@ inline Vec<T> exponential(Vec<T> x) {
   return value * scale;
 }
 
-template <class T>
-inline T horizontal_sum(Vec<T> v) {
-  T sum = 0;
-  for (int lane = 0; lane < kLanes<T>; ++lane) sum += v[lane];
-  return sum;
+// The lanes folded into one by halves.
+template <class T, class F>
+inline T reduce(Vec<T> v, F fold) {
+  T lane[kLanes<T>];
+  store<T>(lane, v);
+  for (int half = kLanes<T> / 2; half > 0; half /= 2)
+    for (int k = 0; k < half; ++k) lane[k] = fold(lane[k], lane[k + half]);
+  return lane[0];
 }
+
+// The first `count` lanes from memory, the rest zero.
+template <class T>
+inline Vec<T> load_first(const T* from, int64_t count) {
+  if (count >= kLanes<T>) return load<T>(from);
+  T lane[kLanes<T>] = {};
+  for (int64_t k = 0; k < count; ++k) lane[k] = from[k];
+  return load<T>(lane);
+}
+
+template <class T>
+inline void store_first(T* to, Vec<T> v, int64_t count) {
+  if (count >= kLanes<T>) return store<T>(to, v);
+  T lane[kLanes<T>];
+  store<T>(lane, v);
+  for (int64_t k = 0; k < count; ++k) to[k] = lane[k];
+}
+
+// As many of T as a vector has doubles.
+template <class T>
+struct Narrow {
+  typedef T V __attribute__((vector_size(kLanes<double> * sizeof(T))));
+};
+
+template <class T>
+inline Vec<double> load_as_double(const T* from) {
+  typename Narrow<T>::V v;
+  __builtin_memcpy(&v, from, sizeof(v));
+  return __builtin_convertvector(v, Vec<double>);
+}
+
+template <class T>
+inline void store_as(T* to, Vec<double> v) {
+  const auto narrow = __builtin_convertvector(v, typename Narrow<T>::V);
+  __builtin_memcpy(to, &narrow, sizeof(narrow));
+}
+
+// A long sum of vectors of T, in double, the rounding errors of its additions summed beside it
+// (Knuth's two-sum).
+template <class T>
+class LongSum {
+ public:
+  inline void add(Vec<T> x) {
+    T lane[kLanes<T>];
+    store<T>(lane, x);
+    for (int k = 0; k < kParts; ++k) {
+      const Vec<double> part = load_as_double(lane + k * kLanes<double>);
+      const Vec<double> sum = total_[k] + part, kept = sum - part;
+      error_[k] += (total_[k] - kept) + (part - (sum - kept));
+      total_[k] = sum;
+    }
+  }
+
+  // scale * (sum + offset)
+  inline Vec<T> scaled(double scale, double offset) const {
+    T lane[kLanes<T>];
+    for (int k = 0; k < kParts; ++k)
+      store_as<T>(lane + k * kLanes<double>, scale * (total_[k] + error_[k] + offset));
+    return load<T>(lane);
+  }
+
+ private:
+  static constexpr int kParts = kLanes<T> / kLanes<double>;
+  Vec<double> total_[kParts] = {}, error_[kParts] = {};
+};
 
 // Finds the smallest and the largest of n > 0 values; false if one is not finite.
 template <class T>
 bool find_range(const T* values, int64_t n, T& lo, T& hi) {
-  constexpr int lanes = kLanes<T>;
-  Vec<T> low = broadcast<T>(values[0]), high = low, poison = low * 0;
-  int64_t i = 0;
-  for (; i + lanes <= n; i += lanes) {
-    const Vec<T> x = load<T>(values + i);
+  Vec<T> low = broadcast<T>(values[0]), high = low, poison = {};
+  const auto visit = [&](Vec<T> x) {
     low = minimum(low, x);
     high = maximum(high, x);
     poison += x * 0;
+  };
+  int64_t i = 0;
+  for (; i + kLanes<T> <= n; i += kLanes<T>) visit(load<T>(values + i));
+  if (i < n) {
+    T lane[kLanes<T>];
+    for (int k = 0; k < kLanes<T>; ++k) lane[k] = values[std::min(i + k, n - 1)];
+    visit(load<T>(lane));
   }
-  lo = low[0], hi = high[0];
-  T poisoned = horizontal_sum<T>(poison);
-  for (int lane = 1; lane < lanes; ++lane) {
-    lo = std::min(lo, T(low[lane]));
-    hi = std::max(hi, T(high[lane]));
-  }
-  for (; i < n; ++i) {
-    lo = std::min(lo, values[i]);
-    hi = std::max(hi, values[i]);
-    poisoned += values[i] * 0;
-  }
-  return poisoned == 0;
+  lo = reduce<T>(low, [](T a, T b) { return std::min(a, b); });
+  hi = reduce<T>(high, [](T a, T b) { return std::max(a, b); });
+  return reduce<T>(poison, [](T a, T b) { return a + b; }) == 0;
 }
 
 #ifdef __clang__

@@ -1,23 +1,46 @@
-// All pairs of a row, each visited once: a pair gives its contribution to both of its members.
+// All pairs of a row: a vector of items i at a time, against every item j in turn.
 // Included once for each instruction set, hence no include guard.
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-// A pair (i, j) is reduced to win = sigmoid(lam (s_j - s_i)), by which j outranks i, and
-// lose = 1 - win, computed without cancellation.
+// How a pair (i, j) is compared, x = lam (s_j - s_i). `Items` is what is kept of the items; lanes
+// hold items i, and an item j is the same in every lane. The slope and curvature are sigmoid'(x)
+// and sigmoid''(x) up to a factor of i alone, which finish() supplies.
 
-// One exponential for each item: win = e_j / (e_i + e_j) with e = exp(lam (s - centre)). For rows
-// whose exponentials neither overflow nor underflow.
-template <class T>
+// One exponential for each item: sigmoid(x) = e_j / (e_i + e_j) with e = exp(lam (s - centre)), for
+// rows in which no e overflows or underflows or, if kPaired, no product of two.
+template <class T, bool kPaired>
 struct FactoredPairs {
-  static constexpr T kPadding = 0;
-  static constexpr double kMaxRange = sizeof(T) == 4 ? 160 : 1400;  // in units of 1 / lam
+  // In units of 1 / lam.
+  static constexpr double kMaxRange = (sizeof(T) == 4 ? 80 : 680) * (kPaired ? 1 : 2);
+  static constexpr T kPadding = 1;
+  static constexpr int kStep = kPaired ? 2 : 1;  // items j in one step of the forward sum
 
-  inline void operator()(Vec<T> e_i, Vec<T> e_j, Vec<T>& win, Vec<T>& lose) const {
-    const Vec<T> inverse = reciprocal<T>(e_i + e_j);
-    win = e_j * inverse;
-    lose = e_i * inverse;
+  const T* e;       // [padded n]
+  const T* two[2];  // [n / 2] sum and product of items 2 k and 2 k + 1
+
+  inline Vec<T> outranked_by(Vec<T> e_i, int64_t j) const {
+    if constexpr (!kPaired) return outranked_by_last(e_i, j);
+    // Two fractions over their common denominator: one reciprocal for two pairs.
+    const T product = two[1][j / 2];
+    const Vec<T> part = e_i * two[0][j / 2] + product;
+    return (part + product) * reciprocal<T>(e_i * e_i + part);
+  }
+  inline Vec<T> outranked_by_last(Vec<T> e_i, int64_t j) const {
+    return e[j] * reciprocal<T>(e_i + e[j]);
+  }
+  inline Vec<T> slope(Vec<T> e_i, int64_t j) const { return slope(e_i, j, e_i + e[j]); }
+  inline Vec<T> curvature(Vec<T> e_i, int64_t j) const {
+    const Vec<T> sum = e_i + e[j];
+    return slope(e_i, j, sum) * ((e_i - e[j]) * reciprocal<T>(sum));
+  }
+  static inline Vec<T> finish(Vec<T> e_i, Vec<T> sum) { return kPaired ? e_i * sum : sum; }
+
+  // e_i e_j / (e_i + e_j)^2; the factor e_i is left to finish() where nothing overflows without it.
+  inline Vec<T> slope(Vec<T> e_i, int64_t j, Vec<T> sum) const {
+    const Vec<T> inverse = reciprocal<T>(sum);
+    return kPaired ? e[j] * (inverse * inverse) : (e[j] * inverse) * (e_i * inverse);
   }
 
   // The exponent is taken in twice the precision: its rounding would be an error of the score.
@@ -34,24 +57,23 @@ struct FactoredPairs {
     return value + value * (product_error + lam * offset_error);
   }
 
-  static void prepare(const T* scores, int64_t n, double lam, T lo, T hi, T* e) {
+  FactoredPairs(const T* scores, int64_t n, double lam, T lo, T hi, T* memory, T* extra)
+      : e(memory), two{extra, extra + n / 2} {
     const double centre = 0.5 * (static_cast<double>(lo) + static_cast<double>(hi));
     constexpr int step = kLanes<double>;
-    typedef T Narrow __attribute__((vector_size(step * sizeof(T))));
     const auto convert = [&](const T* from, T* to) {
-      Narrow s;
-      __builtin_memcpy(&s, from, sizeof(s));
-      s = __builtin_convertvector(
-          exponentials(__builtin_convertvector(s, Vec<double>), centre, lam), Narrow);
-      __builtin_memcpy(to, &s, sizeof(s));
+      store_as<T>(to, exponentials(load_as_double(from), centre, lam));
     };
     int64_t i = 0;
-    for (; i + step <= n; i += step) convert(scores + i, e + i);
+    for (; i + step <= n; i += step) convert(scores + i, memory + i);
     if (i < n) {
       T tail[step] = {};
-      std::copy(scores + i, scores + n, tail);
-      convert(tail, tail);
-      std::copy(tail, tail + (n - i), e + i);
+      for (int64_t k = i; k < n; ++k) tail[k - i] = scores[k];
+      convert(tail, memory + i);
+    }
+    for (int64_t k = 0; kPaired && k < n / 2; ++k) {
+      extra[k] = memory[2 * k] + memory[2 * k + 1];
+      extra[n / 2 + k] = memory[2 * k] * memory[2 * k + 1];
     }
   }
 };
@@ -59,175 +81,144 @@ struct FactoredPairs {
 // One exponential for each pair, of the exact difference: any range.
 template <class T>
 struct ExactPairs {
-  static constexpr T kPadding = -std::numeric_limits<T>::infinity();
+  static constexpr T kPadding = 0;
+  static constexpr int kStep = 1;
+
+  const T* s;  // [padded n]
   T lam;
 
-  inline void operator()(Vec<T> s_i, Vec<T> s_j, Vec<T>& win, Vec<T>& lose) const {
-    const Vec<T> odds = exponential<T>(lam * (s_i - s_j));
-    win = reciprocal<T>(1 + odds);
-    lose = odds * win;
+  inline Vec<T> outranked_by(Vec<T> s_i, int64_t j) const {
+    return reciprocal<T>(1 + exponential<T>(lam * (s_i - s[j])));
   }
-
-  static void prepare(const T* scores, int64_t n, double, T, T, T* copy) {
-    std::copy(scores, scores + n, copy);
+  inline Vec<T> outranked_by_last(Vec<T> s_i, int64_t j) const { return outranked_by(s_i, j); }
+  inline Vec<T> slope(Vec<T> s_i, int64_t j) const {
+    const Vec<T> odds = exponential<T>(lam * (s_i - s[j])), win = reciprocal<T>(1 + odds);
+    return odds * win * win;
   }
-};
+  inline Vec<T> curvature(Vec<T> s_i, int64_t j) const {
+    const Vec<T> odds = exponential<T>(lam * (s_i - s[j])), win = reciprocal<T>(1 + odds);
+    return odds * win * win * ((odds - 1) * win);
+  }
+  static inline Vec<T> finish(Vec<T>, Vec<T> sum) { return sum; }
 
-// What a pair adds to its member i (times -1 to j for the derivatives, which are antisymmetric).
-template <class T, int kDerivative>
-inline Vec<T> pair_term(Vec<T> win, Vec<T> lose, const Vec<T> (&w_i)[2], const Vec<T> (&w_j)[2]) {
-  if constexpr (kDerivative == 1) return win * lose * (w_j[0] - w_i[0]);
-  return win * lose * (lose - win) * (w_j[0] - w_i[0]) * (w_j[1] - w_i[1]);
-}
-
-// Sums in T drift by their length, so they are kept this short, then go to a long sum.
-template <class T>
-constexpr int64_t kTileColumns = 32 * kLanes<T>;
-constexpr int64_t kTileBlocks = 4;
-// First members at a time: their totals and their items stay in registers.
-constexpr int kGroup = SODEEP_FAST_VECTOR_BYTES == 64 ? 8 : 4;
-
-// A long sum: the rounding errors of the additions are summed beside it (Knuth's two-sum).
-struct LongSums {
-  double* total;  // [padded n]
-  double* error;  // [padded n]
-
-  // Adds x[0..count) to the sums from i on; count is a multiple of a vector of T.
-  template <class T>
-  inline void add(int64_t i, const T* x, int64_t count) const {
-    constexpr int step = kLanes<double>;
-    typedef T Narrow __attribute__((vector_size(step * sizeof(T))));
-    for (int64_t k = 0; k < count; k += step) {
-      Narrow narrow;
-      __builtin_memcpy(&narrow, x + k, sizeof(narrow));
-      const auto wide = __builtin_convertvector(narrow, Vec<double>);
-      const Vec<double> old = load<double>(total + i + k);
-      const Vec<double> sum = old + wide, kept = sum - wide;
-      store<double>(total + i + k, sum);
-      store<double>(error + i + k,
-                    load<double>(error + i + k) + ((old - kept) + (wide - (sum - kept))));
-    }
+  ExactPairs(const T* scores, int64_t n, double lam_, T, T, T* memory, T*)
+      : s(memory), lam(static_cast<T>(std::min<double>(lam_, std::numeric_limits<T>::max()))) {
+    std::copy(scores, scores + n, memory);
   }
 };
 
-// Adds to sums the pairs whose first member is in the blocks begin, begin + stride, ...
-template <class T, int kDerivative, class Pairs>
-void add_pairs(const Pairs pairs, const T* items, const T* const (&weights)[2], int64_t n,
-               int64_t begin, int64_t stride, const LongSums sums) {
-  constexpr int lanes = kLanes<T>, group = std::min(lanes, kGroup);
-  const auto load_weights = [&](int64_t at, Vec<T>(&w)[2]) {
-    for (int k = 0; k < kDerivative; ++k) w[k] = load<T>(weights[k] + at);
-  };
-
-  for (int64_t tile = 0; tile < n; tile += kTileColumns<T>) {
-    const int64_t tile_end = std::min(tile + kTileColumns<T>, (n + lanes - 1) / lanes * lanes);
-    T partial[kTileColumns<T>];
-    const auto clear = [&] { std::fill(partial, partial + (tile_end - tile), T(0)); };
-    clear();
-    int64_t blocks_since_flush = 0;
-
-    for (int64_t first = begin * lanes; first < tile_end; first += stride * lanes) {
-      const bool on_diagonal = first >= tile;
-      const Vec<T> own = load<T>(items + first);
-      Vec<T> totals[lanes], own_w[2] = {};
-      load_weights(first, own_w);
-
-      // Beyond n there is padding: what it gathers is not read.
-      for (int64_t i = first; i < first + lanes; i += group) {
-        Vec<T> x_i[group], w_i[group][2] = {}, total[group] = {};
-        for (int k = 0; k < group; ++k) {
-          x_i[k] = broadcast<T>(items[i + k]);
-          for (int w = 0; w < kDerivative; ++w) w_i[k][w] = broadcast<T>(weights[w][i + k]);
-        }
-        // Inside its own block every ordered pair is visited, a member with itself too.
-        for (int k = 0; on_diagonal && k < group; ++k) {
-          Vec<T> win, lose;
-          pairs(x_i[k], own, win, lose);
-          if constexpr (kDerivative == 0)
-            total[k] += win;
-          else
-            total[k] += pair_term<T, kDerivative>(win, lose, w_i[k], own_w);
-        }
-        for (int64_t j = std::max(first + lanes, tile); j < tile_end; j += lanes) {
-          const Vec<T> x_j = load<T>(items + j);
-          Vec<T> w_j[2] = {}, others = {};
-          load_weights(j, w_j);
-          for (int k = 0; k < group; ++k) {
-            Vec<T> win, lose;
-            pairs(x_i[k], x_j, win, lose);
-            if constexpr (kDerivative == 0) {
-              total[k] += win;
-              others += lose;
-            } else {
-              const Vec<T> term = pair_term<T, kDerivative>(win, lose, w_i[k], w_j);
-              total[k] += term;
-              others -= term;
-            }
-          }
-          store<T>(partial + (j - tile), load<T>(partial + (j - tile)) + others);
-        }
-        for (int k = 0; k < group; ++k) totals[i - first + k] = total[k];
-      }
-      T block_sums[lanes];
-      store<T>(block_sums, transposed_sum<T>(totals));
-      sums.add<T>(first, block_sums, lanes);
-      if (++blocks_since_flush % kTileBlocks == 0) {
-        sums.add<T>(tile, partial, tile_end - tile);
-        clear();
-      }
-    }
-    sums.add<T>(tile, partial, tile_end - tile);
+// Sums over the items j from begin to end, for kVectors vectors of items i; apart from its caller
+// so that all of it stays in registers.
+template <class T, int kDerivative, int kVectors, class Pairs>
+__attribute__((noinline)) void direct_tile(const Pairs& pairs, const Vec<T>* items,
+                                           const Vec<T> (*item_weights)[2],
+                                           const T* const (&weights)[2], int64_t begin, int64_t end,
+                                           Vec<T>* result) {
+  constexpr int kStep = kDerivative == 0 ? Pairs::kStep : 1;
+  Vec<T> own[kVectors], own_w[kVectors][2] = {}, sums[kVectors] = {};
+  for (int v = 0; v < kVectors; ++v) {
+    own[v] = items[v];
+    for (int w = 0; w < kDerivative; ++w) own_w[v][w] = item_weights[v][w];
   }
+  int64_t j = begin;
+  for (; j + kStep <= end; j += kStep)
+    for (int v = 0; v < kVectors; ++v) {
+      if constexpr (kDerivative == 0)
+        sums[v] += pairs.outranked_by(own[v], j);
+      else if constexpr (kDerivative == 1)
+        sums[v] += pairs.slope(own[v], j) * (weights[0][j] - own_w[v][0]);
+      else
+        sums[v] += pairs.curvature(own[v], j) * (weights[0][j] - own_w[v][0]) *
+                   (weights[1][j] - own_w[v][1]);
+    }
+  if constexpr (kStep > 1)
+    for (; j < end; ++j)
+      for (int v = 0; v < kVectors; ++v) sums[v] += pairs.outranked_by_last(own[v], j);
+  for (int v = 0; v < kVectors; ++v)
+    result[v] = kDerivative == 0 ? sums[v] : Pairs::finish(own[v], sums[v]);
 }
 
-template <class T, int kDerivative, class Pairs>
-void direct_with(const Pairs pairs, const T* scores, const T* const (&weights)[2], int64_t n,
-                 double lam, T lo, T hi, double scale, SoftRankScratch<T>& scratch, T* out) {
+// out[i] = scale * sum for `kVectors` vectors of items from `first` on.
+template <class T, int kDerivative, int kVectors, class Pairs>
+void direct_vectors(const Pairs& pairs, const T* items, const T* const (&weights)[2], int64_t n,
+                    int64_t first, double scale, T* out) {
   constexpr int lanes = kLanes<T>;
-  // A fixed number of parts, so that the result does not depend on the number of threads.
-  constexpr int64_t kPartsWhenLong = 8, kLong = 4096;
-  const int64_t padded = (n + lanes - 1) / lanes * lanes;
-  const int64_t parts = n >= kLong ? kPartsWhenLong : 1;
+  // Sums in T drift by their length, so they are kept this short, then go to a long sum.
+  constexpr int64_t kTile = 128;
+  // An item against itself added sigmoid(0) = 1/2 to its rank, and nothing to a derivative.
+  constexpr double kSelf = kDerivative == 0 ? 0.5 : 0.0;
 
-  T* items = scratch.direct.reserve((1 + kDerivative) * padded);
-  double* sums = scratch.moments.reserve(2 * parts * padded);
-  Pairs::prepare(scores, n, lam, lo, hi, items);
-  std::fill(items + n, items + padded, Pairs::kPadding);
-  const T* padded_weights[2] = {};
-  for (int k = 0; k < kDerivative; ++k) {
-    T* copy = items + (1 + k) * padded;
-    std::copy(weights[k], weights[k] + n, copy);
-    std::fill(copy + n, copy + padded, T(0));
-    padded_weights[k] = copy;
+  Vec<T> own[kVectors], own_w[kVectors][2] = {}, partial[kVectors];
+  for (int v = 0; v < kVectors; ++v) {
+    own[v] = load<T>(items + first + v * lanes);
+    for (int w = 0; w < kDerivative; ++w)
+      own_w[v][w] = load_first<T>(weights[w] + first + v * lanes, n - first - v * lanes);
   }
+  const auto put = [&](int v, Vec<T> value) {
+    store_first<T>(out + first + v * lanes, value, n - first - v * lanes);
+  };
+  if (n <= kTile) {
+    direct_tile<T, kDerivative, kVectors>(pairs, own, own_w, weights, 0, n, partial);
+    for (int v = 0; v < kVectors; ++v) put(v, (partial[v] + T(kSelf)) * static_cast<T>(scale));
+    return;
+  }
+  LongSum<T> sums[kVectors];
+  for (int64_t tile = 0; tile < n; tile += kTile) {
+    direct_tile<T, kDerivative, kVectors>(pairs, own, own_w, weights, tile,
+                                          std::min(tile + kTile, n), partial);
+    for (int v = 0; v < kVectors; ++v) sums[v].add(partial[v]);
+  }
+  for (int v = 0; v < kVectors; ++v) put(v, sums[v].scaled(scale, kSelf));
+}
 
-  torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t part = begin; part < end; ++part) {
-      const LongSums own{sums + 2 * part * padded, sums + (2 * part + 1) * padded};
-      std::fill(own.total, own.total + 2 * padded, 0.0);
-      add_pairs<T, kDerivative>(pairs, items, padded_weights, n, part, parts, own);
+template <class T, int kDerivative, class Pairs>
+void direct_with(const T* scores, const T* const (&weights)[2], int64_t n, double lam, T lo, T hi,
+                 double scale, SoftRankScratch<T>& scratch, T* out) {
+  constexpr int lanes = kLanes<T>;
+  const int64_t padded = (n + lanes - 1) / lanes * lanes;
+  T* items = scratch.direct.reserve(2 * padded);
+  const Pairs pairs(scores, n, lam, lo, hi, items, items + padded);
+  std::fill(items + n, items + padded, Pairs::kPadding);
+
+  constexpr int64_t kPairsPerTask = 1 << 18;
+  const int64_t grain = std::max<int64_t>(4, kPairsPerTask / (n * lanes));
+  torch::stable::parallel_for(0, padded / lanes, grain, [&](int64_t begin, int64_t end) {
+    const auto advance = [&](auto vectors) {
+      direct_vectors<T, kDerivative, vectors()>(pairs, items, weights, n, begin * lanes, scale,
+                                                out);
+      begin += vectors();
+    };
+    // One vector alone waits for its own sum at every step, so none is left over if avoidable.
+    while (begin < end) {
+      const int64_t left = end - begin;
+      switch (left >= 8 ? 4 : left > 4 ? (left + 1) / 2 : left) {
+        case 4:
+          advance(std::integral_constant<int, 4>{});
+          break;
+        case 3:
+          advance(std::integral_constant<int, 3>{});
+          break;
+        case 2:
+          advance(std::integral_constant<int, 2>{});
+          break;
+        default:
+          advance(std::integral_constant<int, 1>{});
+      }
     }
   });
-
-  for (int64_t part = 1; part < 2 * parts; ++part)
-    for (int64_t i = 0; i < n; ++i) sums[i] += sums[part * padded + i];
-  // The pair of an item with itself added sigmoid(0) = 1/2 to its rank.
-  const double self = kDerivative == 0 ? 0.5 : 0.0;
-  for (int64_t i = 0; i < n; ++i) out[i] = static_cast<T>(scale * (sums[i] + self));
 }
 
 // out[i] = scale * the sum of SoftRankRow, all scores finite and between lo and hi.
 template <class T, int kDerivative>
 void soft_rank_direct(const T* scores, const T* const (&weights)[2], int64_t n, double lam, T lo,
                       T hi, double scale, SoftRankScratch<T>& scratch, T* out) {
-  if (lam * (static_cast<double>(hi) - static_cast<double>(lo)) <= FactoredPairs<T>::kMaxRange) {
-    direct_with<T, kDerivative>(FactoredPairs<T>{}, scores, weights, n, lam, lo, hi, scale, scratch,
-                                out);
-  } else {
-    const double largest = std::numeric_limits<T>::max();
-    direct_with<T, kDerivative>(ExactPairs<T>{static_cast<T>(std::min(lam, largest))}, scores,
-                                weights, n, lam, lo, hi, scale, scratch, out);
-  }
+  const double range = lam * (static_cast<double>(hi) - static_cast<double>(lo));
+  using Paired = FactoredPairs<T, true>;
+  using Factored = FactoredPairs<T, false>;
+  const auto method = range <= Paired::kMaxRange     ? direct_with<T, kDerivative, Paired>
+                      : range <= Factored::kMaxRange ? direct_with<T, kDerivative, Factored>
+                                                     : direct_with<T, kDerivative, ExactPairs<T>>;
+  method(scores, weights, n, lam, lo, hi, scale, scratch, out);
 }
 
 }  // namespace SODEEP_FAST_ISA

@@ -8,18 +8,21 @@
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-// Expected costs in units of one pair, 0.022 ns in float and 0.063 ns in double on one AVX-512 core
-// at 4 GHz (2026-11), fitted to timings of both methods over n from 16 to 10^6 and ranges to 10^4.
+// Expected costs in units of one pair, 0.064 ns in float and 0.17 ns in double for value and
+// gradient on one AVX-512 core (2026-11), fitted to timings of both methods over n from 32 to 1024
+// and ranges from 1 to 3000. A panel pays for every occupied panel in its reach; pairs gain most
+// from width.
 template <class T>
 bool linear_is_faster(int64_t n, double range) {
   constexpr bool single = sizeof(T) == 4;
   const double items = static_cast<double>(n);
-  const double pair = range <= FactoredPairs<T>::kMaxRange ? 1.0 : single ? 5.0 : 6.5;
+  const double pair = range <= FactoredPairs<T, false>::kMaxRange ? 1.0 : single ? 7.0 : 9.0;
   const double panels = static_cast<double>(panel_limit(range, n));
-  const double neighbours = std::min(panels, 2.0 * kPanelReach<T> - 1);
-  const double direct = 4500 + 200 * items + pair * items * items;
-  const double linear =
-      16000 + 90 * items + panels * (single ? 1800 + 160 * neighbours : 1500 + 240 * neighbours);
+  const double neighbours = std::min(panels, 2.0 * kPanelReach<T> - 1) * panels / (range + 1);
+  const double width = 64.0 / SODEEP_FAST_VECTOR_BYTES;
+  const double direct = 4000 + 20 * items + width * pair * items * items;
+  const double linear = single ? 10000 + 100 * items + panels * (2000 + 110 * neighbours)
+                               : 4000 + 45 * items + panels * (2000 + 250 * neighbours);
   return linear < direct;
 }
 

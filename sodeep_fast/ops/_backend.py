@@ -50,6 +50,26 @@ def _missing(backend: str, device: str, method: str) -> str | None:
     return f"it serves CUDA tensors (or CPU tensors under TRITON_INTERPRET=1), not {device}"
 
 
+def choose(
+    device: str, method: str = "auto", prefers_cuda: Callable[[], bool] = lambda: False
+) -> tuple[str, str]:
+    """Returns the backend that "auto" takes for tensors on `device`, and why.
+
+    `prefers_cuda` says whether this operator, for this call, is expected to run faster in CUDA C++
+    than in Triton; it is asked only where there is that choice.
+    """
+    preferred = {"cpu": ("cpp",), "cuda": ("triton", "cuda")}.get(device, ())
+    if device == "cuda" and _missing("cuda", device, method) is None and prefers_cuda():
+        preferred = ("cuda", "triton")
+    reasons: list[str] = []
+    for candidate in preferred:
+        reason = _missing(candidate, device, method)
+        if reason is None:
+            return candidate, "; ".join(reasons) or f"the preferred kernels for {device} tensors"
+        reasons.append(f"{candidate}: {reason}")
+    return "reference", "; ".join(reasons) or f"there are no kernels for {device} tensors"
+
+
 def resolve(
     backend: str,
     tensor: Tensor,
@@ -58,20 +78,11 @@ def resolve(
 ) -> str:
     """Returns the backend that will serve `tensor`, or raises ValueError saying what is missing.
 
-    `prefers_cuda` says whether this operator, for this call, runs faster in CUDA C++ than in
-    Triton; it is asked only for a CUDA tensor.
+    See `choose` for `prefers_cuda`.
     """
     device = tensor.device.type
     if backend == "auto":
-        if device == "cpu":
-            return "cpp" if _native.HAS_CPU else "reference"
-        order = ("triton", "cuda")
-        if device == "cuda" and _missing("cuda", device, method) is None and prefers_cuda():
-            order = ("cuda", "triton")
-        for candidate in order:
-            if _missing(candidate, device, method) is None:
-                return candidate
-        return "reference"
+        return choose(device, method, prefers_cuda)[0]
     check_choice(backend, BACKENDS, "backend")
     reason = _missing(backend, device, method)
     if reason is not None:

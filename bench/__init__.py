@@ -1,0 +1,1 @@
+"""Measuring programs for developers; the engine they use is `sodeep_fast.benchmark`."""

@@ -1,0 +1,1 @@
+"""What the library is for, on real data: `make demo`, or `python -m demo` in a clone."""

@@ -1,0 +1,102 @@
+"""Timing in interleaved rounds, and the yardstick: how fast the machine copies memory."""
+
+import gc
+import math
+from collections.abc import Callable, Hashable, Mapping
+from time import perf_counter
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+Key = TypeVar("Key", bound=Hashable)
+Call = Callable[[], object]
+
+SHORTEST_SAMPLE = 1e-3  # seconds; shorter calls are repeated within a sample, against clock noise
+COPY_BYTES = 256 * 2**20  # beyond the caches of the machines this runs on
+
+
+def time_call(call: Call, repeats: int, device: str) -> float:
+    """Returns seconds per call over `repeats` calls, by wall clock or, on a GPU, CUDA events."""
+    if device == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        for _ in range(repeats):
+            call()
+        end.record()
+        torch.cuda.synchronize()
+        return float(start.elapsed_time(end)) / 1e3 / repeats
+    begin = perf_counter()
+    for _ in range(repeats):
+        call()
+    return (perf_counter() - begin) / repeats
+
+
+def interleave(
+    calls: Mapping[Key, Call],
+    *,
+    seconds: float,
+    min_rounds: int,
+    max_rounds: int,
+    device: str = "cpu",
+) -> dict[Key, list[float]]:
+    """Times calls in rounds A B C A B C ..., so that a disturbance of the machine meets them all.
+
+    Arguments:
+        calls: what to time, already warm.
+        seconds: time to spend on each call; a slow one drops out of the rounds when it is spent.
+        min_rounds: rounds that every call gets, however slow.
+        max_rounds: rounds after which even a fast one stops.
+        device: "cpu" or "cuda".
+
+    Returns:
+        the samples of each call, in seconds per call.
+
+    Example:
+        >>> calls = {"a": lambda: sum(range(100))}
+        >>> samples = interleave(calls, seconds=0.01, min_rounds=3, max_rounds=3)
+        >>> len(samples["a"])
+        3
+    """
+    repeats = {
+        key: max(1, min(1000, math.ceil(SHORTEST_SAMPLE / max(time_call(call, 1, device), 1e-9))))
+        for key, call in calls.items()
+    }
+    samples: dict[Key, list[float]] = {key: [] for key in calls}
+    spent = dict.fromkeys(calls, 0.0)
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        for round_ in range(max_rounds):
+            running = [key for key in calls if round_ < min_rounds or spent[key] < seconds]
+            if not running:
+                break
+            for key in running:
+                samples[key].append(time_call(calls[key], repeats[key], device))
+                spent[key] += samples[key][-1] * repeats[key]
+    finally:
+        if collecting:
+            gc.enable()
+    return samples
+
+
+def quantiles(samples: list[float]) -> tuple[float, float, float]:
+    """Returns the 20 %, 50 % and 80 % quantiles of samples."""
+    low, middle, high = np.quantile(samples, (0.2, 0.5, 0.8))
+    return float(low), float(middle), float(high)
+
+
+def copy_bandwidth(device: str = "cpu") -> float:
+    """Returns the bytes per second, read and written, of a large copy: the machine's limit."""
+    source = torch.ones(COPY_BYTES // 4, device=device)
+    target = torch.empty_like(source)
+    target.copy_(source)
+    samples = interleave(
+        {"copy": lambda: target.copy_(source)},
+        seconds=0.5,
+        min_rounds=3,
+        max_rounds=20,
+        device=device,
+    )
+    return 2 * COPY_BYTES / quantiles(samples["copy"])[1]

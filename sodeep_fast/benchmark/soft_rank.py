@@ -1,0 +1,240 @@
+"""The benchmark of `soft_rank`: its rivals, its shapes and the check that comes before timing."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sodeep_fast.benchmark.model import (
+    Function,
+    Operator,
+    Provider,
+    Shape,
+    Unavailable,
+    WrongResult,
+)
+from sodeep_fast.ops import _backend
+from sodeep_fast.ops.soft_rank import soft_rank
+from sodeep_fast.reference.soft_rank import soft_rank as reference_soft_rank
+
+LAM = 10.0
+SHAPES: tuple[Shape, ...] = (
+    (1, 8),
+    (512, 100),
+    (64, 1000),
+    (8, 10_000),
+    (1, 100_000),
+    (1, 1_000_000),
+)
+QUICK_SHAPES: tuple[Shape, ...] = ((512, 100), (64, 1000), (1, 100_000))
+SPOTS = 8  # elements checked in each checked row
+
+
+def make_scores(shape: Shape, device: str) -> Tensor:
+    """Returns uniform float32 scores in [-1, 1], the same on every machine."""
+    generator = torch.Generator().manual_seed(0)
+    return (torch.rand(shape, generator=generator) * 2 - 1).to(device)
+
+
+def min_bytes(mode: str, shape: Shape) -> float:
+    """Returns the bytes that must move: forward reads scores and writes ranks (8 per element);
+    backward reads scores and gradient and writes a gradient (12 per element)."""
+    per_element = {"forward": 8, "backward": 12, "both": 20}[mode]
+    return per_element * shape[0] * shape[1]
+
+
+def spot_values(
+    scores: Tensor, grad: Tensor, index: Tensor, lam: float = LAM
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Evaluates the equation of the rank, and of its derivative, at a few elements of one row.
+
+    Arguments:
+        scores: (n,) float64.
+        grad: (n,) float64 incoming gradient.
+        index: (k,) positions to evaluate.
+        lam: steepness.
+
+    Returns:
+        ranks, gradients and the sums of the gradients' terms in absolute value, each (k,).
+    """
+    step = torch.sigmoid(lam * (scores - scores[index, None]))
+    pull = lam * step * (1 - step) * (grad - grad[index, None])
+    return step.sum(-1) + 0.5, pull.sum(-1), pull.abs().sum(-1)
+
+
+def check_sigmoid_rank(
+    scores: Tensor, ranks: Tensor, grad: Tensor | None, grad_scores: Tensor | None
+) -> None:
+    """Raises `WrongResult` unless ranks and gradients agree with the float64 equation on a sample.
+
+    The bounds lie above the rounding of a plain float32 sum of n terms (that of a compiled one
+    reaches 35 eps n at n = 100,000) and below the difference between two definitions of a rank; how
+    accurate the kernels are is the tests' business.
+    """
+    count, n = scores.shape
+    rank_bound = 64 * torch.finfo(torch.float32).eps * n
+    index = torch.linspace(0, n - 1, min(SPOTS, n), device=scores.device).long()
+    for row in sorted({0, count // 2, count - 1}):
+        incoming = torch.zeros_like(scores[row]) if grad is None else grad[row]
+        exact, slope, scale = spot_values(scores[row].double(), incoming.double(), index)
+        _within(ranks[row, index].double() - exact, torch.full_like(exact, rank_bound), "rank")
+        if grad_scores is not None:
+            bound = 1e-4 * scale + 1e-6
+            _within(grad_scores[row, index].double() - slope, bound, "gradient")
+
+
+def check_sort(
+    scores: Tensor, value: Tensor, grad: Tensor | None, grad_scores: Tensor | None
+) -> None:
+    """Raises `WrongResult` unless each row came back in order."""
+    if not bool((value.diff(dim=-1) >= 0).all()):
+        raise WrongResult("rows are not sorted")
+
+
+def check_permutahedron(
+    scores: Tensor, ranks: Tensor, grad: Tensor | None, grad_scores: Tensor | None
+) -> None:
+    """Raises `WrongResult` unless ranks keep the order and the sum of 1..n.
+
+    Both hold for every projection onto the permutahedron, whatever its regularization. The bound is
+    wide: running float32 sums over 10^6 scores are off by 3e-4 of the mean.
+    """
+    n = scores.shape[-1]
+    ordered = ranks.double().gather(-1, scores.argsort(-1))
+    slack = 1e-3 * n
+    if not bool((ordered.diff(dim=-1) >= -slack).all()):
+        raise WrongResult("the ranks are not in the order of the scores")
+    _within(ordered.mean(-1) - (n + 1) / 2, torch.full_like(ordered[:, 0], slack), "mean rank")
+
+
+def _within(error: Tensor, bound: Tensor, what: str) -> None:
+    # NaN compares false, so it is refused too.
+    if not bool((error.abs() <= bound).all()):
+        worst = (error.abs() / bound).nan_to_num(nan=torch.inf).argmax()
+        raise WrongResult(f"{what} is off by {error[worst]:.3g}, allowed {bound[worst]:.3g}")
+
+
+def build_eager(device: str) -> Function:
+    """The equation in plain PyTorch, under autograd."""
+    return functools.partial(reference_soft_rank, lam=LAM)
+
+
+def build_compile_sym(device: str) -> Function:
+    """The strongest plain PyTorch: compiled forward, and a backward that is one row reduction."""
+    torch.compiler.reset()  # a fixed-shape graph for every case, however many went before
+    compile_ = functools.partial(torch.compile, fullgraph=True, dynamic=False)
+
+    @compile_
+    def forward(scores: Tensor) -> Tensor:
+        return torch.sigmoid(LAM * (scores.unsqueeze(-2) - scores.unsqueeze(-1))).sum(-1) + 0.5
+
+    @compile_
+    def backward(grad: Tensor, scores: Tensor) -> Tensor:
+        step = torch.sigmoid(LAM * (scores.unsqueeze(-2) - scores.unsqueeze(-1)))
+        pull = step * (1 - step) * (grad.unsqueeze(-2) - grad.unsqueeze(-1))
+        return LAM * pull.sum(-1)
+
+    class SymmetricRank(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, scores: Tensor) -> Tensor:
+            ctx.save_for_backward(scores)
+            return forward(scores)
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor) -> Tensor:
+            (scores,) = ctx.saved_tensors
+            return backward(grads[0], scores)
+
+    return SymmetricRank.apply
+
+
+def build_ours(method: str) -> Callable[[str], Function]:
+    """Ours, by one method; unavailable where it would be the reference under another name."""
+
+    def build(device: str) -> Function:
+        backend, reason = _backend.choose(device)
+        if backend == "reference":
+            raise Unavailable(f"no kernel for {device} here: {reason}")
+        return functools.partial(soft_rank, lam=LAM, method=method)
+
+    return build
+
+
+def build_torchsort(device: str) -> Function:
+    """torchsort's rank by projection onto the permutahedron: another relaxation, O(n log n)."""
+    try:
+        import torchsort
+    except ImportError as error:
+        raise Unavailable(f"torchsort is not installed ({error}); see CONTRIBUTING.md") from error
+    return functools.partial(
+        torchsort.soft_rank, regularization="l2", regularization_strength=1 / LAM
+    )
+
+
+def build_sort(device: str) -> Function:
+    """PyTorch's sort of the same tensor: what an exact rank has to do at least."""
+    return lambda scores: torch.sort(scores, dim=-1).values
+
+
+def _per_pair(amount: float) -> Callable[[int, int], float]:
+    return lambda rows, n: amount * rows * n * n
+
+
+def _per_element(amount: float) -> Callable[[int, int], float]:
+    return lambda rows, n: amount * rows * n
+
+
+# The estimates are of the right order on one core or two; they only decide what to skip.
+PROVIDERS = (
+    Provider("ours", build_ours("auto"), check_sigmoid_rank, _per_element(4e-7), _per_element(64)),
+    Provider(
+        "ours-direct", build_ours("direct"), check_sigmoid_rank, _per_pair(3e-10), _per_element(64)
+    ),
+    Provider(
+        "ours-linear",
+        build_ours("linear"),
+        check_sigmoid_rank,
+        _per_element(4e-7),
+        _per_element(64),
+    ),
+    Provider("eager", build_eager, check_sigmoid_rank, _per_pair(7e-9), _per_pair(8)),
+    Provider(
+        "compile_sym",
+        build_compile_sym,
+        check_sigmoid_rank,
+        _per_pair(5e-10),
+        _per_element(64),
+        note="memory includes the compiler",
+    ),
+    Provider(
+        "torchsort",
+        build_torchsort,
+        check_permutahedron,
+        _per_element(4e-7),
+        _per_element(64),
+        note="l2, strength 1/lam: another relaxation",
+    ),
+    Provider(
+        "torch.sort",
+        build_sort,
+        check_sort,
+        _per_element(4e-7),
+        _per_element(64),
+        modes=("forward", "both"),
+        differentiable=False,
+        note="the exact order: forward only, in every mode",
+    ),
+)
+
+OPERATOR = Operator(
+    name="soft_rank",
+    providers={provider.name: provider for provider in PROVIDERS},
+    ours="ours",
+    shapes=SHAPES,
+    quick_shapes=QUICK_SHAPES,
+    quick_memory_shapes=((64, 1000),),
+    make_scores=make_scores,
+    min_bytes=min_bytes,
+)

@@ -1,0 +1,109 @@
+"""The command line: `sodeep-fast doctor` and `sodeep-fast bench`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from sodeep_fast import doctor
+from sodeep_fast._version import __version__
+from sodeep_fast.benchmark import Plan, quick_plan, run
+from sodeep_fast.benchmark.environment import environment
+from sodeep_fast.benchmark.model import MODES, Row, Shape
+from sodeep_fast.benchmark.registry import OPERATORS
+from sodeep_fast.benchmark.report import table, write_csv, write_json
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Arguments:
+        arguments: without the program's name. Default: `sys.argv[1:]`.
+
+    Returns:
+        the exit status: 0, or 1 if a provider was refused for a wrong result.
+
+    Example:
+        >>> main(["doctor"])
+        sodeep_fast ...
+        0
+    """
+    options = _parser().parse_args(arguments)
+    if options.command == "doctor":
+        print(doctor.report())
+        return 0
+    return _bench(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sodeep-fast", description="Differentiable ranking for PyTorch."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("doctor", help="what is built, and what each operator will use here")
+
+    bench = commands.add_parser(
+        "bench",
+        help="measure the operators against their rivals",
+        description="Times every provider of an operator in interleaved rounds, having checked its "
+        "values and gradients against the float64 equation. '/ ours' is a provider's time over "
+        "that of sodeep_fast with method='auto'; 'pairs/s' counts the pairs of a row whether or "
+        "not the provider visits them; 'copy limit' is the share of the machine's copy bandwidth, "
+        "measured in the same run, that moving each input and output once in this time amounts to.",
+    )
+    bench.add_argument("--operator", choices=OPERATORS, nargs="+", default=list(OPERATORS))
+    bench.add_argument("--shape", type=_shape, nargs="+", metavar="ROWSxN", help="e.g. 64x1000")
+    bench.add_argument("--mode", choices=MODES, nargs="+")
+    bench.add_argument("--provider", nargs="+", metavar="NAME", help="default: all")
+    bench.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    bench.add_argument("--threads", type=int, help="PyTorch's threads; default: its own choice")
+    bench.add_argument("--quick", action="store_true", help="a minute: few shapes, short rounds")
+    bench.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
+    bench.add_argument("--json", metavar="FILE", help="write rows and samples")
+    bench.add_argument("--csv", metavar="FILE", help="write rows")
+    return parser
+
+
+def _shape(text: str) -> Shape:
+    rows, _, n = text.partition("x")
+    if not (rows.isdecimal() and n.isdecimal() and int(rows) > 0 and int(n) > 0):
+        raise argparse.ArgumentTypeError(f"expected ROWSxN such as 64x1000, got {text!r}")
+    return int(rows), int(n)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    rows: list[Row] = []
+    for name in options.operator:
+        operator = OPERATORS[name]
+        plan = quick_plan(operator) if options.quick else Plan(shapes=operator.shapes)
+        chosen = {
+            "shapes": options.shape and tuple(options.shape),
+            "modes": options.mode and tuple(options.mode),
+            "providers": options.provider and tuple(options.provider),
+            "memory_shapes": () if options.no_memory else None,
+            "device": options.device,
+        }
+        given = {name: value for name, value in chosen.items() if value is not None}
+        plan = replace(plan, **given)
+        try:
+            rows += run(operator, plan)
+        except ValueError as error:
+            print(f"sodeep-fast bench: {error}", file=sys.stderr)
+            return 2
+    facts = environment()
+    print(", ".join(f"{key} {value}" for key, value in facts.items()), end="\n\n")
+    print(table(rows))
+    if options.json:
+        write_json(options.json, facts, rows)
+    if options.csv:
+        write_csv(options.csv, facts, rows)
+    return int(any(row.status == "refused" for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

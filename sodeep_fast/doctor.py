@@ -1,0 +1,93 @@
+"""What is installed and built here, and which backend each operator will use, and why."""
+
+import os
+import platform
+
+import torch
+
+from sodeep_fast import _native
+from sodeep_fast._version import __version__
+from sodeep_fast.benchmark.environment import cpu_model, version_of
+from sodeep_fast.benchmark.report import align
+from sodeep_fast.ops import _backend
+
+KERNEL_OPERATORS = ("soft_rank",)
+PYTORCH_OPERATORS = {"hard_rank": "sorting is PyTorch's own; nothing to fuse"}
+
+
+def report() -> str:
+    """Describes this installation.
+
+    Returns:
+        text: versions, CPU capability, the backends and what each operator will use on each device.
+
+    Example:
+        >>> print(report())
+        sodeep_fast ...
+        ...
+        Operators
+          operator   device  backend ...
+        ...
+    """
+    sections = [
+        ["sodeep_fast " + __version__, *align(_versions())],
+        ["Backends", *align([("backend", "built", ""), *_backends()])],
+        ["Operators", *align([("operator", "device", "backend", "why"), *_choices()])],
+    ]
+    return "\n\n".join("\n".join(section) for section in sections)
+
+
+def _versions() -> list[tuple[str, str]]:
+    gpu = (
+        f"{torch.cuda.get_device_name()}, capability {torch.cuda.get_device_capability()}"
+        if torch.cuda.is_available()
+        else "none that torch can use"
+    )
+    return [
+        ("Python", platform.python_version()),
+        ("torch", f"{torch.__version__} (CUDA {torch.version.cuda or 'none'})"),
+        ("Triton", version_of("triton")),
+        ("NumPy", version_of("numpy")),
+        ("CPU", f"{cpu_model()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"),
+        (
+            "CPU capability",
+            f"kernels here: {_native.cpu_capability()}; "
+            f"PyTorch: {torch.backends.cpu.get_cpu_capability().lower()}",
+        ),
+        ("GPU", gpu),
+    ]
+
+
+def _backends() -> list[tuple[str, str, str]]:
+    cpp = "C++, for CPU tensors" if _native.HAS_CPU else "built where there is a C++ compiler"
+    architectures = _native.cuda_architectures()
+    cuda = "CUDA C++, for CUDA tensors"
+    if architectures:
+        cuda += f"; compiled for {', '.join(architectures)}"
+        cuda += "" if _native.HAS_CUDA else "; not loaded: this torch has no CUDA"
+    else:
+        cuda += "; built where there is nvcc"
+    triton = "compiles at first use, for CUDA tensors; for CPU tensors under TRITON_INTERPRET=1"
+    return [
+        ("cpp", _yes(_native.HAS_CPU), cpp),
+        ("cuda", _yes(bool(architectures)), cuda),
+        ("triton", _yes(_backend.has_triton()), triton),
+        ("reference", "yes", "plain PyTorch, for any tensor; slow, quadratic in memory"),
+    ]
+
+
+def _choices() -> list[tuple[str, str, str, str]]:
+    devices = {"cpu": ""}
+    devices["cuda"] = "" if torch.cuda.is_available() else "no GPU that torch can use"
+    lines = []
+    for operator in KERNEL_OPERATORS:
+        for device, obstacle in devices.items():
+            backend, reason = ("-", obstacle) if obstacle else _backend.choose(device)
+            lines.append((operator, device, backend, reason))
+    for operator, reason in PYTORCH_OPERATORS.items():
+        lines += [(operator, device, "torch", reason) for device in devices]
+    return lines
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"

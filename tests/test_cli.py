@@ -1,0 +1,113 @@
+"""The command line, and the description of an installation."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import sodeep_fast
+from sodeep_fast import _native, cli, doctor
+from sodeep_fast.benchmark.registry import OPERATORS
+from sodeep_fast.ops import _backend
+
+QUICK = ["bench", "--quick", "--shape", "2x16", "--provider", "eager", "torch.sort", "--no-memory"]
+
+
+def test_doctor_names_versions_backends_and_operators(capsys):
+    assert cli.main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    for word in (sodeep_fast.__version__, torch.__version__, "CPU capability", "Triton"):
+        assert word in text
+    for backend in _backend.BACKENDS[1:]:
+        assert f"\n  {backend} " in text
+    for operator in doctor.KERNEL_OPERATORS:
+        assert callable(getattr(sodeep_fast, operator))
+        backend = "cpp" if _native.HAS_CPU else "reference"
+        assert any(line.split()[:3] == [operator, "cpu", backend] for line in text.splitlines())
+
+
+def test_doctor_says_why_there_is_no_kernel(monkeypatch):
+    monkeypatch.setattr(_native, "HAS_CPU", False)
+    text = doctor.report()
+    assert "built where there is a C++ compiler" in text
+    assert "cpp: sodeep_fast was installed without its compiled library" in text
+
+
+def test_every_benchmarked_operator_is_in_the_doctor():
+    assert set(OPERATORS) <= {*doctor.KERNEL_OPERATORS, *doctor.PYTORCH_OPERATORS}
+
+
+def test_cuda_architectures_are_read_from_the_library(monkeypatch, tmp_path):
+    library = tmp_path / "_C_cuda.abi3.so"
+    library.write_bytes(b"\0.target sm_90a\0sm_80\0sm_100 sm_80")
+    monkeypatch.setattr(_native, "_find", lambda stem: library if stem == "_C_cuda" else None)
+    assert _native.cuda_architectures() == ("sm_80", "sm_90a", "sm_100")
+    assert "compiled for sm_80, sm_90a, sm_100" in doctor.report()
+
+
+def test_choosing_a_backend_says_why(monkeypatch):
+    monkeypatch.setattr(_native, "HAS_CPU", True)
+    assert _backend.choose("cpu") == ("cpp", "the preferred kernels for cpu tensors")
+    assert _backend.choose("meta") == ("reference", "there are no kernels for meta tensors")
+    monkeypatch.setattr(_backend, "has_triton", lambda: False)
+    monkeypatch.setattr(_native, "HAS_CUDA", True)
+    assert _backend.choose("cuda") == ("cuda", "triton: Triton is not installed")
+    monkeypatch.setattr(_native, "HAS_CPU", False)
+    backend, reason = _backend.choose("cpu")
+    assert backend == "reference"
+    assert "without its compiled library" in reason
+
+
+@pytest.mark.skipif(not _native.HAS_CPU, reason="without kernels, the table has no ratios to ours")
+def test_bench_prints_a_table_and_writes_json_and_csv(capsys, tmp_path):
+    files = ["--json", str(tmp_path / "rows.json"), "--csv", str(tmp_path / "rows.csv")]
+    assert cli.main([*QUICK, *files]) == 0
+    text = capsys.readouterr().out
+    assert "soft_rank (2, 16), forward + backward" in text
+    assert "1.00 x" in text
+    content = json.loads((tmp_path / "rows.json").read_text())
+    assert [row["provider"] for row in content["rows"]] == ["ours", "eager", "torch.sort"]
+    assert content["environment"]["version"] == sodeep_fast.__version__
+    assert len((tmp_path / "rows.csv").read_text().splitlines()) == 4
+
+
+def test_bench_sets_threads_and_modes(capsys):
+    before = torch.get_num_threads()
+    try:
+        assert cli.main([*QUICK, "--mode", "forward", "--threads", "1"]) == 0
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+    assert "soft_rank (2, 16), forward\n" in capsys.readouterr().out
+
+
+def test_bench_rejects_unknown_providers(capsys):
+    assert cli.main(["bench", "--quick", "--shape", "2x16", "--provider", "nobody"]) == 2
+    assert "got 'nobody'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shape", ["8", "0x8", "8x", "axb", "-1x3"])
+def test_bench_rejects_malformed_shapes(shape, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["bench", f"--shape={shape}"])
+    assert "expected ROWSxN" in capsys.readouterr().err
+
+
+def test_a_command_is_required(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main([])
+    assert "doctor" in capsys.readouterr().err
+
+
+def test_the_package_does_not_import_the_developers_folders():
+    program = (
+        "import sys, sodeep_fast.cli; "
+        "print([name for name in sys.modules if name.split('.')[0] in "
+        "('bench', 'demo', 'tests', 'matplotlib', 'sklearn')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
