@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import setup
-from torch.utils.cpp_extension import BuildExtension, CppExtension
+from torch.utils.cpp_extension import BuildExtension, CppExtension, get_cxx_compiler
 
 CSRC = Path("csrc")
 CUDA_HOME = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))
@@ -62,7 +62,7 @@ class Build(BuildExtension):
 
 
 modules = []
-if shutil.which(os.environ.get("CXX", "c++")):
+if shutil.which(get_cxx_compiler()):
     modules.append(extension("_C", [*CSRC.glob("*.cpp"), *CSRC.glob("cpu/*.cpp")]))
     if wants_cuda():
         # libtorch, needed or not, leads the loader to libtorch_cuda where torch has it.
