@@ -12,7 +12,7 @@
 #include <string>
 #include <utility>
 
-#include "cpu/boundary.h"
+#include "boundary.h"
 #include "cpu/radix_order.h"
 
 #define SODEEP_FAST_KERNELS "cpu/hard_rank_row.h"

@@ -14,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-#include "cpu/boundary.h"
+#include "boundary.h"
 #include "cpu/radix_order.h"
 #include "math/sigmoid_panels.h"
 

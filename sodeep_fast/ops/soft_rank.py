@@ -69,12 +69,24 @@ def soft_rank(
     check_mask(mask, scores)
     check_positive(lam, "lam")
     check_choice(method, METHODS, "method")
-    backend = _backend.resolve(backend, scores)
+    backend = _backend.resolve(
+        backend, scores, method, lambda: method == "auto" and _prefers_linear(scores)
+    )
     if backend == "reference":
         return reference_soft_rank(scores, lam, mask=mask, normalize=normalize)
+    if backend == "cuda" and method == "auto":
+        method = "linear" if _prefers_linear(scores) else "direct"
     op = torch.ops.sodeep_fast
     call = op.triton_soft_rank if backend == "triton" else op.soft_rank
     return call(scores, mask, float(lam), normalize, method)
+
+
+def _prefers_linear(scores: Tensor) -> bool:
+    """Returns whether a GPU is expected to rank these rows faster by the linear method."""
+    from sodeep_fast.kernels._config import prefers_linear
+
+    n = scores.shape[-1]
+    return prefers_linear(scores.numel() // max(n, 1), n)
 
 
 def _register(prefix: str) -> None:
@@ -121,7 +133,8 @@ def _register(prefix: str) -> None:
         # transpose.
         for_grad = for_scores = None
         if ctx.needs_input_grad[0]:
-            for_grad = call_backward(grad_grad, scores, mask, *ctx.options).to(grad.dtype)
+            # The gradient of half scores is half, but that of their float32 ranks is not.
+            for_grad = call_backward(grad_grad, scores.to(grad.dtype), mask, *ctx.options)
         if ctx.needs_input_grad[1]:
             for_scores = call_double_backward(grad_grad, grad, scores, mask, *ctx.options)
         return for_grad, for_scores, None, None, None, None
@@ -138,3 +151,6 @@ def _register(prefix: str) -> None:
 if _native.HAS_CPU:
     _register("")
     _register("triton_")
+    if _backend.has_triton():
+        for _function in ("soft_rank", "soft_rank_backward", "soft_rank_double_backward"):
+            _backend.register_triton(f"triton_{_function}", "soft_rank", _function)
