@@ -1,29 +1,79 @@
-"""Builds the native extension. Everything declarative is in pyproject.toml."""
+"""Builds the native libraries. Everything declarative is in pyproject.toml.
 
+The CUDA library is built wherever nvcc is found, also next to a CPU build of torch, which
+CUDAExtension would refuse: its .cu files hold no torch header, so plain nvcc compiles them.
+SODEEP_FAST_CUDA=0 leaves it out, =1 insists on it; SODEEP_FAST_CUDA_ARCHS narrows it ("90").
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import setup
-from torch.utils.cpp_extension import BuildExtension, CppExtension
+from torch.utils.cpp_extension import BuildExtension, CppExtension, get_cxx_compiler
 
 CSRC = Path("csrc")
-TORCH_2_10 = "0x020a000000000000"  # oldest torch the stable ABI calls are compiled for
+CUDA_HOME = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))
+NVCC = CUDA_HOME / "bin/nvcc"
+ARCHS = os.environ.get("SODEEP_FAST_CUDA_ARCHS", "80;90;100").replace(",", ";").split(";")
+# The oldest torch that the stable ABI's calls are compiled for is 2.10.
+DEFINES = ["-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
 
-cpu = CppExtension(
-    "sodeep_fast._C",
-    sorted(str(path) for path in [*CSRC.glob("*.cpp"), *CSRC.glob("cpu/*.cpp")]),
-    depends=sorted(str(path) for path in CSRC.glob("**/*.h")),
-    include_dirs=[str(CSRC.resolve())],
-    extra_compile_args=[
-        "-O3",
-        "-std=c++17",
-        "-ffp-contract=fast",
-        f"-DTORCH_TARGET_VERSION={TORCH_2_10}",
-    ],
-    py_limited_api=True,
-)
+
+def wants_cuda():
+    forced = os.environ.get("SODEEP_FAST_CUDA")
+    if forced == "1" and not NVCC.exists():
+        sys.exit(f"SODEEP_FAST_CUDA=1, but there is no {NVCC}; set CUDA_HOME to the toolkit")
+    return forced != "0" and NVCC.exists()
+
+
+def extension(name, sources, **options):
+    return CppExtension(
+        f"sodeep_fast.{name}",
+        sorted(map(str, sources)),
+        depends=sorted(str(path) for path in CSRC.rglob("*.*") if path.suffix != ".cpp"),
+        include_dirs=[str(CSRC.resolve())],
+        extra_compile_args=["-O3", "-g0", "-std=c++17", "-ffp-contract=fast", *DEFINES],
+        py_limited_api=True,
+        **options,
+    )
+
+
+class Build(BuildExtension):
+    """Compiles csrc/cuda/*.cu with nvcc, then everything else as usual."""
+
+    def nvcc(self, source):
+        target = Path(self.build_temp).resolve() / f"{source.stem}.cu.o"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in ARCHS]
+        newer = f"-gencode=arch=compute_{ARCHS[-1]},code=compute_{ARCHS[-1]}"
+        flags = ["-O3", "-std=c++17", "-Xcompiler=-fPIC", "--threads=0", f"-I{CSRC}"]
+        subprocess.check_call([NVCC, *flags, *codes, newer, "-c", source, "-o", target])
+        return str(target)
+
+    def build_extension(self, ext):
+        if ext.name.endswith("_C_cuda"):
+            with ThreadPoolExecutor() as pool:
+                ext.extra_objects = list(pool.map(self.nvcc, sorted(CSRC.glob("cuda/*.cu"))))
+        super().build_extension(ext)
+
+
+modules = []
+if shutil.which(get_cxx_compiler()):
+    modules.append(extension("_C", [*CSRC.glob("*.cpp"), *CSRC.glob("cpu/*.cpp")]))
+    if wants_cuda():
+        # libtorch, needed or not, leads the loader to libtorch_cuda where torch has it.
+        cudart = ["-lcudart_static", "-ldl", "-lrt", "-lpthread"]
+        link = [f"-L{CUDA_HOME}/lib64", *cudart, "-Wl,--no-as-needed", "-ltorch"]
+        modules.append(extension("_C_cuda", list(CSRC.glob("cuda/*.cpp")), extra_link_args=link))
+else:
+    print("sodeep_fast: no C++ compiler, so no kernels; operators will run on plain PyTorch")
 
 setup(
-    ext_modules=[cpu],
-    cmdclass={"build_ext": BuildExtension},
+    ext_modules=modules,
+    cmdclass={"build_ext": Build},
     options={"bdist_wheel": {"py_limited_api": "cp310"}},
 )

@@ -94,3 +94,64 @@ def assert_as_accurate(
         for value in (actual, eager)
     )
     assert ours <= 2 * theirs + floor, f"{what}: error {ours:.3e} > 2 * {theirs:.3e} + {floor:.3e}"
+
+
+def derivatives(
+    function: Callable[[Tensor], Tensor], scores: Tensor, grad: Tensor, grad_grad: Tensor
+) -> dict[str, Tensor]:
+    """Returns a function's value and its first and second derivatives along given directions.
+
+    "grad" is the gradient of (value * grad), "for_grad" and "second" those of (gradient *
+    grad_grad) with respect to `grad` and to `scores`.
+    """
+    scores = scores.detach().requires_grad_()
+    grad = grad.detach().requires_grad_()
+    value = function(scores)
+    (first,) = torch.autograd.grad(value, scores, grad, create_graph=True)
+    for_grad, second = torch.autograd.grad(first, (grad, scores), grad_grad.to(first.dtype))
+    return {
+        "value": value.detach(),
+        "grad": first.detach(),
+        "for_grad": for_grad,
+        "second": second,
+    }
+
+
+def check_against_reference(
+    function: Callable[[Tensor], Tensor],
+    reference: Callable[[Tensor], Tensor],
+    scores: Tensor,
+    lam: float,
+) -> None:
+    """Asserts that a rank function and its derivatives are as accurate as eager PyTorch.
+
+    The truth is the reference in float64 on the CPU; eager PyTorch is the reference in the dtype
+    and on the device of `scores`. Short rows only: the reference materialises all pairs.
+    """
+    generator = torch.Generator().manual_seed(1)
+    compute = torch.float64 if scores.dtype == torch.float64 else torch.float32
+    grad, grad_grad = torch.randn(2, *scores.shape, generator=generator, dtype=torch.float64)
+    grad, grad_grad = grad.to(scores.device, compute), grad_grad.to(scores.device, scores.dtype)
+    actual = derivatives(function, scores, grad, grad_grad)
+    eager = derivatives(reference, scores, grad, grad_grad)
+    exact = derivatives(reference, *(x.cpu().double() for x in (scores, grad, grad_grad)))
+    rounding = 4 * torch.finfo(compute).eps * scores.shape[-1]
+    # A term is at most lam / 4 times a difference of two gradients, lam^2 / 10 times two of them.
+    largest = [float(g.abs().max()) for g in (grad, grad_grad)] if scores.numel() else [0.0, 0.0]
+    scales = {
+        "value": 1.0,
+        "grad": lam / 4 * largest[0],
+        "for_grad": lam / 4 * largest[1],
+        "second": lam**2 / 10 * largest[0] * largest[1],
+    }
+    for name, scale in scales.items():
+        assert actual[name].dtype == eager[name].dtype, name
+        largest_value = float(exact[name].abs().max()) if scores.numel() else 0.0
+        last_rounding = torch.finfo(actual[name].dtype).eps * largest_value
+        assert_as_accurate(
+            actual[name].cpu().double(),
+            eager[name].cpu().double(),
+            exact[name].numpy().astype(np.longdouble),
+            floor=rounding * scale + last_rounding,
+            what=name,
+        )

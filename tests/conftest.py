@@ -1,9 +1,29 @@
-"""Fixtures of the whole suite."""
+"""Fixtures of the whole suite, and what must happen before any test module is imported."""
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    # Without a GPU the Triton kernels run in Triton's interpreter, which has to be chosen before
+    # Triton is first imported. Tests that compile kernels do so in a process of their own.
+    os.environ["TRITON_INTERPRET"] = "1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips the tests marked `gpu`, with the reason shown, where there is no GPU."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU, and there is none here"))
 
 
 @pytest.fixture(autouse=True)
@@ -15,3 +35,16 @@ def poisoned_memory() -> Iterator[None]:
     assert torch.utils.deterministic.fill_uninitialized_memory
     yield
     torch.use_deterministic_algorithms(before, warn_only=warn_only)
+
+
+@pytest.fixture(scope="session")
+def kernel_resources(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Compiles every GPU kernel, in a process of its own: here Triton may be interpreting."""
+    script = Path(__file__).parent.parent / "bench/kernel_resources.py"
+    out = tmp_path_factory.mktemp("resources") / "resources.json"
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, str(script), "--quick", "--json", str(out)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert out.exists(), done.stdout + done.stderr
+    rows: list[dict[str, Any]] = json.loads(out.read_text())
+    return rows

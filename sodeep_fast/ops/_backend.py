@@ -5,9 +5,13 @@ measured faster or Triton has no kernel for the method. The reference serves whe
 """
 
 import functools
+import importlib
 import importlib.util
 import os
+from collections.abc import Callable
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from sodeep_fast import _native
@@ -22,7 +26,7 @@ def has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def _missing(backend: str, device: str) -> str | None:
+def _missing(backend: str, device: str, method: str) -> str | None:
     """Says why `backend` cannot serve a tensor on `device`, or returns None if it can."""
     if backend == "reference":
         return None
@@ -36,30 +40,70 @@ def _missing(backend: str, device: str) -> str | None:
         return None if _native.HAS_CUDA else "the CUDA library was not built, or torch has no CUDA"
     if not has_triton():
         return "Triton is not installed"
+    if method == "linear":
+        return (
+            "the Triton kernels have the methods 'auto' and 'direct'; method='linear' is in the "
+            "backends 'cuda' (CUDA tensors) and 'cpp' (CPU tensors)"
+        )
     if device == "cuda" or (device == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
         return None
     return f"it serves CUDA tensors (or CPU tensors under TRITON_INTERPRET=1), not {device}"
 
 
-def choose(device: str) -> tuple[str, str]:
-    """Returns the backend that "auto" takes for tensors on `device`, and why."""
+def choose(
+    device: str, method: str = "auto", prefers_cuda: Callable[[], bool] = lambda: False
+) -> tuple[str, str]:
+    """Returns the backend that "auto" takes for tensors on `device`, and why.
+
+    `prefers_cuda` says whether this operator, for this call, is expected to run faster in CUDA C++
+    than in Triton; it is asked only where there is that choice.
+    """
     preferred = {"cpu": ("cpp",), "cuda": ("triton", "cuda")}.get(device, ())
+    if device == "cuda" and _missing("cuda", device, method) is None and prefers_cuda():
+        preferred = ("cuda", "triton")
     reasons: list[str] = []
     for candidate in preferred:
-        reason = _missing(candidate, device)
+        reason = _missing(candidate, device, method)
         if reason is None:
             return candidate, "; ".join(reasons) or f"the preferred kernels for {device} tensors"
         reasons.append(f"{candidate}: {reason}")
     return "reference", "; ".join(reasons) or f"there are no kernels for {device} tensors"
 
 
-def resolve(backend: str, tensor: Tensor) -> str:
-    """Returns the backend that will serve `tensor`, or raises ValueError saying what is missing."""
+def resolve(
+    backend: str,
+    tensor: Tensor,
+    method: str = "auto",
+    prefers_cuda: Callable[[], bool] = lambda: False,
+) -> str:
+    """Returns the backend that will serve `tensor`, or raises ValueError saying what is missing.
+
+    See `choose` for `prefers_cuda`.
+    """
     device = tensor.device.type
     if backend == "auto":
-        return choose(device)[0]
+        return choose(device, method, prefers_cuda)[0]
     check_choice(backend, BACKENDS, "backend")
-    reason = _missing(backend, device)
+    reason = _missing(backend, device, method)
     if reason is not None:
         raise ValueError(f"backend={backend!r} is not available here: {reason}")
     return backend
+
+
+def register_triton(operator: str, module: str, function: str) -> None:
+    """Makes `sodeep_fast.kernels.<module>.<function>` serve `operator`, importing it when called.
+
+    Importing Triton takes longer than importing the rest of the package. The kernels are registered
+    for CPU tensors too, which they serve under TRITON_INTERPRET=1.
+    """
+
+    @functools.cache
+    def load() -> Callable[..., Tensor]:
+        found: Callable[..., Tensor] = getattr(
+            importlib.import_module(f"sodeep_fast.kernels.{module}"), function
+        )
+        return found
+
+    @torch.library.impl(f"sodeep_fast::{operator}", ("cuda", "cpu"))
+    def _(*args: Any) -> Tensor:
+        return load()(*args)

@@ -6,8 +6,15 @@ import torch
 from torch import Tensor
 
 from sodeep_fast import _native
-from sodeep_fast._checks import check_choice, check_mask, check_positive, check_scores
+from sodeep_fast._checks import (
+    check_choice,
+    check_mask,
+    check_positive,
+    check_scores,
+    rank_dtype,
+)
 from sodeep_fast.ops import _backend
+from sodeep_fast.ops._vmap import batching_rule
 from sodeep_fast.reference.soft_rank import soft_rank as reference_soft_rank
 
 METHODS = ("auto", "direct", "linear")
@@ -62,16 +69,24 @@ def soft_rank(
     check_mask(mask, scores)
     check_positive(lam, "lam")
     check_choice(method, METHODS, "method")
-    backend = _backend.resolve(backend, scores)
+    backend = _backend.resolve(
+        backend, scores, method, lambda: method == "auto" and _prefers_linear(scores)
+    )
     if backend == "reference":
         return reference_soft_rank(scores, lam, mask=mask, normalize=normalize)
+    if backend == "cuda" and method == "auto":
+        method = "linear" if _prefers_linear(scores) else "direct"
     op = torch.ops.sodeep_fast
     call = op.triton_soft_rank if backend == "triton" else op.soft_rank
     return call(scores, mask, float(lam), normalize, method)
 
 
-def _rank_dtype(scores: Tensor) -> torch.dtype:
-    return torch.float64 if scores.dtype == torch.float64 else torch.float32
+def _prefers_linear(scores: Tensor) -> bool:
+    """Returns whether a GPU is expected to rank these rows faster by the linear method."""
+    from sodeep_fast.kernels._config import prefers_linear
+
+    n = scores.shape[-1]
+    return prefers_linear(scores.numel() // max(n, 1), n)
 
 
 def _register(prefix: str) -> None:
@@ -83,7 +98,7 @@ def _register(prefix: str) -> None:
 
     @torch.library.register_fake(forward)
     def _(scores: Tensor, mask: Tensor | None, *options: Any) -> Tensor:
-        return torch.empty(scores.shape, dtype=_rank_dtype(scores), device=scores.device)
+        return torch.empty(scores.shape, dtype=rank_dtype(scores), device=scores.device)
 
     @torch.library.register_fake(backward)
     def _(grad: Tensor, scores: Tensor, mask: Tensor | None, *options: Any) -> Tensor:
@@ -118,7 +133,8 @@ def _register(prefix: str) -> None:
         # transpose.
         for_grad = for_scores = None
         if ctx.needs_input_grad[0]:
-            for_grad = call_backward(grad_grad, scores, mask, *ctx.options).to(grad.dtype)
+            # The gradient of half scores is half, but that of their float32 ranks is not.
+            for_grad = call_backward(grad_grad, scores.to(grad.dtype), mask, *ctx.options)
         if ctx.needs_input_grad[1]:
             for_scores = call_double_backward(grad_grad, grad, scores, mask, *ctx.options)
         return for_grad, for_scores, None, None, None, None
@@ -128,28 +144,13 @@ def _register(prefix: str) -> None:
 
     for name, tensors in ((forward, 2), (backward, 3), (double_backward, 4)):
         torch.library.register_vmap(
-            name, _batching_rule(name.removeprefix("sodeep_fast::"), tensors)
+            name, batching_rule(name.removeprefix("sodeep_fast::"), tensors)
         )
-
-
-def _batching_rule(name: str, tensors: int) -> Any:
-    """Returns a vmap rule: rows are independent, so a batch dimension is one more leading one."""
-
-    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
-        size = info.batch_size
-        moved = [
-            value
-            if value is None
-            else value.movedim(dim, 0)
-            if dim is not None
-            else value.expand(size, *value.shape)
-            for value, dim in zip(args[:tensors], in_dims[:tensors], strict=True)
-        ]
-        return getattr(torch.ops.sodeep_fast, name)(*moved, *args[tensors:]), 0
-
-    return rule
 
 
 if _native.HAS_CPU:
     _register("")
     _register("triton_")
+    if _backend.has_triton():
+        for _function in ("soft_rank", "soft_rank_backward", "soft_rank_double_backward"):
+            _backend.register_triton(f"triton_{_function}", "soft_rank", _function)

@@ -1,0 +1,545 @@
+// The sums of long rows in linear time, by the panels and power moments of math/sigmoid_panels.h.
+//
+//   survey      each chunk of a row: count, range of the scores, ranges of g and v
+//   plan        each row: where its panels start, how many, scales; clears its table
+//   accumulate  scatter every item into its panel's moments
+//   combine     every panel: moments of the panels in reach -> power coefficients of the sums there
+//   evaluate    every item: a polynomial in its position in its panel
+//
+// Moments are integers: |w t^b| <= 1 after scaling, in units small enough that n of them stay below
+// 2^62. Integer sums do not depend on their order, so the result is the same in every run, and they
+// are finer than float32's own rounding. A block keeps the panels around the row's median in shared
+// memory and adds them to the row's table in global memory once.
+//
+// A row has at most `capacity` panels. Where its range needs more, the panels lie around the
+// median; items outside, and those so near an edge that they would feel items outside, are summed
+// over all pairs, block by block. That is rare (outliers, heavy tails) unless the scores spread
+// over more than capacity / lam, and right always. No decision is taken on the host.
+#pragma once
+
+#include "cuda/soft_rank_rows.cuh"
+#include "math/sigmoid_panels.h"
+
+namespace sodeep_fast {
+
+constexpr int kLinearBlock = 256;
+constexpr int64_t kChunk = 4096;      // items of a block of survey, accumulate and evaluate
+constexpr int kSharedEntries = 5120;  // two words each: 40 KiB, so that five blocks fit
+constexpr int kSample = 1024;         // items whose median says where the panels should be
+constexpr int kCountedPanels = 256;   // panels whose items are counted together
+constexpr int64_t kPlanBlocks = 8;    // blocks that clear one row's table
+
+// What a chunk of a row holds. Ranges are of the finite valid values; low > high where none is.
+template <class T>
+struct ChunkSurvey {
+  int64_t count;
+  int32_t bad;  // nonzero where a valid score, g or v is not finite
+  T low, high, weight_low[2], weight_high[2];
+};
+
+template <class T>
+struct RowPlan {
+  double anchor;         // where panel 0 begins
+  int64_t panels;        // panels 0 .. panels - 1 exist
+  int64_t first_shared;  // the first of those that blocks keep in shared memory
+  int64_t count;         // valid items
+  int32_t is_windowed;   // whether items may lie outside the panels
+  int32_t bad;           // the row's values are all NaN
+  T shift[2];            // subtracted from g and v: their middle
+  T shrink[2];           // then multiplies them, so that they are at most 1: 2^-exponent
+  int32_t exponent[2];
+  int32_t fraction_bits;  // moments are in units of 2^-fraction_bits
+};
+
+template <class T, int kDerivative>
+struct Linear {
+  static constexpr int kWeights = 1 << kDerivative;  // {1}, {1, g}, {1, g, v, g v}
+  static constexpr int kOrder = kPanelOrder<T>;
+  static constexpr int kEntries = kWeights * kOrder;
+  static constexpr int64_t kSharedPanels = kSharedEntries / kEntries;
+
+  int64_t chunks, capacity, groups;  // per row
+  const double* table;               // [2 reach - 1][order][order]: see make_panel_table
+  ChunkSurvey<T>* surveys;           // [rows, chunks]
+  RowPlan<T>* plans;                 // [rows]
+  unsigned long long* moments;       // [rows, capacity, weights, order]
+  unsigned long long* counts;        // [rows, 1 + groups]: items below panel 0, then of each group
+  T* coefficients;                   // [rows, capacity, weights, order]
+};
+
+// An item as the moments see it: its panel, its position there, and its weights.
+template <class T, int kDerivative>
+struct Item {
+  int64_t panel;
+  T t;
+  T weights[1 << kDerivative];
+};
+
+// The position of a score along the row, in panels.
+template <class T>
+__device__ inline double place(T score, const RowPlan<T>& plan, double lam) {
+  return floor((static_cast<double>(score) - plan.anchor) * lam);
+}
+
+template <class T>
+__device__ inline T centred(T score, int64_t panel, const RowPlan<T>& plan, double lam) {
+  const PanelCentre<T> centre = panel_centre<T>(plan.anchor, static_cast<double>(panel), lam);
+  return ((score - centre.hi) - centre.lo) * static_cast<T>(2 * lam);
+}
+
+template <class T, int kDerivative>
+__device__ inline void load_weights(const Rows<T>& call, const RowPlan<T>& plan, int64_t at,
+                                    T (&weights)[1 << kDerivative]) {
+  weights[0] = 1;
+  if constexpr (kDerivative >= 1) weights[1] = (call.grad[at] - plan.shift[0]) * plan.shrink[0];
+  if constexpr (kDerivative == 2) {
+    weights[2] = (call.grad_grad[at] - plan.shift[1]) * plan.shrink[1];
+    weights[3] = weights[1] * weights[2];
+  }
+}
+
+__device__ inline long long to_integer(float x) { return __float2ll_rn(x); }
+__device__ inline long long to_integer(double x) { return __double2ll_rn(x); }
+
+template <class T, int kDerivative>
+__global__ void __launch_bounds__(kLinearBlock, 2)
+    survey_kernel(Rows<T> call, Linear<T, kDerivative> scratch) {
+  __shared__ T partial[kLinearBlock / kWarp];
+  __shared__ int64_t partial_count[kLinearBlock / kWarp];
+  const int64_t row = blockIdx.x / scratch.chunks, chunk = blockIdx.x % scratch.chunks;
+  const int64_t offset = row * call.n, begin = chunk * kChunk;
+  const int64_t end = begin + kChunk < call.n ? begin + kChunk : call.n;
+
+  T low[1 + 2], high[1 + 2];
+  for (int k = 0; k <= kDerivative; ++k) low[k] = kLargest<T>, high[k] = -kLargest<T>;
+  int64_t counts =
+      0;  // valid items in the low bits, those with a non-finite value in the high ones
+  for (int64_t j = begin + threadIdx.x; j < end; j += kLinearBlock) {
+    if (!call.valid(offset + j)) continue;
+    bool all_finite = true;
+#pragma unroll
+    for (int k = 0; k <= kDerivative; ++k) {
+      const T* values = k == 0 ? call.scores : k == 1 ? call.grad : call.grad_grad;
+      const T value = values[offset + j];
+      const bool finite = fabs(value) <= kLargest<T>;
+      all_finite = all_finite && finite;
+      low[k] = finite ? Min()(low[k], value) : low[k];
+      high[k] = finite ? Max()(high[k], value) : high[k];
+    }
+    counts += all_finite ? 1 : 1 + (int64_t(1) << 32);
+  }
+#pragma unroll
+  for (int k = 0; k <= kDerivative; ++k) {
+    low[k] = reduce<kLinearBlock, kLinearBlock>(low[k], partial, Min());
+    high[k] = reduce<kLinearBlock, kLinearBlock>(high[k], partial, Max());
+  }
+  counts = reduce<kLinearBlock, kLinearBlock>(counts, partial_count, Add());
+  if (threadIdx.x > 0) return;
+  ChunkSurvey<T>& survey = scratch.surveys[blockIdx.x];
+  survey.count = counts & 0xffffffff;
+  survey.bad = counts >> 32 != 0;
+  survey.low = low[0];
+  survey.high = high[0];
+#pragma unroll
+  for (int k = 1; k <= kDerivative; ++k) {
+    survey.weight_low[k - 1] = low[k];
+    survey.weight_high[k - 1] = high[k];
+  }
+}
+
+// The median of an evenly spaced sample of a row's finite valid scores; all threads get it.
+template <class T>
+__device__ T sample_median(const Rows<T>& call, int64_t offset, T fallback) {
+  __shared__ T sample[kSample];
+  __shared__ int64_t partial[kLinearBlock / kWarp];
+  int64_t found = 0;
+  for (int k = threadIdx.x; k < kSample; k += kLinearBlock) {
+    const int64_t at = offset + call.n * k / kSample;
+    const bool used = call.valid(at) && fabs(call.scores[at]) <= kLargest<T>;
+    sample[k] = used ? call.scores[at] : kLargest<T>;
+    found += used;
+  }
+  found = reduce<kLinearBlock, kLinearBlock>(found, partial, Add());
+  __syncthreads();
+  for (int width = 2; width <= kSample; width *= 2) {  // bitonic sort
+    for (int step = width / 2; step > 0; step /= 2) {
+      for (int k = threadIdx.x; k < kSample; k += kLinearBlock) {
+        const int other = k ^ step;
+        const T a = sample[k];
+        if (other > k && (a > sample[other]) == ((k & width) == 0)) {
+          sample[k] = sample[other];
+          sample[other] = a;
+        }
+      }
+      __syncthreads();
+    }
+  }
+  const T median = found > 0 ? sample[found / 2] : fallback;
+  __syncthreads();
+  return median;
+}
+
+template <class T, int kDerivative>
+__global__ void __launch_bounds__(kLinearBlock, 2)
+    plan_kernel(Rows<T> call, Linear<T, kDerivative> scratch) {
+  using Shape = Linear<T, kDerivative>;
+  __shared__ T partial[kLinearBlock / kWarp];
+  __shared__ int64_t partial_count[kLinearBlock / kWarp];
+  const int64_t row = blockIdx.x / kPlanBlocks, part = blockIdx.x % kPlanBlocks;
+  const int64_t offset = row * call.n;
+
+  T low[1 + 2], high[1 + 2];
+  for (int k = 0; k <= kDerivative; ++k) low[k] = kLargest<T>, high[k] = -kLargest<T>;
+  int64_t count = 0, bad = 0;
+  for (int64_t chunk = threadIdx.x; chunk < scratch.chunks; chunk += kLinearBlock) {
+    const ChunkSurvey<T>& survey = scratch.surveys[row * scratch.chunks + chunk];
+    count += survey.count;
+    bad += survey.bad;
+    low[0] = Min()(low[0], survey.low);
+    high[0] = Max()(high[0], survey.high);
+#pragma unroll
+    for (int k = 1; k <= kDerivative; ++k) {
+      low[k] = Min()(low[k], survey.weight_low[k - 1]);
+      high[k] = Max()(high[k], survey.weight_high[k - 1]);
+    }
+  }
+#pragma unroll
+  for (int k = 0; k <= kDerivative; ++k) {
+    low[k] = reduce<kLinearBlock, kLinearBlock>(low[k], partial, Min());
+    high[k] = reduce<kLinearBlock, kLinearBlock>(high[k], partial, Max());
+    if (low[k] > high[k]) low[k] = high[k] = 0;
+  }
+  RowPlan<T> plan = {};
+  plan.count = reduce<kLinearBlock, kLinearBlock>(count, partial_count, Add());
+  plan.bad = reduce<kLinearBlock, kLinearBlock>(bad, partial_count, Add()) != 0;
+
+  // Infinite where it overflows: then no panel holds anything, and all is summed over pairs.
+  const double range = (static_cast<double>(high[0]) - static_cast<double>(low[0])) * call.lam;
+  const double capacity = static_cast<double>(scratch.capacity);
+  plan.is_windowed = !(range + 1 < capacity);
+  plan.panels = plan.is_windowed ? scratch.capacity : static_cast<int64_t>(range) + 1;
+  plan.anchor = static_cast<double>(low[0]);
+  double middle = range / 2;
+  if (plan.panels > Shape::kSharedPanels) {
+    const T median = sample_median(call, offset, low[0]);
+    if (plan.is_windowed) plan.anchor = static_cast<double>(median) - capacity / 2 / call.lam;
+    middle = place(median, plan, call.lam);
+  }
+  const double last_start = static_cast<double>(plan.panels - Shape::kSharedPanels);
+  const double wanted = floor(middle) - static_cast<double>(Shape::kSharedPanels / 2);
+  plan.first_shared = static_cast<int64_t>(fmax(0.0, fmin(wanted, last_start)));
+
+#pragma unroll
+  for (int k = 1; k <= kDerivative; ++k) {
+    plan.shift[k - 1] = low[k] / 2 + high[k] / 2;
+    const T largest = Max()(high[k] - plan.shift[k - 1], plan.shift[k - 1] - low[k]);
+    constexpr int kLowest = std::numeric_limits<T>::min_exponent + 4;  // 2^-kLowest is finite
+    const int exponent = largest > T(0) ? ilogb(largest) + 1 : 0;
+    plan.exponent[k - 1] = exponent > kLowest ? exponent : kLowest;
+    plan.shrink[k - 1] = ldexp(T(1), -plan.exponent[k - 1]);
+  }
+  plan.fraction_bits = 62;
+  for (int64_t items = 1; items < plan.count; items *= 2) --plan.fraction_bits;
+  if (threadIdx.x == 0 && part == 0) scratch.plans[row] = plan;
+
+  const int64_t first = part * kLinearBlock + threadIdx.x, step = kPlanBlocks * kLinearBlock;
+  unsigned long long* moments = scratch.moments + row * scratch.capacity * Shape::kEntries;
+  for (int64_t k = first; k < plan.panels * Shape::kEntries; k += step) moments[k] = 0;
+  unsigned long long* counts = scratch.counts + row * (1 + scratch.groups);
+  for (int64_t k = first; k < 1 + ceil_div(plan.panels, kCountedPanels); k += step) counts[k] = 0;
+}
+
+template <class T, int kDerivative>
+__global__ void __launch_bounds__(kLinearBlock, 2)
+    accumulate_kernel(Rows<T> call, Linear<T, kDerivative> scratch) {
+  using Shape = Linear<T, kDerivative>;
+  constexpr int kEntries = Shape::kEntries, kOrder = Shape::kOrder;
+  // 64-bit sums as pairs of words: shared memory adds 32-bit integers in one instruction.
+  __shared__ unsigned low_words[kSharedEntries], high_words[kSharedEntries];
+  const int64_t row = blockIdx.x / scratch.chunks, chunk = blockIdx.x % scratch.chunks;
+  const RowPlan<T> plan = scratch.plans[row];
+  if (plan.bad) return;
+  unsigned long long* moments = scratch.moments + row * scratch.capacity * kEntries;
+  unsigned long long* counts = scratch.counts + row * (1 + scratch.groups);
+
+  // With few panels every lane has its own copy of them, and no two lanes of a warp ever collide.
+  const int shared_panels =
+      static_cast<int>(plan.panels < Shape::kSharedPanels ? plan.panels : Shape::kSharedPanels);
+  int copies = 1;
+  while (copies < kWarp && 2 * copies * shared_panels * kEntries <= kSharedEntries) copies *= 2;
+  const int cells = shared_panels * kEntries;
+  for (int k = threadIdx.x; k < cells * copies; k += kLinearBlock) low_words[k] = high_words[k] = 0;
+  __syncthreads();
+
+  const int64_t offset = row * call.n, begin = chunk * kChunk;
+  const int64_t end = begin + kChunk < call.n ? begin + kChunk : call.n;
+  const T unit = ldexp(T(1), plan.fraction_bits);
+  const int copy = threadIdx.x & (copies - 1);
+  for (int64_t at = offset + begin + threadIdx.x; at < offset + end; at += kLinearBlock) {
+    if (!call.valid(at)) continue;
+    const T score = call.scores[at];
+    const double where = place(score, plan, call.lam);
+    if (plan.is_windowed && !(where >= 0 && where < static_cast<double>(plan.panels))) {
+      if (where < 0) atomicAdd(&counts[0], 1ull);
+      continue;
+    }
+    const int64_t rounded = static_cast<int64_t>(where);
+    const int64_t panel = rounded < plan.panels ? rounded : plan.panels - 1;
+    const T t = centred(score, panel, plan, call.lam);
+    T terms[Shape::kWeights];
+    load_weights<T, kDerivative>(call, plan, at, terms);
+    const int64_t shared_panel = panel - plan.first_shared;
+    const bool is_shared = shared_panel >= 0 && shared_panel < shared_panels;
+    const int cell = static_cast<int>(is_shared ? shared_panel : 0) * kEntries;
+    if (!is_shared) atomicAdd(&counts[1 + panel / kCountedPanels], 1ull);
+#pragma unroll
+    for (int b = 0; b < kOrder; ++b) {
+#pragma unroll
+      for (int w = 0; w < Shape::kWeights; ++w) {
+        const auto value = static_cast<unsigned long long>(to_integer(terms[w] * unit));
+        terms[w] *= t;
+        if (is_shared) {
+          const int k = (cell + w * kOrder + b) * copies + copy;
+          const auto low = static_cast<unsigned>(value);
+          const unsigned carry = atomicAdd(&low_words[k], low) + low < low;
+          atomicAdd(&high_words[k], static_cast<unsigned>(value >> 32) + carry);
+        } else {
+          atomicAdd(&moments[panel * kEntries + w * kOrder + b], value);
+        }
+      }
+    }
+  }
+  __syncthreads();
+  for (int k = threadIdx.x; k < cells; k += kLinearBlock) {
+    unsigned long long sum = 0;
+    for (int c = 0; c < copies; ++c) {
+      const int at = k * copies + ((c + threadIdx.x) & (copies - 1));  // spread over the banks
+      sum += (static_cast<unsigned long long>(high_words[at]) << 32) + low_words[at];
+    }
+    if (sum == 0) continue;
+    atomicAdd(&moments[plan.first_shared * kEntries + k], sum);
+    if (k % kEntries == 0) {
+      const int64_t panel = plan.first_shared + k / kEntries;
+      atomicAdd(&counts[1 + panel / kCountedPanels], sum >> plan.fraction_bits);
+    }
+  }
+}
+
+template <class T, int kDerivative>
+__global__ void __launch_bounds__(kLinearBlock, 2)
+    combine_kernel(Rows<T> call, Linear<T, kDerivative> scratch, int64_t blocks_per_row) {
+  using Shape = Linear<T, kDerivative>;
+  constexpr int kOrder = Shape::kOrder, kEntries = Shape::kEntries, kReach = kPanelReach<T>;
+  constexpr int kParts = kLinearBlock / kOrder;  // the neighbours are dealt out to so many threads
+  __shared__ double partial[kParts][Shape::kWeights][kOrder];
+  __shared__ int64_t partial_count[kLinearBlock / kWarp];
+  const int64_t row = blockIdx.x / blocks_per_row;
+  const RowPlan<T> plan = scratch.plans[row];
+  if (plan.bad) return;
+  const unsigned long long* moments = scratch.moments + row * scratch.capacity * kEntries;
+  const unsigned long long* counts = scratch.counts + row * (1 + scratch.groups);
+  T* coefficients = scratch.coefficients + row * scratch.capacity * kEntries;
+  const double unit = ldexp(1.0, -plan.fraction_bits);
+  const int a = threadIdx.x % kOrder, part = threadIdx.x / kOrder;
+
+  for (int64_t own = blockIdx.x % blocks_per_row; own < plan.panels; own += blocks_per_row) {
+    if (moments[own * kEntries] == 0) continue;
+    double sums[Shape::kWeights] = {};
+    for (int d = part + 1 - kReach; d < kReach; d += kParts) {
+      const int64_t other = own + d;
+      if (other < 0 || other >= plan.panels) continue;
+      const unsigned long long* moment = moments + other * kEntries;
+      if (moment[0] == 0) continue;
+      const double* entry = scratch.table + (d + kReach - 1) * kOrder * kOrder + a;
+#pragma unroll 4
+      for (int b = 0; b < kOrder; ++b) {
+        const double factor = entry[b * kOrder];
+#pragma unroll
+        for (int w = 0; w < Shape::kWeights; ++w)
+          sums[w] += factor * static_cast<double>(static_cast<long long>(moment[w * kOrder + b]));
+      }
+    }
+    // Items above count in full; the table corrects for those in reach.
+    int64_t above = 0;
+    if constexpr (kDerivative == 0) {
+      const int64_t own_group = own / kCountedPanels;
+      for (int64_t k = threadIdx.x; k <= own_group; k += kLinearBlock)
+        above -= static_cast<int64_t>(counts[k]);  // below panel 0, then whole groups
+      for (int64_t k = own_group * kCountedPanels + threadIdx.x; k <= own; k += kLinearBlock)
+        above -= static_cast<int64_t>(moments[k * kEntries] >> plan.fraction_bits);
+      above = plan.count + reduce<kLinearBlock, kLinearBlock>(above, partial_count, Add());
+    }
+#pragma unroll
+    for (int w = 0; w < Shape::kWeights; ++w) partial[part][w][a] = sums[w];
+    __syncthreads();
+    for (int k = threadIdx.x; k < kEntries; k += kLinearBlock) {
+      double sum = 0;
+      for (int p = 0; p < kParts; ++p) sum += partial[p][k / kOrder][k % kOrder];
+      sum *= unit;
+      if (kDerivative == 0 && k == 0) sum += static_cast<double>(above) + 0.5;
+      coefficients[own * kEntries + k] = static_cast<T>(sum);
+    }
+    __syncthreads();
+  }
+}
+
+// One item's sum over all pairs; every thread of the block works on it and gets the result.
+template <class T, int kDerivative>
+__device__ double sum_over_pairs(const Rows<T>& call, const RowPlan<T>& plan, int64_t offset,
+                                 int64_t at, double* partial) {
+  const T score = call.scores[at];
+  const T rate = static_cast<T>(call.lam * 1.4426950408889634);
+  T own[1 << kDerivative], other[1 << kDerivative];
+  load_weights<T, kDerivative>(call, plan, at, own);
+  double sum = 0;
+  for (int64_t j = offset + threadIdx.x; j < offset + call.n; j += kLinearBlock) {
+    if (!call.valid(j)) continue;
+    const auto term = sigmoid_fraction<T, kDerivative>(rate * (score - call.scores[j]));
+    T value = quotient(term.numerator, term.denominator);
+    load_weights<T, kDerivative>(call, plan, j, other);
+    if constexpr (kDerivative >= 1) value *= other[1] - own[1];
+    if constexpr (kDerivative == 2) value *= other[2] - own[2];
+    sum += static_cast<double>(value);
+  }
+  return reduce<kLinearBlock, kLinearBlock>(sum, partial, Add()) + (kDerivative == 0 ? 0.5 : 0.0);
+}
+
+template <class T, int kDerivative>
+__global__ void __launch_bounds__(kLinearBlock, 2)
+    evaluate_kernel(Rows<T> call, Linear<T, kDerivative> scratch) {
+  using Shape = Linear<T, kDerivative>;
+  constexpr int kOrder = Shape::kOrder, kEntries = Shape::kEntries, kReach = kPanelReach<T>;
+  __shared__ unsigned char needs_pairs[kLinearBlock];
+  __shared__ double partial[kLinearBlock / kWarp];
+  const int64_t row = blockIdx.x / scratch.chunks, chunk = blockIdx.x % scratch.chunks;
+  const RowPlan<T> plan = scratch.plans[row];
+  const T* coefficients = scratch.coefficients + row * scratch.capacity * kEntries;
+  double scale = call.template scale<kDerivative>(plan.count);
+  for (int k = 0; k < kDerivative; ++k) scale = ldexp(scale, plan.exponent[k]);
+
+  const int64_t offset = row * call.n, begin = chunk * kChunk;
+  const int64_t end = begin + kChunk < call.n ? begin + kChunk : call.n;
+  for (int64_t start = begin; start < end; start += kLinearBlock) {
+    const int64_t at = offset + start + threadIdx.x;
+    const bool exists = start + threadIdx.x < end;
+    bool outside = false;
+    if (exists && !call.valid(at)) {
+      call.out[at] = 0;
+    } else if (exists && plan.bad) {
+      call.out[at] = kNaN<T>;
+    } else if (exists) {
+      const T score = call.scores[at];
+      const double where = place(score, plan, call.lam);
+      // Items outside the panels are saturated for those this far inside, on either side.
+      outside = plan.is_windowed &&
+                !(where >= kReach && where < static_cast<double>(plan.panels - kReach));
+      if (!outside) {
+        const int64_t rounded = static_cast<int64_t>(where);
+        const int64_t panel = rounded < plan.panels ? rounded : plan.panels - 1;
+        const T t = centred(score, panel, plan, call.lam);
+        const T* power = coefficients + panel * kEntries;
+        T sums[Shape::kWeights], own[Shape::kWeights];
+#pragma unroll
+        for (int w = 0; w < Shape::kWeights; ++w) {
+          sums[w] = power[w * kOrder + kOrder - 1];
+#pragma unroll
+          for (int b = kOrder - 2; b >= 0; --b) sums[w] = sums[w] * t + power[w * kOrder + b];
+        }
+        load_weights<T, kDerivative>(call, plan, at, own);
+        T sum = sums[0];
+        if constexpr (kDerivative == 1) sum = sums[1] - own[1] * sums[0];
+        if constexpr (kDerivative == 2)
+          sum = sums[3] - own[1] * sums[2] - own[2] * sums[1] + own[3] * sums[0];
+        call.out[at] = static_cast<T>(scale * static_cast<double>(sum));
+      }
+    }
+    if (!plan.is_windowed) continue;
+    needs_pairs[threadIdx.x] = outside;
+    __syncthreads();
+    for (int k = 0; k < kLinearBlock; ++k) {
+      if (!needs_pairs[k]) continue;
+      const int64_t item = offset + start + k;
+      const double sum = sum_over_pairs<T, kDerivative>(call, plan, offset, item, partial);
+      if (threadIdx.x == 0) call.out[item] = static_cast<T>(scale * sum);
+    }
+    __syncthreads();
+  }
+}
+
+// Panels that a row may have: an eighth of its items keeps the tables smaller than a few times the
+// input, and 4 reaches leave an inside to the window of a short row.
+template <class T>
+int64_t panel_capacity(int64_t n) {
+  const int64_t least = 4 * kPanelReach<T>;
+  return n / 8 > least ? n / 8 : least;
+}
+
+// Lays the scratch of `rows` rows out from `base` and returns how many bytes it takes.
+template <class T, int kDerivative>
+size_t lay_out(int64_t rows, int64_t n, char* base, Linear<T, kDerivative>& scratch) {
+  using Shape = Linear<T, kDerivative>;
+  scratch.chunks = ceil_div(n, kChunk);
+  scratch.capacity = panel_capacity<T>(n);
+  scratch.groups = ceil_div(scratch.capacity, kCountedPanels);
+  size_t used = 0;
+  const auto place_buffer = [&](auto*& pointer, int64_t count) {
+    using Element = std::remove_reference_t<decltype(*pointer)>;
+    pointer = reinterpret_cast<Element*>(base + used);
+    used += ceil_div(count * static_cast<int64_t>(sizeof(Element)), 256) * 256;
+  };
+  place_buffer(scratch.surveys, rows * scratch.chunks);
+  place_buffer(scratch.plans, rows);
+  place_buffer(scratch.moments, rows * scratch.capacity * Shape::kEntries);
+  place_buffer(scratch.counts, rows * (1 + scratch.groups));
+  place_buffer(scratch.coefficients, rows * scratch.capacity * Shape::kEntries);
+  return used;
+}
+
+// Rows that are worked on together: as many as fit a scratch of 64 MiB, at least one.
+template <class T, int kDerivative>
+int64_t rows_at_once(int64_t rows, int64_t n) {
+  Linear<T, kDerivative> scratch;
+  const auto one = static_cast<int64_t>(lay_out(1, n, nullptr, scratch));
+  int64_t most = (int64_t(64) << 20) / one;
+  most = most > 1 ? most : 1;
+  return rows < most ? rows : most;
+}
+
+template <class T, int kDerivative>
+cudaError_t launch_linear(Rows<T> call, const double* table, void* workspace, cudaStream_t stream) {
+  const int64_t at_once = rows_at_once<T, kDerivative>(call.rows, call.n);
+  Linear<T, kDerivative> scratch;
+  lay_out(at_once, call.n, static_cast<char*>(workspace), scratch);
+  scratch.table = table;
+  for (int64_t first = 0; first < call.rows; first += at_once) {
+    Rows<T> slice = call;
+    slice.rows = call.rows - first < at_once ? call.rows - first : at_once;
+    const int64_t skip = first * call.n;
+    slice.scores += skip;
+    slice.out += skip;
+    if (slice.mask) slice.mask += skip;
+    if (slice.grad) slice.grad += skip;
+    if (slice.grad_grad) slice.grad_grad += skip;
+    // Enough blocks to fill a large GPU; a block takes every so many-th panel of its row.
+    const int64_t wanted = ceil_div(2048, slice.rows);
+    const int64_t combine_blocks = wanted < scratch.capacity ? wanted : scratch.capacity;
+    const int64_t chunks = slice.rows * scratch.chunks;
+    cudaError_t error =
+        launch(survey_kernel<T, kDerivative>, chunks, kLinearBlock, stream, slice, scratch);
+    if (error == cudaSuccess)
+      error = launch(plan_kernel<T, kDerivative>, slice.rows * kPlanBlocks, kLinearBlock, stream,
+                     slice, scratch);
+    if (error == cudaSuccess)
+      error =
+          launch(accumulate_kernel<T, kDerivative>, chunks, kLinearBlock, stream, slice, scratch);
+    if (error == cudaSuccess)
+      error = launch(combine_kernel<T, kDerivative>, slice.rows * combine_blocks, kLinearBlock,
+                     stream, slice, scratch, combine_blocks);
+    if (error == cudaSuccess)
+      error = launch(evaluate_kernel<T, kDerivative>, chunks, kLinearBlock, stream, slice, scratch);
+    if (error != cudaSuccess) return error;
+  }
+  return cudaSuccess;
+}
+
+}  // namespace sodeep_fast

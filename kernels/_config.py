@@ -1,0 +1,72 @@
+"""Block sizes, as data: one row per operator, architecture and size of row.
+
+A row says how many rows, targets and sources one program holds at a time, with how many warps, and
+where those numbers come from. `bench/gpu_sweep.py` measures candidates and prints rows to put here.
+"""
+
+import functools
+from typing import NamedTuple
+
+
+class Blocks(NamedTuple):
+    """The tile of one program of a pairwise kernel."""
+
+    rows: int
+    targets: int
+    sources: int
+    warps: int
+
+
+class Entry(NamedTuple):
+    """Blocks for rows of at most `n` elements, on GPUs of compute capability `arch` (0: any)."""
+
+    arch: int
+    n: int
+    blocks: Blocks
+    provenance: str
+
+
+UNLIMITED = 1 << 62
+
+# A program takes two tiles of sources at a time, 2 to 4 pairs of each per thread: their running
+# values fit in about 64 registers, so that 32 warps or so live on a multiprocessor. Targets lie
+# along the lanes of a warp, so a target's sum needs no shuffles; short rows pack several to a tile.
+PAIRWISE_FLOAT32 = (
+    Entry(0, 16, Blocks(8, 16, 8, 8), "untuned, chosen by count of registers"),
+    # (512, 100): 2048 programs of 32 targets by 7 x 16 sources, in two waves of 132 x 9.
+    Entry(0, 2048, Blocks(1, 32, 8, 4), "untuned, chosen by count of programs per wave"),
+    # Each program scans its row once before it sums: 128 targets make that scan 1% of the work.
+    Entry(0, UNLIMITED, Blocks(1, 128, 8, 8), "untuned, chosen by count of pairs per thread"),
+)
+
+# Two registers a value.
+PAIRWISE_FLOAT64 = (
+    Entry(0, 16, Blocks(4, 16, 4, 8), "untuned, chosen by count of registers"),
+    Entry(0, UNLIMITED, Blocks(1, 32, 8, 4), "untuned, chosen by count of registers"),
+    # The tiles above spill a register or two on sm_80.
+    Entry(80, UNLIMITED, Blocks(1, 32, 4, 4), "untuned, chosen by count of registers"),
+)
+
+# method="auto" on CUDA takes the linear method from this row length on: it costs about five
+# launches (some 12 us) whatever n, and the direct method about 2 n^2 / 4e12 s on an H200 (one
+# special-function result per pair, 16 a cycle on each of 132 multiprocessors).
+# Untuned estimate for the total of (rows x n) pairs, see `prefers_linear`.
+LINEAR_FROM_PAIRS = 1 << 26
+
+
+def pairwise_entries(float64: bool, arch: int) -> list[Entry]:
+    """Returns the rows for `arch`, or for any architecture where it has none of its own."""
+    table = PAIRWISE_FLOAT64 if float64 else PAIRWISE_FLOAT32
+    known = any(entry.arch == arch for entry in table)
+    return [entry for entry in table if entry.arch == (arch if known else 0)]
+
+
+@functools.cache
+def pairwise_blocks(float64: bool, n: int, arch: int) -> Blocks:
+    """Returns the tile for rows of `n` elements."""
+    return next(entry.blocks for entry in pairwise_entries(float64, arch) if n <= entry.n)
+
+
+def prefers_linear(rows: int, n: int) -> bool:
+    """Returns whether the linear method is expected to beat the direct one on a GPU."""
+    return n >= 1024 and rows * n * n >= LINEAR_FROM_PAIRS
