@@ -124,7 +124,20 @@ def _rank_rows(sorter: nn.Module, rows: Tensor, wanted: Tensor | None = None) ->
     return ranks
 
 
-class SpearmanLoss(nn.Module):
+class _SorterLoss(nn.Module):
+    """A loss over a sorter of its own, `.sorter`."""
+
+    def __init__(
+        self,
+        sorter_type: str,
+        seq_len: int | None = None,
+        sorter_state_dict: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.sorter = model_loader(sorter_type, seq_len, sorter_state_dict)
+
+
+class SpearmanLoss(_SorterLoss):
     """The mean squared difference of soft and exact ranks / n, plus lbd times an L1 loss.
 
     For ranks without ties, 1 - r_s = 6 n^2 / (n^2 - 1) times the first term. In the original a
@@ -149,9 +162,8 @@ class SpearmanLoss(nn.Module):
         sorter_state_dict: Mapping[str, Any] | None = None,
         lbd: float = 0,
     ) -> None:
-        super().__init__()
         check_nonnegative(lbd, "lbd")
-        self.sorter = model_loader(sorter_type, seq_len, sorter_state_dict)
+        super().__init__(sorter_type, seq_len, sorter_state_dict)
         self.lbd = lbd
 
     def forward(self, mem_pred: Tensor, mem_gt: Tensor, pr: bool = False) -> Tensor:
@@ -173,7 +185,7 @@ class SpearmanLoss(nn.Module):
         return loss
 
 
-class MapRankingLoss(nn.Module):
+class MapRankingLoss(_SorterLoss):
     """The sum over classes of the soft ranks / n of the positives, eq. (7).
 
     One sorter call for all classes where the original makes one each (as does this, for a "cnn" in
@@ -191,15 +203,6 @@ class MapRankingLoss(nn.Module):
         tensor(0.5000)
     """
 
-    def __init__(
-        self,
-        sorter_type: str,
-        seq_len: int | None = None,
-        sorter_state_dict: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__()
-        self.sorter = model_loader(sorter_type, seq_len, sorter_state_dict)
-
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         """Returns the loss, a scalar, of scores (n, C) and binary labels (n, C)."""
 
@@ -209,7 +212,7 @@ class MapRankingLoss(nn.Module):
         return mean_average_precision_loss(output, target, sorter)
 
 
-class RankLoss(nn.Module):
+class RankLoss(_SorterLoss):
     """The sum of the soft ranks / B of the diagonal of (B, B) scores, along rows and columns.
 
     Arguments:
@@ -222,22 +225,13 @@ class RankLoss(nn.Module):
         tensor(2.0000)
     """
 
-    def __init__(
-        self,
-        sorter_type: str,
-        seq_len: int | None = None,
-        sorter_state_dict: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__()
-        self.sorter = model_loader(sorter_type, seq_len, sorter_state_dict)
-
     def forward(self, scores: Tensor) -> Tensor:
         """Returns the loss, a scalar, of scores (B, B) with the matching pairs on the diagonal."""
         check_matrix(scores, "(B, B)", square=True)
         return self.sorter(scores).trace() + self.sorter(scores.T).trace()
 
 
-class RankHardLoss(nn.Module):
+class RankHardLoss(_SorterLoss):
     """The triplet loss on ranks / B with the hardest negatives, eq. (9), summed over all queries.
 
     B times `sodeep_fast.RankTripletLoss`: a sum, as in the original, where eq. (10) has a mean. The
@@ -266,10 +260,9 @@ class RankHardLoss(nn.Module):
         nmax: int = 1,
         released_margin: bool = False,
     ) -> None:
-        super().__init__()
         check_nonnegative(margin, "margin")
         check_count(nmax, "nmax")
-        self.sorter = model_loader(sorter_type, seq_len, sorter_state_dict)
+        super().__init__(sorter_type, seq_len, sorter_state_dict)
         self.margin = margin
         self.nmax = nmax
         self.released_margin = released_margin
