@@ -47,10 +47,9 @@ PAIRWISE_FLOAT64 = (
     Entry(80, UNLIMITED, Blocks(1, 32, 4, 4), "untuned, chosen by count of registers"),
 )
 
-# method="auto" on CUDA takes the linear method from this row length on: it costs about five
-# launches (some 12 us) whatever n, and the direct method about 2 n^2 / 4e12 s on an H200 (one
-# special-function result per pair, 16 a cycle on each of 132 multiprocessors).
-# Untuned estimate for the total of (rows x n) pairs, see `prefers_linear`.
+# method="auto" on CUDA takes the linear method from so many pairs (rows x n^2) on. Its forward and
+# backward are ten launches of about 2 us; direct takes some 3e-13 s a pair for both on an
+# H200 (half a special-function result each, of 16 a cycle on each of 132 multiprocessors). Untuned.
 LINEAR_FROM_PAIRS = 1 << 26
 
 

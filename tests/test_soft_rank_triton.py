@@ -110,6 +110,7 @@ def test_extreme_steepness():
     torch.testing.assert_close(triton_rank(scores, 1e-60), torch.full((2, 9), 5.0))
     huge = torch.tensor([[3e38, -3e38, 0.0]])
     assert torch.equal(triton_rank(huge, 1e-3), torch.tensor([[1.0, 3.0, 2.0]]))
+    torch.testing.assert_close(triton_rank(huge, 1e-60), torch.full((1, 3), 2.0))
 
 
 def test_strided_and_expanded_inputs():
