@@ -34,9 +34,9 @@ def extension(name, sources, **options):
     return CppExtension(
         f"sodeep_fast.{name}",
         sorted(map(str, sources)),
-        depends=sorted(str(path) for path in CSRC.glob("*/*") if path.suffix != ".cpp"),
+        depends=sorted(str(path) for path in CSRC.rglob("*.*") if path.suffix != ".cpp"),
         include_dirs=[str(CSRC.resolve())],
-        extra_compile_args=["-O3", "-std=c++17", "-ffp-contract=fast", *DEFINES],
+        extra_compile_args=["-O3", "-g0", "-std=c++17", "-ffp-contract=fast", *DEFINES],
         py_limited_api=True,
         **options,
     )

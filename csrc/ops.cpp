@@ -6,6 +6,8 @@
 STABLE_TORCH_LIBRARY(sodeep_fast, m) {
   m.def("cpu_capability() -> str");
 
+  m.def("hard_rank(Tensor scores, Tensor? mask, bool normalize, str ties) -> Tensor");
+
   m.def("soft_rank(Tensor scores, Tensor? mask, float lam, bool normalize, str method) -> Tensor");
   m.def(
       "soft_rank_backward(Tensor grad, Tensor scores, Tensor? mask, float lam, bool normalize, "

@@ -8,6 +8,11 @@ from torch import Tensor
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
+def rank_dtype(scores: Tensor) -> torch.dtype:
+    """Returns the dtype of the ranks of `scores`; bfloat16, say, cannot hold rank 257."""
+    return torch.float64 if scores.dtype == torch.float64 else torch.float32
+
+
 def check_scores(scores: Tensor, name: str = "scores") -> None:
     """Raises unless `scores` is a floating-point tensor with at least one dimension."""
     if not isinstance(scores, Tensor):

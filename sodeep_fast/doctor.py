@@ -11,8 +11,8 @@ from sodeep_fast.benchmark.environment import cpu_model, version_of
 from sodeep_fast.benchmark.report import align
 from sodeep_fast.ops import _backend
 
-KERNEL_OPERATORS = ("soft_rank",)
-PYTORCH_OPERATORS = {"hard_rank": "sorting is PyTorch's own; nothing to fuse"}
+KERNEL_OPERATORS = ("soft_rank", "hard_rank")
+WITHOUT_GPU_KERNEL = {"hard_rank": "PyTorch's own sort"}
 
 
 def report() -> str:
@@ -82,10 +82,13 @@ def _choices() -> list[tuple[str, str, str, str]]:
     lines = []
     for operator in KERNEL_OPERATORS:
         for device, obstacle in devices.items():
-            backend, reason = ("-", obstacle) if obstacle else _backend.choose(device)
+            if obstacle:
+                backend, reason = "-", obstacle
+            elif device == "cuda" and operator in WITHOUT_GPU_KERNEL:
+                backend, reason = "torch", WITHOUT_GPU_KERNEL[operator]
+            else:
+                backend, reason = _backend.choose(device)
             lines.append((operator, device, backend, reason))
-    for operator, reason in PYTORCH_OPERATORS.items():
-        lines += [(operator, device, "torch", reason) for device in devices]
     return lines
 
 

@@ -5,6 +5,8 @@ import scipy.stats
 import torch
 
 import sodeep_fast
+from sodeep_fast import _native
+from sodeep_fast.ops.hard_rank import _by_sorting
 from sodeep_fast.reference.hard_rank import hard_rank as reference_hard_rank
 from sodeep_fast.testing import DEVICES, DISTRIBUTIONS, make_scores
 
@@ -27,7 +29,7 @@ def test_worked_literal(ties: str, expected: list[float]) -> None:
 
 @pytest.mark.parametrize("ties", TIES)
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
-@pytest.mark.parametrize("shape", [(1,), (2,), (7, 33), (2, 3, 100)])
+@pytest.mark.parametrize("shape", [(1,), (2,), (7, 33), (2, 3, 100), (3, 257), (2, 3000)])
 def test_agrees_with_scipy(distribution: str, shape: tuple[int, ...], ties: str) -> None:
     scores = make_scores(distribution, shape)
     expected = scipy.stats.rankdata(-scores.numpy(), method=ties, axis=-1)
@@ -46,6 +48,32 @@ def test_agrees_with_the_reference(device: str, ties: str, normalize: bool, mask
     arguments = {"mask": mask, "normalize": normalize, "ties": ties}
     ranks = sodeep_fast.hard_rank(scores, **arguments)
     assert torch.equal(ranks, reference_hard_rank(scores, **arguments))
+
+
+@pytest.mark.parametrize("ties", TIES)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("n", [256, 257])  # on both sides of counting and sorting
+def test_the_kernel_agrees_with_torch_sort(n: int, masked: bool, ties: str) -> None:
+    scores = make_scores("tied", (3, n))
+    scores[0] *= 0  # zeros of both signs are equal
+    scores[1, ::5] = torch.inf
+    scores[2] = make_scores("normal", (n,))
+    mask = make_scores("uniform", (3, n), seed=1) > 0 if masked else None
+    expected = _by_sorting(scores, mask, True, ties)
+    assert torch.equal(
+        sodeep_fast.hard_rank(scores, mask=mask, normalize=True, ties=ties), expected
+    )
+
+
+@pytest.mark.skipif(not _native.HAS_CPU, reason="the C++ kernels are not built")
+def test_the_kernel_is_a_well_behaved_operator() -> None:
+    scores, mask = torch.randn(4, 3, 50), torch.rand(4, 3, 50) > 0.3
+    for arguments in ((scores, None, False, "average"), (scores.half(), mask, True, "ordinal")):
+        torch.library.opcheck(torch.ops.sodeep_fast.hard_rank, arguments)
+    batched = torch.func.vmap(lambda s, m: sodeep_fast.hard_rank(s, mask=m))(scores, mask)
+    assert torch.equal(batched, sodeep_fast.hard_rank(scores, mask=mask))
+    compiled = torch.compile(sodeep_fast.hard_rank, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(scores), sodeep_fast.hard_rank(scores))
 
 
 def test_masked_entries_count_for_nobody_whatever_they_hold() -> None:

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "cpu/soft_rank.h"
+#include "cpu/row.h"
 
 namespace sodeep_fast {
 
@@ -24,8 +24,9 @@ void radix_order(const T* values, int64_t n, Buffer<char>& scratch, uint32_t* or
   Item* to = from + n;
   std::array<std::array<uint32_t, 256>, kDigits> counts{};
   for (int64_t i = 0; i < n; ++i) {
+    const T value = values[i] + T(0);  // -0 equals 0, so it gets the same bits
     Bits bits;
-    std::memcpy(&bits, values + i, sizeof(bits));
+    std::memcpy(&bits, &value, sizeof(bits));
     // Order of the bits = order of the numbers: flip negatives whole, others only in their sign.
     bits ^= bits & kSign ? ~Bits(0) : kSign;
     from[i] = {bits, static_cast<uint32_t>(i)};

@@ -3,8 +3,6 @@
 #include "cpu/soft_rank.h"
 
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
 #include <cmath>
@@ -16,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "boundary.h"
 #include "cpu/radix_order.h"
 #include "math/sigmoid_panels.h"
 
@@ -35,40 +34,27 @@ Method parse_method(const std::string& method) {
   return Method::kAuto;
 }
 
-ScalarType compute_type(const Tensor& scores) {
-  return scores.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
-Tensor prepare(const Tensor& tensor, ScalarType dtype) {
-  return torch::stable::contiguous(
-      tensor.scalar_type() == dtype ? tensor : torch::stable::to(tensor, dtype));
-}
-
 template <class T, int kDerivative>
 Tensor run(const Tensor& scores, const Tensor* const (&weights)[2],
            const std::optional<Tensor>& mask, double lam, bool normalize, Method method) {
   const ScalarType dtype = compute_type(scores);
-  const Tensor dense_scores = prepare(scores, dtype);
+  const Tensor dense_scores = dense(scores, dtype);
   const Tensor dense_mask = mask ? torch::stable::contiguous(*mask) : Tensor();
-  const Tensor dense_weights[2] = {kDerivative > 0 ? prepare(*weights[0], dtype) : Tensor(),
-                                   kDerivative > 1 ? prepare(*weights[1], dtype) : Tensor()};
+  const Tensor dense_weights[2] = {kDerivative > 0 ? dense(*weights[0], dtype) : Tensor(),
+                                   kDerivative > 1 ? dense(*weights[1], dtype) : Tensor()};
   Tensor out = torch::stable::empty_like(dense_scores);
 
-  const int64_t n = scores.size(scores.dim() - 1);
-  STD_TORCH_CHECK(n <= std::numeric_limits<int32_t>::max(), "rows of more than 2^31 - 1 scores");
-  const int64_t rows = n == 0 ? 0 : scores.numel() / n;
-  if (rows == 0) return out;
+  const Rows size(scores);
+  if (mask) size.check_same(dense_mask, "mask");
+  for (int k = 0; k < kDerivative; ++k) size.check_same(dense_weights[k], "gradient");
+  if (size.rows == 0) return out;
+  const int64_t n = size.n;
 
   SoftRankRow<T> first{};
   first.scores = static_cast<const T*>(dense_scores.const_data_ptr());
-  for (int k = 0; k < kDerivative; ++k) {
-    STD_TORCH_CHECK(dense_weights[k].numel() == rows * n, "gradient and scores differ in size");
+  for (int k = 0; k < kDerivative; ++k)
     first.weights[k] = static_cast<const T*>(dense_weights[k].const_data_ptr());
-  }
-  if (mask) {
-    STD_TORCH_CHECK(dense_mask.numel() == rows * n, "mask and scores differ in size");
-    first.mask = static_cast<const bool*>(dense_mask.const_data_ptr());
-  }
+  if (mask) first.mask = static_cast<const bool*>(dense_mask.const_data_ptr());
   first.n = n;
   first.lam = lam;
   first.normalize = normalize;
@@ -78,8 +64,12 @@ Tensor run(const Tensor& scores, const Tensor* const (&weights)[2],
   const SoftRankKernel<T> kernel = pick_isa<SoftRankKernel<T>>(
       baseline::soft_rank_row<T, kDerivative>, avx2::soft_rank_row<T, kDerivative>,
       avx512::soft_rank_row<T, kDerivative>);
-  const auto work = [&](int64_t begin, int64_t end) {
-    SoftRankScratch<T> scratch;
+  // Where rows are few and long, the threads work inside each.
+  constexpr int64_t kLongRow = 16384;
+  const auto threads = static_cast<int64_t>(torch::stable::get_num_threads());
+  const bool threads_inside = size.rows < 2 * threads && n >= kLongRow;
+  size.for_each_range(threads_inside, [&](int64_t begin, int64_t end) {
+    thread_local SoftRankScratch<T> scratch;
     for (int64_t r = begin; r < end; ++r) {
       SoftRankRow<T> row = first;
       row.scores += r * n;
@@ -88,13 +78,8 @@ Tensor run(const Tensor& scores, const Tensor* const (&weights)[2],
       if (row.mask != nullptr) row.mask += r * n;
       kernel(row, scratch);
     }
-  };
-  // Either threads over rows, or, where rows are few and long, threads inside each.
-  constexpr int64_t kItemsPerTask = 2048, kLongRow = 16384;
-  if (rows < 2 * static_cast<int64_t>(torch::stable::get_num_threads()) && n >= kLongRow)
-    work(0, rows);
-  else
-    torch::stable::parallel_for(0, rows, std::max<int64_t>(1, kItemsPerTask / n), work);
+    scratch.trim();
+  });
   return out;
 }
 
@@ -107,12 +92,6 @@ Tensor dispatch(const Tensor& scores, const Tensor* const (&weights)[2],
   return call(scores, weights, mask, lam, normalize, parse_method(method));
 }
 
-// Ranks keep the precision that they were computed in; gradients take that of the scores.
-Tensor like_scores(const Tensor& grad, const Tensor& scores) {
-  return grad.scalar_type() == scores.scalar_type() ? grad
-                                                    : torch::stable::to(grad, scores.scalar_type());
-}
-
 Tensor soft_rank(Tensor scores, std::optional<Tensor> mask, double lam, bool normalize,
                  std::string method) {
   return dispatch<0>(scores, {nullptr, nullptr}, mask, lam, normalize, method);
@@ -120,14 +99,16 @@ Tensor soft_rank(Tensor scores, std::optional<Tensor> mask, double lam, bool nor
 
 Tensor soft_rank_backward(Tensor grad, Tensor scores, std::optional<Tensor> mask, double lam,
                           bool normalize, std::string method) {
-  return like_scores(dispatch<1>(scores, {&grad, nullptr}, mask, lam, normalize, method), scores);
+  // Ranks keep the precision that they were computed in; gradients take that of the scores.
+  return as_type(dispatch<1>(scores, {&grad, nullptr}, mask, lam, normalize, method),
+                 scores.scalar_type());
 }
 
 Tensor soft_rank_double_backward(Tensor grad_grad, Tensor grad, Tensor scores,
                                  std::optional<Tensor> mask, double lam, bool normalize,
                                  std::string method) {
-  return like_scores(dispatch<2>(scores, {&grad, &grad_grad}, mask, lam, normalize, method),
-                     scores);
+  return as_type(dispatch<2>(scores, {&grad, &grad_grad}, mask, lam, normalize, method),
+                 scores.scalar_type());
 }
 
 }  // namespace

@@ -210,18 +210,33 @@ void gather_coefficients(const double* table, const double* moments, const Panel
     }
 }
 
+// The weights of a piece's items, in its order: g, v and g v, as many as the derivative takes.
+template <class T, int kDerivative>
+struct PieceWeights {
+  static constexpr int kWeights = 1 << kDerivative;  // {1}, {1, g}, {1, g, v, g v}
+  T columns[kDerivative == 0 ? 1 : kWeights - 1][kPieceItems];
+
+  void gather(const uint32_t* origin, int64_t count, const T* const (&weights)[2],
+              const T (&shift)[2]) {
+    for (int k = 0; k < kDerivative; ++k)
+      for (int64_t i = 0; i < count; ++i) columns[k][i] = weights[k][origin[i]] - shift[k];
+    if constexpr (kDerivative == 2)
+      for (int64_t i = 0; i < count; ++i) columns[2][i] = columns[0][i] * columns[1][i];
+  }
+};
+
 template <class T, int kDerivative>
 void soft_rank_linear(const T* scores, const T* const (&weights)[2], int64_t n, double lam, T lo,
                       T hi, double scale, SoftRankScratch<T>& scratch, T* out) {
   constexpr int p = kPanelOrder<T>, lanes = kLanes<T>;
-  constexpr int kWeights = 1 << kDerivative;  // {1}, {1, g}, {1, g, v, g v}
+  using Weights = PieceWeights<T, kDerivative>;
+  constexpr int kWeights = Weights::kWeights;
   static const std::vector<double> table = make_panel_table<T, kDerivative>();
 
   const double range = lam * (static_cast<double>(hi) - static_cast<double>(lo));
   const int64_t limit = panel_limit(range, n);
   const bool few_panels = range < 2.0 * static_cast<double>(n) + 64;
-  T* sorted = scratch.sorted.reserve(kWeights * n);
-  OrderedRow<T> row{sorted, scratch.order.reserve(n),
+  OrderedRow<T> row{scratch.sorted.reserve(n), scratch.order.reserve(n),
                     reinterpret_cast<Panel*>(scratch.panels.reserve(limit * sizeof(Panel))), 0};
   if (few_panels)
     order_by_counting(scores, n, lam, static_cast<double>(lo), static_cast<int64_t>(range) + 1,
@@ -249,23 +264,18 @@ void soft_rank_linear(const T* scores, const T* const (&weights)[2], int64_t n, 
   double* piece_moments = scratch.moments.reserve((piece_count + row.panel_count) * moment_size);
   double* moments = piece_moments + piece_count * moment_size;
   torch::stable::parallel_for(0, piece_count, grain, [&](int64_t begin, int64_t end) {
+    Weights own_weights;
     for (int64_t at = begin; at < end; ++at) {
       const Piece& piece = pieces[at];
       const Panel& panel = row.panels[piece.panel];
+      const int64_t count = piece.end - piece.begin;
       const auto centre = panel_centre<T>(panel.anchor, panel.index, lam);
       double* own = piece_moments + at * moment_size;
       std::fill(own, own + moment_size, 0.0);
-      for (int w = 0; w < kWeights; ++w) {
-        T* column = w == 0 ? nullptr : sorted + w * n;
-        if (w == 1 || w == 2)
-          for (int64_t i = piece.begin; i < piece.end; ++i)
-            column[i] = weights[w - 1][row.origin[i]] - shift[w - 1];
-        if (w == 3)
-          for (int64_t i = piece.begin; i < piece.end; ++i)
-            column[i] = sorted[n + i] * sorted[2 * n + i];
-        add_moments<T>(row.scores + piece.begin, column ? column + piece.begin : nullptr,
-                       piece.end - piece.begin, centre, to_t, own + w * p);
-      }
+      own_weights.gather(row.origin + piece.begin, count, weights, shift);
+      for (int w = 0; w < kWeights; ++w)
+        add_moments<T>(row.scores + piece.begin, w ? own_weights.columns[w - 1] : nullptr, count,
+                       centre, to_t, own + w * p);
     }
   });
   std::fill(moments, moments + row.panel_count * moment_size, 0.0);
@@ -276,7 +286,7 @@ void soft_rank_linear(const T* scores, const T* const (&weights)[2], int64_t n, 
   torch::stable::parallel_for(0, piece_count, grain, [&](int64_t begin, int64_t end) {
     double wide[kWeights][p];
     T narrow[kWeights][p] = {};
-    T value[kPieceItems];
+    Weights own_weights;
     int64_t prepared = -1;
     for (int64_t at = begin; at < end; ++at) {
       const Piece& piece = pieces[at];
@@ -291,30 +301,28 @@ void soft_rank_linear(const T* scores, const T* const (&weights)[2], int64_t n, 
           for (int a = 0; a < p; ++a) narrow[w][a] = static_cast<T>(scale * wide[w][a]);
         prepared = piece.panel;
       }
-      const auto evaluate = [&](Vec<T> score, Vec<T> g, Vec<T> v, Vec<T> gv) {
+      const int64_t count = piece.end - piece.begin;
+      own_weights.gather(row.origin + piece.begin, count, weights, shift);
+      for (int64_t i = 0; i < count; i += lanes) {
+        const auto first = [&](const T* from) { return load_first<T>(from + i, count - i); };
+        const Vec<T> score = first(row.scores + piece.begin);
         const Vec<T> t = ((score - centre.hi) - centre.lo) * to_t;
-        Vec<T> sums[kWeights];
+        Vec<T> sums[kWeights], value;
         for (int w = 0; w < kWeights; ++w) sums[w] = evaluate_powers<T>(narrow[w], t);
-        if constexpr (kDerivative == 0) return sums[0];
-        if constexpr (kDerivative == 1) return sums[1] - g * sums[0];
-        if constexpr (kDerivative == 2) return sums[3] - g * sums[2] - v * sums[1] + gv * sums[0];
-      };
-      const auto column = [&](int w, int64_t i) {
-        return w < kWeights ? load<T>(sorted + w * n + i) : Vec<T>{};
-      };
-      int64_t i = piece.begin;
-      for (; i + lanes <= piece.end; i += lanes)
-        store<T>(value + (i - piece.begin),
-                 evaluate(column(0, i), column(1, i), column(2, i), column(3, i)));
-      if (i < piece.end) {
-        T tail[4][lanes] = {}, result[lanes];
-        for (int w = 0; w < kWeights; ++w)
-          std::copy(sorted + w * n + i, sorted + w * n + piece.end, tail[w]);
-        store<T>(result,
-                 evaluate(load<T>(tail[0]), load<T>(tail[1]), load<T>(tail[2]), load<T>(tail[3])));
-        std::copy(result, result + (piece.end - i), value + (i - piece.begin));
+        if constexpr (kDerivative == 0) {
+          value = sums[0];
+        } else if constexpr (kDerivative == 1) {
+          value = sums[1] - first(own_weights.columns[0]) * sums[0];
+        } else {
+          const auto& column = own_weights.columns;
+          value = sums[3] - first(column[0]) * sums[2] - first(column[1]) * sums[1] +
+                  first(column[2]) * sums[0];
+        }
+        T lane[lanes];
+        store<T>(lane, value);
+        const int64_t stored = std::min<int64_t>(lanes, count - i);
+        for (int64_t k = 0; k < stored; ++k) out[row.origin[piece.begin + i + k]] = lane[k];
       }
-      for (i = piece.begin; i < piece.end; ++i) out[row.origin[i]] = value[i - piece.begin];
     }
   });
 }

@@ -36,11 +36,7 @@ void soft_rank_row(const SoftRankRow<T>& row, SoftRankScratch<T>& scratch) {
 
   if (row.mask != nullptr) {
     uint32_t* kept = scratch.valid.reserve(n);
-    int64_t count = 0;
-    for (int64_t i = 0; i < n; ++i) {
-      kept[count] = static_cast<uint32_t>(i);
-      count += row.mask[i];
-    }
+    const int64_t count = find_valid(row.mask, n, kept);
     std::fill(row.out, row.out + n, T(0));
     T* compact = scratch.compact.reserve((2 + kDerivative) * count);
     for (int64_t i = 0; i < count; ++i) compact[i] = row.scores[kept[i]];

@@ -12,6 +12,7 @@
 #include <optional>
 #include <string>
 
+#include "boundary.h"
 #include "cuda/soft_rank.h"
 
 namespace sodeep_fast {
@@ -27,11 +28,6 @@ void* current_stream(int32_t device) {
   return stream;
 }
 
-Tensor prepare(const Tensor& tensor, ScalarType dtype) {
-  return torch::stable::contiguous(
-      tensor.scalar_type() == dtype ? tensor : torch::stable::to(tensor, dtype));
-}
-
 // Ranks keep the precision that they were computed in; gradients take that of the scores.
 Tensor run(int derivative, const Tensor& scores, const Tensor* grad, const Tensor* grad_grad,
            const std::optional<Tensor>& mask, double lam, bool normalize,
@@ -40,12 +36,11 @@ Tensor run(int derivative, const Tensor& scores, const Tensor* grad, const Tenso
                   "method must be auto, direct or linear, got ", method);
   const int32_t device = scores.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
-  const ScalarType given = scores.scalar_type();
-  const ScalarType dtype = given == ScalarType::Double ? given : ScalarType::Float;
+  const ScalarType dtype = compute_type(scores);
 
-  const Tensor dense_scores = prepare(scores, dtype);
-  const Tensor dense_grad = grad ? prepare(*grad, dtype) : Tensor();
-  const Tensor dense_grad_grad = grad_grad ? prepare(*grad_grad, dtype) : Tensor();
+  const Tensor dense_scores = dense(scores, dtype);
+  const Tensor dense_grad = grad ? dense(*grad, dtype) : Tensor();
+  const Tensor dense_grad_grad = grad_grad ? dense(*grad_grad, dtype) : Tensor();
   const Tensor dense_mask = mask ? torch::stable::contiguous(*mask) : Tensor();
   Tensor out = torch::stable::empty_like(dense_scores);
   if (scores.numel() == 0) return out;
@@ -80,7 +75,7 @@ Tensor run(int derivative, const Tensor& scores, const Tensor* grad, const Tenso
   }
   const char* error = sodeep_fast_soft_rank(&call, current_stream(device));
   STD_TORCH_CHECK(error == nullptr, "soft_rank: ", error == nullptr ? "" : error);
-  return derivative == 0 || given == dtype ? out : torch::stable::to(out, given);
+  return derivative == 0 ? out : as_type(out, scores.scalar_type());
 }
 
 Tensor soft_rank(Tensor scores, std::optional<Tensor> mask, double lam, bool normalize,

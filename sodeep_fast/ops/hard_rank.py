@@ -1,9 +1,12 @@
-"""The exact rank, which `soft_rank` approximates. Sorting is PyTorch's own; nothing is fused."""
+"""The exact rank, which `soft_rank` approximates: a kernel on the CPU, PyTorch's sort elsewhere."""
 
 import torch
 from torch import Tensor
 
-from sodeep_fast._checks import check_choice, check_mask, check_real
+from sodeep_fast import _native
+from sodeep_fast._checks import check_choice, check_mask, check_real, rank_dtype
+from sodeep_fast.ops import _backend
+from sodeep_fast.ops._vmap import batching_rule
 
 TIES = ("average", "min", "max", "ordinal")
 
@@ -41,8 +44,15 @@ def hard_rank(
     check_choice(ties, TIES, "ties")
 
     scores = scores.detach()
+    if scores.is_floating_point() and _backend.choose(scores.device.type)[0] == "cpp":
+        return torch.ops.sodeep_fast.hard_rank(scores, mask, normalize, ties)
+    return _by_sorting(scores, mask, normalize, ties)
+
+
+def _by_sorting(scores: Tensor, mask: Tensor | None, normalize: bool, ties: str) -> Tensor:
+    """The exact rank from `torch.sort`, for every device and dtype."""
     n = scores.shape[-1]
-    dtype = torch.float64 if scores.dtype == torch.float64 else torch.float32
+    dtype = rank_dtype(scores)
     if n == 0:
         return torch.empty(scores.shape, dtype=dtype, device=scores.device)
 
@@ -79,3 +89,12 @@ def hard_rank(
     if normalize:
         ranks = ranks / (n if mask is None else mask.sum(-1, keepdim=True))
     return ranks if mask is None else ranks.masked_fill(~mask, 0)
+
+
+if _native.HAS_CPU:
+
+    @torch.library.register_fake("sodeep_fast::hard_rank")
+    def _(scores: Tensor, mask: Tensor | None, normalize: bool, ties: str) -> Tensor:
+        return torch.empty(scores.shape, dtype=rank_dtype(scores), device=scores.device)
+
+    torch.library.register_vmap("sodeep_fast::hard_rank", batching_rule("hard_rank", 2))

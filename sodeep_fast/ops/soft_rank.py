@@ -6,8 +6,15 @@ import torch
 from torch import Tensor
 
 from sodeep_fast import _native
-from sodeep_fast._checks import check_choice, check_mask, check_positive, check_scores
+from sodeep_fast._checks import (
+    check_choice,
+    check_mask,
+    check_positive,
+    check_scores,
+    rank_dtype,
+)
 from sodeep_fast.ops import _backend
+from sodeep_fast.ops._vmap import batching_rule
 from sodeep_fast.reference.soft_rank import soft_rank as reference_soft_rank
 
 METHODS = ("auto", "direct", "linear")
@@ -82,10 +89,6 @@ def _prefers_linear(scores: Tensor) -> bool:
     return prefers_linear(scores.numel() // max(n, 1), n)
 
 
-def _rank_dtype(scores: Tensor) -> torch.dtype:
-    return torch.float64 if scores.dtype == torch.float64 else torch.float32
-
-
 def _register(prefix: str) -> None:
     """Gives the three operators of one implementation their fakes, derivatives and vmap rules."""
     forward, backward, double_backward = (
@@ -95,7 +98,7 @@ def _register(prefix: str) -> None:
 
     @torch.library.register_fake(forward)
     def _(scores: Tensor, mask: Tensor | None, *options: Any) -> Tensor:
-        return torch.empty(scores.shape, dtype=_rank_dtype(scores), device=scores.device)
+        return torch.empty(scores.shape, dtype=rank_dtype(scores), device=scores.device)
 
     @torch.library.register_fake(backward)
     def _(grad: Tensor, scores: Tensor, mask: Tensor | None, *options: Any) -> Tensor:
@@ -141,26 +144,8 @@ def _register(prefix: str) -> None:
 
     for name, tensors in ((forward, 2), (backward, 3), (double_backward, 4)):
         torch.library.register_vmap(
-            name, _batching_rule(name.removeprefix("sodeep_fast::"), tensors)
+            name, batching_rule(name.removeprefix("sodeep_fast::"), tensors)
         )
-
-
-def _batching_rule(name: str, tensors: int) -> Any:
-    """Returns a vmap rule: rows are independent, so a batch dimension is one more leading one."""
-
-    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
-        size = info.batch_size
-        moved = [
-            value
-            if value is None
-            else value.movedim(dim, 0)
-            if dim is not None
-            else value.expand(size, *value.shape)
-            for value, dim in zip(args[:tensors], in_dims[:tensors], strict=True)
-        ]
-        return getattr(torch.ops.sodeep_fast, name)(*moved, *args[tensors:]), 0
-
-    return rule
 
 
 if _native.HAS_CPU:

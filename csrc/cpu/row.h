@@ -1,0 +1,80 @@
+// What the operators that work row by row share: sizes, threads, scratch memory and masks.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <utility>
+
+namespace sodeep_fast {
+
+// Scratch memory that only grows, so that a thread's rows and calls share it: memory fresh from the
+// system costs more than what is computed in it.
+template <class T>
+class Buffer {
+ public:
+  T* reserve(int64_t size) {
+    if (size > capacity_) {
+      release();  // before the new allocation, so that the two never coexist
+      memory_.reset(new T[size]);
+      capacity_ = size;
+    }
+    return memory_.get();
+  }
+
+  // Gives memory back that is too large to sit on until the next call.
+  void trim() {
+    constexpr int64_t kKeptBytes = 8 << 20;
+    if (capacity_ * static_cast<int64_t>(sizeof(T)) > kKeptBytes) release();
+  }
+
+ private:
+  void release() {
+    memory_.reset();
+    capacity_ = 0;
+  }
+
+  std::unique_ptr<T[]> memory_;
+  int64_t capacity_ = 0;
+};
+
+// Lists the positions where mask [n] is true in valid [n] and returns their number.
+inline int64_t find_valid(const bool* mask, int64_t n, uint32_t* valid) {
+  int64_t count = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    valid[count] = static_cast<uint32_t>(i);
+    count += mask[i];
+  }
+  return count;
+}
+
+// The sizes of (..., n) scores as a matrix; no rows where there is nothing in them.
+struct Rows {
+  int64_t rows, n;
+
+  explicit Rows(const torch::stable::Tensor& scores) : n(scores.size(scores.dim() - 1)) {
+    STD_TORCH_CHECK(n <= std::numeric_limits<int32_t>::max(), "rows of more than 2^31 - 1 scores");
+    rows = n == 0 ? 0 : scores.numel() / n;
+  }
+
+  void check_same(const torch::stable::Tensor& other, const char* name) const {
+    STD_TORCH_CHECK(other.numel() == rows * n, name, " and scores differ in size");
+  }
+
+  // Calls work(begin, end) over ranges of rows, in threads unless the rows themselves use them.
+  template <class F>
+  void for_each_range(bool threads_inside, F&& work) const {
+    constexpr int64_t kItemsPerTask = 2048;
+    if (threads_inside)
+      work(int64_t(0), rows);
+    else
+      torch::stable::parallel_for(0, rows, std::max<int64_t>(1, kItemsPerTask / n),
+                                  std::forward<F>(work));
+  }
+};
+
+}  // namespace sodeep_fast
