@@ -249,7 +249,10 @@ void soft_rank_linear(const T* scores, const T* const (&weights)[2], int64_t n, 
     for (int64_t at = row.panels[panel].begin; at < row.panels[panel].end; at += kPieceItems)
       pieces.push_back({panel, at, std::min(at + kPieceItems, row.panels[panel].end)});
   const auto piece_count = static_cast<int64_t>(pieces.size());
-  const int64_t grain = std::max<int64_t>(1, piece_count * kParallelItems / (4 * n + 1));
+  // Pieces of about a quarter of what is worth a thread; their lengths vary with the scores.
+  const int64_t grain = n < kParallelItems
+                            ? piece_count
+                            : std::max<int64_t>(1, piece_count * kParallelItems / (4 * n));
   const T to_t = static_cast<T>(2 * lam);
 
   // Shifting g or v by a constant changes nothing but the rounding: the sums take differences.
