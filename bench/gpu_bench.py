@@ -121,14 +121,13 @@ def graph_rows(operator: Operator) -> list[Row]:
                 call()
             graphs[name] = graph.replay
         samples = interleave(graphs, seconds=0.2, min_rounds=10, max_rounds=100, device="cuda")
+        medians = {name: quantiles(times)[1] for name, times in samples.items()}
         for name, times in samples.items():
             row = Row(operator.name, name, "both", *shape, note="replay of a CUDA graph")
             row.q20, row.median, row.q80 = quantiles(times)
             row.samples, row.rounds = times, len(times)
+            row.slowdown = medians[name] / min(medians.values())
             rows.append(row)
-        fastest = min(row.median for row in rows[-len(graphs) :])
-        for row in rows[-len(graphs) :]:
-            row.slowdown = row.median / fastest
     return rows
 
 

@@ -142,7 +142,7 @@ def main() -> int:
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
     for row in results["crossover"]:
-        faster = min(("direct", "linear"), key=row.get)
+        faster = "direct" if row["direct"] < row["linear"] else "linear"
         print(
             f"{row['shape']!s:14} direct {1e6 * row['direct']:9.1f} us  linear "
             f"{1e6 * row['linear']:9.1f} us  faster {faster}, auto takes {row['chosen']}"

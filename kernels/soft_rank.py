@@ -396,6 +396,7 @@ def _launch(kernel: Any, buffers: tuple[Tensor | None, ...], out: Tensor, lam: f
             BLOCK_I=blocks.targets,
             BLOCK_J=blocks.sources,
             num_warps=blocks.warps,
+            maxnreg=_config.MAX_REGISTERS,
         )
 
 

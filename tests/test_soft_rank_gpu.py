@@ -259,7 +259,7 @@ def test_cuda_graph(backend, method, shape):
             assert torch.equal(replayed, eager)
 
 
-def test_first_call_inside_a_graph():
+def test_first_call_inside_a_graph(tmp_path):
     """The linear method makes its tables at its first call, even while a graph is captured."""
     program = """
 import torch, sodeep_fast
@@ -272,7 +272,8 @@ expected = sodeep_fast.soft_rank(scores, method="linear", backend="cuda")
 assert torch.equal(ranks, expected)
 assert torch.allclose(ranks.sum(), torch.tensor(5000 * 5001 / 2, device="cuda"))
 """
-    subprocess.run([sys.executable, "-c", program], check=True)
+    # From elsewhere: a clone's own folder would come before the built package.
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
 
 
 @every_route
