@@ -76,7 +76,7 @@ def compile_triton(kernel: Any, blocks: Any, float64: bool, masked: bool, arch: 
     compiled = triton.compile(
         ASTSource(kernel, signature, constants, aligned),
         target=GPUTarget("cuda", arch, 32),
-        options={"num_warps": blocks.warps},
+        options={"num_warps": blocks.warps, "maxnreg": _config.MAX_REGISTERS},
     )
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(compiled.asm["cubin"])

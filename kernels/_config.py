@@ -28,11 +28,15 @@ class Entry(NamedTuple):
 
 UNLIMITED = 1 << 62
 
+# Told that it may use so many, the assembler spills none; left to itself it aims for an occupancy
+# that these kernels do not need and spills a few. 16 warps still live on a multiprocessor.
+MAX_REGISTERS = 128
+
 # A program takes two tiles of sources at a time, 2 to 4 pairs of each per thread: their running
 # values fit in about 64 registers, so that 32 warps or so live on a multiprocessor. Targets lie
 # along the lanes of a warp, so a target's sum needs no shuffles; short rows pack several to a tile.
 PAIRWISE_FLOAT32 = (
-    Entry(0, 16, Blocks(8, 16, 8, 8), "untuned, chosen by count of registers"),
+    Entry(0, 16, Blocks(8, 16, 4, 8), "untuned, chosen by count of registers"),
     # (512, 100): 2048 programs of 32 targets by 7 x 16 sources, in two waves of 132 x 9.
     Entry(0, 2048, Blocks(1, 32, 8, 4), "untuned, chosen by count of programs per wave"),
     # Each program scans its row once before it sums: 128 targets make that scan 1% of the work.
@@ -43,14 +47,11 @@ PAIRWISE_FLOAT32 = (
 PAIRWISE_FLOAT64 = (
     Entry(0, 16, Blocks(4, 16, 4, 8), "untuned, chosen by count of registers"),
     Entry(0, UNLIMITED, Blocks(1, 32, 8, 4), "untuned, chosen by count of registers"),
-    # The tiles above spill a register or two on sm_80.
-    Entry(80, UNLIMITED, Blocks(1, 32, 4, 4), "untuned, chosen by count of registers"),
 )
 
-# method="auto" on CUDA takes the linear method from this row length on: it costs about five
-# launches (some 12 us) whatever n, and the direct method about 2 n^2 / 4e12 s on an H200 (one
-# special-function result per pair, 16 a cycle on each of 132 multiprocessors).
-# Untuned estimate for the total of (rows x n) pairs, see `prefers_linear`.
+# method="auto" on CUDA takes the linear method from so many pairs (rows x n^2) on. Its forward and
+# backward are ten launches of about 2 us; direct takes some 3e-13 s a pair for both on an
+# H200 (half a special-function result each, of 16 a cycle on each of 132 multiprocessors). Untuned.
 LINEAR_FROM_PAIRS = 1 << 26
 
 

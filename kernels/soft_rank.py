@@ -85,13 +85,16 @@ def _survey(
     scores_ptr, mask_ptr, o_rows, b_row_in, n, BLOCK_R: tl.constexpr, BLOCK: tl.constexpr,
     DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Returns each row's count of valid scores, whether all are finite, its middle and its span."""
+    """Returns each row's count of valid scores, whether all are finite, its middle and its span.
+
+    Middle and span, like all scores from here on, are halved: then no difference overflows.
+    """
     b_count = tl.zeros([BLOCK_R, BLOCK], tl.int32)
     b_bad = tl.zeros([BLOCK_R, BLOCK], tl.int32)
     b_low = tl.full([BLOCK_R, BLOCK], float("inf"), DTYPE)
     b_high = tl.full([BLOCK_R, BLOCK], float("-inf"), DTYPE)
     for start in range(0, n, BLOCK):
-        b_s = _load(scores_ptr, o_rows, b_row_in, start, n, BLOCK, DTYPE)
+        b_s = 0.5 * _load(scores_ptr, o_rows, b_row_in, start, n, BLOCK, DTYPE)
         b_valid = _load_valid(mask_ptr, o_rows, b_row_in, start, n, BLOCK)
         b_used = b_valid & (tl.abs(b_s) < float("inf"))
         b_count += b_valid.to(tl.int32)
@@ -103,8 +106,7 @@ def _survey(
     some = low <= high
     low = tl.where(some, low, 0.0)
     high = tl.where(some, high, 0.0)
-    # Halved first: the sum of two finite scores may overflow.
-    middle = 0.5 * low + 0.5 * high
+    middle = 0.5 * (low + high)
     return tl.sum(b_count, axis=1), tl.max(b_bad, axis=1) == 0, middle[:, None], high - low
 
 
@@ -113,9 +115,9 @@ def _scores(
     scores_ptr, mask_ptr, o_rows, b_row_in, start, n, middle, BLOCK: tl.constexpr,
     DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Loads columns start .. start + BLOCK: scores, the row's middle where invalid, and weights."""
+    """Loads columns start .. start + BLOCK: half scores, the middle where invalid, and weights."""
     b_valid = _load_valid(mask_ptr, o_rows, b_row_in, start, n, BLOCK)
-    b_s = _load(scores_ptr, o_rows, b_row_in, start, n, BLOCK, DTYPE)
+    b_s = 0.5 * _load(scores_ptr, o_rows, b_row_in, start, n, BLOCK, DTYPE)
     return tl.where(b_valid, b_s, middle), b_valid.to(DTYPE)
 
 
@@ -263,7 +265,7 @@ def soft_rank_fwd_kernel(
         scores_ptr, mask_ptr, o_rows, b_row_in, n, BLOCK_R, 2 * BLOCK_J, DTYPE
     )
     b_t, _ = _scores(scores_ptr, mask_ptr, o_rows, b_row_in, start, n, middle, BLOCK_I, DTYPE)
-    rate = tl.full([1, 1], lam * LOG2_E, DTYPE)
+    rate = tl.full([1, 1], lam * (2 * LOG2_E), DTYPE)
     if tl.max(span, axis=0) * tl.max(rate) <= NARROW:
         b_rank = _ranks(
             scores_ptr, mask_ptr, o_rows, b_row_in, n, b_t, rate, middle, True,
@@ -303,7 +305,7 @@ def soft_rank_bwd_kernel(
     )
     b_t, _ = _scores(scores_ptr, mask_ptr, o_rows, b_row_in, start, n, middle, BLOCK_I, DTYPE)
     b_g = _gradients(grad_ptr, mask_ptr, o_rows, b_row_in, start, n, BLOCK_I, DTYPE)
-    rate = tl.full([1, 1], lam * LOG2_E, DTYPE)
+    rate = tl.full([1, 1], lam * (2 * LOG2_E), DTYPE)
     if tl.max(span, axis=0) * tl.max(rate) <= NARROW:
         b_sum = _slopes(
             grad_ptr, scores_ptr, mask_ptr, o_rows, b_row_in, n, b_t, b_g, rate, middle, True,
@@ -346,7 +348,7 @@ def soft_rank_bwd_bwd_kernel(
     b_t, _ = _scores(scores_ptr, mask_ptr, o_rows, b_row_in, start, n, middle, BLOCK_I, DTYPE)
     b_g = _gradients(grad_ptr, mask_ptr, o_rows, b_row_in, start, n, BLOCK_I, DTYPE)
     b_v = _gradients(grad_grad_ptr, mask_ptr, o_rows, b_row_in, start, n, BLOCK_I, DTYPE)
-    rate = tl.full([1, 1], lam * LOG2_E, DTYPE)
+    rate = tl.full([1, 1], lam * (2 * LOG2_E), DTYPE)
     total = tl.zeros([BLOCK_R, BLOCK_I], DTYPE)
     error = tl.zeros([BLOCK_R, BLOCK_I], DTYPE)
     chunk: tl.constexpr = FLUSH * BLOCK_J
@@ -380,9 +382,8 @@ def _launch(kernel: Any, buffers: tuple[Tensor | None, ...], out: Tensor, lam: f
         arch = 10 * major + minor
     blocks = _config.pairwise_blocks(compute == torch.float64, n, arch)
     grid = (triton.cdiv(rows, blocks.rows) * triton.cdiv(n, blocks.targets),)
-    # The kernels hold lam in `compute`, where it must not become infinite or zero.
-    limits = torch.finfo(compute)
-    lam = min(max(lam, limits.tiny), 0.5 * limits.max)
+    # The kernels hold 2 lam / log 2 in `compute`, where it must stay finite.
+    lam = min(lam, torch.finfo(compute).max / 4)
     with torch.cuda.device_of(out):
         kernel[grid](
             *(None if buffer is None else buffer.contiguous() for buffer in buffers),
@@ -395,6 +396,7 @@ def _launch(kernel: Any, buffers: tuple[Tensor | None, ...], out: Tensor, lam: f
             BLOCK_I=blocks.targets,
             BLOCK_J=blocks.sources,
             num_warps=blocks.warps,
+            maxnreg=_config.MAX_REGISTERS,
         )
 
 

@@ -39,7 +39,7 @@ def test_compiles_without_spills(kernel_resources, kernel, variants, arch):
 
 
 @pytest.mark.skipif(LIBRARY is None, reason="the CUDA library is not built")
-def test_registers_its_operators():
+def test_registers_its_operators(tmp_path):
     """Loaded lazily, because its stream symbol is missing in a torch without CUDA."""
     program = f"""
 import ctypes, os, sys, torch, sodeep_fast
@@ -48,4 +48,5 @@ names = ["soft_rank", "soft_rank_backward", "soft_rank_double_backward"]
 has = torch._C._dispatch_has_kernel_for_dispatch_key
 sys.exit(not all(has("sodeep_fast::" + name, "CUDA") for name in names))
 """
-    subprocess.run([sys.executable, "-c", program], check=True)
+    # From elsewhere: a clone's own folder would come before the built package.
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)

@@ -50,6 +50,7 @@ class Call(ctypes.Structure):
 def library(tmp_path_factory):
     built = tmp_path_factory.mktemp("emulated") / "soft_rank.so"
     flags = ["-std=c++17", "-O1", "-shared", "-fPIC", "-Wall", "-Wno-unknown-pragmas"]
+    flags += ["-fsanitize=undefined,float-cast-overflow", "-fno-sanitize-recover=all"]
     includes = [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests/cuda_emulator'}"]
     source = ROOT / "csrc/cuda/soft_rank.cu"
     command = ["g++", *flags, *includes, "-x", "c++", str(source), "-o", str(built)]
@@ -191,6 +192,7 @@ def test_extreme_scores(rank, method):
     huge = torch.tensor([[3e38, -3e38, 0.0]])
     assert torch.equal(rank(huge, 1e-3, method), torch.tensor([[1.0, 3.0, 2.0]]))
     assert torch.equal(rank(huge, 1e39, method), torch.tensor([[1.0, 3.0, 2.0]]))
+    torch.testing.assert_close(rank(huge, 1e-60, method), torch.full((1, 3), 2.0))
     wide = torch.tensor([[1.7e308, -1.7e308, 0.0]], dtype=torch.float64)
     ranks = rank(wide, 1e-300, method)
     assert torch.equal(ranks, torch.tensor([[1.0, 3.0, 2.0]], dtype=torch.float64))

@@ -48,11 +48,11 @@ cudaError_t panel_table(const double** table) {
 
 template <class T>
 Rows<T> rows_of(const SodeepFastSoftRank& call) {
-  // lam is computed with in T, where it must not become infinite or zero.
-  const double least = std::numeric_limits<T>::min(), most = std::numeric_limits<T>::max() / 2;
+  // The kernels hold 2 lam / log 2 in T, where it must stay finite.
+  const double most = std::numeric_limits<T>::max() / 4;
   return {call.rows,
           call.n,
-          std::min(std::max(call.lam, least), most),
+          std::min(call.lam, most),
           call.normalize != 0,
           static_cast<const T*>(call.scores),
           call.mask,
@@ -65,7 +65,7 @@ Rows<T> rows_of(const SodeepFastSoftRank& call) {
 template <class T>
 bool has_panels(double lam) {
   const double most = std::numeric_limits<T>::max();
-  return 1 / lam <= most && 2 * lam <= most;
+  return 1 / lam <= most && 4 * lam <= most;
 }
 
 template <class T, int kDerivative>

@@ -22,7 +22,8 @@ template <class T>
 constexpr int kStep = sizeof(T) == 4 ? 8 : 4;
 static_assert(kWarp % kFlush == 0 && kFlush % kStep<float> == 0, "a tile is whole steps");
 
-// What a pair needs to know of its source: `x` is the score, or the exponential in a narrow row.
+// What a pair needs to know of its source: `x` is half the score, or, in a narrow
+// row, the exponential.
 template <class T, int kDerivative>
 struct Source;
 template <class T>
@@ -98,7 +99,7 @@ __global__ void __launch_bounds__(kDirectBlock, 4) soft_rank_direct_kernel(Rows<
   int64_t counts = 0;  // valid in the low bits, non-finite in the high ones: rows are below 2^31
   for (int64_t j = lane; j < n && row_exists; j += kGroup) {
     if (!call.valid(offset + j)) continue;
-    const T score = call.scores[offset + j];
+    const T score = call.half_score(offset + j);
     const bool finite = fabs(score) <= kLargest<T>;
     counts += finite ? 1 : 1 + (int64_t(1) << 32);
     low = finite ? Min()(low, score) : low;
@@ -110,13 +111,13 @@ __global__ void __launch_bounds__(kDirectBlock, 4) soft_rank_direct_kernel(Rows<
   const int64_t count = counts & 0xffffffff;
   if (low > high) low = high = 0;
 
-  const T middle = low / 2 + high / 2;
-  const T rate = static_cast<T>(call.lam * 1.4426950408889634);
+  const T middle = (low + high) / 2;
+  const T rate = call.rate();
   const bool narrow = kDerivative < 2 && (high - low) * rate <= T(kNarrow);
 
   const bool exists = row_exists && own < n;
   const bool valid = exists && call.valid(offset + own);
-  const T score = valid ? call.scores[offset + own] : middle;
+  const T score = valid ? call.half_score(offset + own) : middle;
   Target<T> target = {score, T(1), T(0), T(0), rate};
   if (kDerivative >= 1 && valid) target.g = call.grad[offset + own];
   if (kDerivative == 2 && valid) target.v = call.grad_grad[offset + own];
@@ -129,7 +130,7 @@ __global__ void __launch_bounds__(kDirectBlock, 4) soft_rank_direct_kernel(Rows<
   for (int64_t start = 0; start < n; start += kGroup) {
     const int64_t at = start + lane;
     const bool used = row_exists && at < n && call.valid(offset + at);
-    const T other = used ? call.scores[offset + at] : middle;
+    const T other = used ? call.half_score(offset + at) : middle;
     Source<T, kDerivative> source = {};
     source.weight = used ? T(1) : T(0);
     source.x = narrow ? power_of_two(rate * (middle - other)) : other;

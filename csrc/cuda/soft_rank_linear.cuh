@@ -2,9 +2,11 @@
 //
 //   survey      each chunk of a row: count, range of the scores, ranges of g and v
 //   plan        each row: where its panels start, how many, scales; clears its table
-//   accumulate  scatter every item into its panel's moments
-//   combine     every panel: moments of the panels in reach -> power coefficients of the sums there
-//   evaluate    every item: a polynomial in its position in its panel
+//   accumulate  scatter every item into its panel's moments; list the items that panels cannot
+//   serve combine     every panel: moments of the panels in reach -> power coefficients of the sums
+//   there;
+//               and the sums of the listed items, over all pairs
+//   evaluate    every other item: a polynomial in its position in its panel
 //
 // Moments are integers: |w t^b| <= 1 after scaling, in units small enough that n of them stay below
 // 2^62. Integer sums do not depend on their order, so the result is the same in every run, and they
@@ -51,6 +53,10 @@ struct RowPlan {
   int32_t fraction_bits;  // moments are in units of 2^-fraction_bits
 };
 
+// What comes before the groups in a row's counts: items below panel 0, and items listed.
+constexpr int kBelow = 0, kListed = 1, kCounters = 2;
+constexpr int kBatch = 4;  // listed items that share a block's walk over the row
+
 template <class T, int kDerivative>
 struct Linear {
   static constexpr int kWeights = 1 << kDerivative;  // {1}, {1, g}, {1, g, v, g v}
@@ -63,7 +69,8 @@ struct Linear {
   ChunkSurvey<T>* surveys;           // [rows, chunks]
   RowPlan<T>* plans;                 // [rows]
   unsigned long long* moments;       // [rows, capacity, weights, order]
-  unsigned long long* counts;        // [rows, 1 + groups]: items below panel 0, then of each group
+  unsigned long long* counts;        // [rows, kCounters + groups]
+  int32_t* listed;                   // [rows, n] the items to sum over pairs, in no order
   T* coefficients;                   // [rows, capacity, weights, order]
 };
 
@@ -79,6 +86,14 @@ struct Item {
 template <class T>
 __device__ inline double place(T score, const RowPlan<T>& plan, double lam) {
   return floor((static_cast<double>(score) - plan.anchor) * lam);
+}
+
+// Whether an item feels items outside the panels, or lies there itself.
+template <class T>
+__device__ inline bool needs_pairs(double where, const RowPlan<T>& plan) {
+  constexpr int kReach = kPanelReach<T>;
+  return plan.is_windowed &&
+         !(where >= kReach && where < static_cast<double>(plan.panels - kReach));
 }
 
 template <class T>
@@ -245,8 +260,9 @@ __global__ void __launch_bounds__(kLinearBlock, 2)
   const int64_t first = part * kLinearBlock + threadIdx.x, step = kPlanBlocks * kLinearBlock;
   unsigned long long* moments = scratch.moments + row * scratch.capacity * Shape::kEntries;
   for (int64_t k = first; k < plan.panels * Shape::kEntries; k += step) moments[k] = 0;
-  unsigned long long* counts = scratch.counts + row * (1 + scratch.groups);
-  for (int64_t k = first; k < 1 + ceil_div(plan.panels, kCountedPanels); k += step) counts[k] = 0;
+  unsigned long long* counts = scratch.counts + row * (kCounters + scratch.groups);
+  for (int64_t k = first; k < kCounters + ceil_div(plan.panels, kCountedPanels); k += step)
+    counts[k] = 0;
 }
 
 template <class T, int kDerivative>
@@ -260,7 +276,7 @@ __global__ void __launch_bounds__(kLinearBlock, 2)
   const RowPlan<T> plan = scratch.plans[row];
   if (plan.bad) return;
   unsigned long long* moments = scratch.moments + row * scratch.capacity * kEntries;
-  unsigned long long* counts = scratch.counts + row * (1 + scratch.groups);
+  unsigned long long* counts = scratch.counts + row * (kCounters + scratch.groups);
 
   // With few panels every lane has its own copy of them, and no two lanes of a warp ever collide.
   const int shared_panels =
@@ -279,8 +295,12 @@ __global__ void __launch_bounds__(kLinearBlock, 2)
     if (!call.valid(at)) continue;
     const T score = call.scores[at];
     const double where = place(score, plan, call.lam);
+    if (needs_pairs(where, plan)) {
+      const auto k = atomicAdd(&counts[kListed], 1ull);
+      scratch.listed[row * call.n + static_cast<int64_t>(k)] = static_cast<int32_t>(at - offset);
+    }
     if (plan.is_windowed && !(where >= 0 && where < static_cast<double>(plan.panels))) {
-      if (where < 0) atomicAdd(&counts[0], 1ull);
+      if (where < 0) atomicAdd(&counts[kBelow], 1ull);
       continue;
     }
     const int64_t rounded = static_cast<int64_t>(where);
@@ -291,7 +311,7 @@ __global__ void __launch_bounds__(kLinearBlock, 2)
     const int64_t shared_panel = panel - plan.first_shared;
     const bool is_shared = shared_panel >= 0 && shared_panel < shared_panels;
     const int cell = static_cast<int>(is_shared ? shared_panel : 0) * kEntries;
-    if (!is_shared) atomicAdd(&counts[1 + panel / kCountedPanels], 1ull);
+    if (!is_shared) atomicAdd(&counts[kCounters + panel / kCountedPanels], 1ull);
 #pragma unroll
     for (int b = 0; b < kOrder; ++b) {
 #pragma unroll
@@ -320,7 +340,53 @@ __global__ void __launch_bounds__(kLinearBlock, 2)
     atomicAdd(&moments[plan.first_shared * kEntries + k], sum);
     if (k % kEntries == 0) {
       const int64_t panel = plan.first_shared + k / kEntries;
-      atomicAdd(&counts[1 + panel / kCountedPanels], sum >> plan.fraction_bits);
+      atomicAdd(&counts[kCounters + panel / kCountedPanels], sum >> plan.fraction_bits);
+    }
+  }
+}
+
+// Sums the listed items of a row over all pairs, kBatch of them at a time.
+template <class T, int kDerivative>
+__device__ void sum_listed(const Rows<T>& call, const Linear<T, kDerivative>& scratch,
+                           const RowPlan<T>& plan, int64_t row, int64_t block, int64_t blocks,
+                           int64_t listed, double* partial) {
+  constexpr int kWeights = 1 << kDerivative;
+  const int64_t offset = row * call.n;
+  const T rate = call.rate();
+  double scale = call.template scale<kDerivative>(plan.count);
+  for (int k = 0; k < kDerivative; ++k) scale = ldexp(scale, plan.exponent[k]);
+  for (int64_t first = block * kBatch; first < listed; first += blocks * kBatch) {
+    T score[kBatch], own[kBatch][kWeights];
+    double sums[kBatch];
+#pragma unroll
+    for (int k = 0; k < kBatch; ++k) {
+      const int64_t item = first + k < listed ? first + k : listed - 1;
+      const int64_t at = offset + scratch.listed[offset + item];
+      score[k] = call.half_score(at);
+      load_weights<T, kDerivative>(call, plan, at, own[k]);
+      sums[k] = 0;
+    }
+    for (int64_t j = offset + threadIdx.x; j < offset + call.n; j += kLinearBlock) {
+      if (!call.valid(j)) continue;
+      const T source = call.half_score(j);
+      T other[kWeights];
+      load_weights<T, kDerivative>(call, plan, j, other);
+#pragma unroll
+      for (int k = 0; k < kBatch; ++k) {
+        const auto term = sigmoid_fraction<T, kDerivative>(rate * (score[k] - source));
+        T value = quotient(term.numerator, term.denominator);
+        if constexpr (kDerivative >= 1) value *= other[1] - own[k][1];
+        if constexpr (kDerivative == 2) value *= other[2] - own[k][2];
+        sums[k] += static_cast<double>(value);
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < kBatch; ++k) {
+      const double sum = reduce<kLinearBlock, kLinearBlock>(sums[k], partial, Add());
+      const double half = kDerivative == 0 ? 0.5 : 0.0;  // an item outranks itself by one half
+      if (threadIdx.x == 0 && first + k < listed)
+        call.out[offset + scratch.listed[offset + first + k]] =
+            static_cast<T>(scale * (sum + half));
     }
   }
 }
@@ -333,16 +399,19 @@ __global__ void __launch_bounds__(kLinearBlock, 2)
   constexpr int kParts = kLinearBlock / kOrder;  // the neighbours are dealt out to so many threads
   __shared__ double partial[kParts][Shape::kWeights][kOrder];
   __shared__ int64_t partial_count[kLinearBlock / kWarp];
-  const int64_t row = blockIdx.x / blocks_per_row;
+  __shared__ double partial_sum[kLinearBlock / kWarp];
+  const int64_t row = blockIdx.x / blocks_per_row, block = blockIdx.x % blocks_per_row;
   const RowPlan<T> plan = scratch.plans[row];
   if (plan.bad) return;
   const unsigned long long* moments = scratch.moments + row * scratch.capacity * kEntries;
-  const unsigned long long* counts = scratch.counts + row * (1 + scratch.groups);
+  const unsigned long long* counts = scratch.counts + row * (kCounters + scratch.groups);
   T* coefficients = scratch.coefficients + row * scratch.capacity * kEntries;
   const double unit = ldexp(1.0, -plan.fraction_bits);
   const int a = threadIdx.x % kOrder, part = threadIdx.x / kOrder;
 
-  for (int64_t own = blockIdx.x % blocks_per_row; own < plan.panels; own += blocks_per_row) {
+  const auto listed = static_cast<int64_t>(counts[kListed]);
+  if (listed > 0) sum_listed(call, scratch, plan, row, block, blocks_per_row, listed, partial_sum);
+  for (int64_t own = block; own < plan.panels; own += blocks_per_row) {
     if (moments[own * kEntries] == 0) continue;
     double sums[Shape::kWeights] = {};
     for (int d = part + 1 - kReach; d < kReach; d += kParts) {
@@ -363,8 +432,9 @@ __global__ void __launch_bounds__(kLinearBlock, 2)
     int64_t above = 0;
     if constexpr (kDerivative == 0) {
       const int64_t own_group = own / kCountedPanels;
-      for (int64_t k = threadIdx.x; k <= own_group; k += kLinearBlock)
-        above -= static_cast<int64_t>(counts[k]);  // below panel 0, then whole groups
+      if (threadIdx.x == 0) above -= static_cast<int64_t>(counts[kBelow]);
+      for (int64_t k = threadIdx.x; k < own_group; k += kLinearBlock)
+        above -= static_cast<int64_t>(counts[kCounters + k]);
       for (int64_t k = own_group * kCountedPanels + threadIdx.x; k <= own; k += kLinearBlock)
         above -= static_cast<int64_t>(moments[k * kEntries] >> plan.fraction_bits);
       above = plan.count + reduce<kLinearBlock, kLinearBlock>(above, partial_count, Add());
@@ -383,34 +453,11 @@ __global__ void __launch_bounds__(kLinearBlock, 2)
   }
 }
 
-// One item's sum over all pairs; every thread of the block works on it and gets the result.
-template <class T, int kDerivative>
-__device__ double sum_over_pairs(const Rows<T>& call, const RowPlan<T>& plan, int64_t offset,
-                                 int64_t at, double* partial) {
-  const T score = call.scores[at];
-  const T rate = static_cast<T>(call.lam * 1.4426950408889634);
-  T own[1 << kDerivative], other[1 << kDerivative];
-  load_weights<T, kDerivative>(call, plan, at, own);
-  double sum = 0;
-  for (int64_t j = offset + threadIdx.x; j < offset + call.n; j += kLinearBlock) {
-    if (!call.valid(j)) continue;
-    const auto term = sigmoid_fraction<T, kDerivative>(rate * (score - call.scores[j]));
-    T value = quotient(term.numerator, term.denominator);
-    load_weights<T, kDerivative>(call, plan, j, other);
-    if constexpr (kDerivative >= 1) value *= other[1] - own[1];
-    if constexpr (kDerivative == 2) value *= other[2] - own[2];
-    sum += static_cast<double>(value);
-  }
-  return reduce<kLinearBlock, kLinearBlock>(sum, partial, Add()) + (kDerivative == 0 ? 0.5 : 0.0);
-}
-
 template <class T, int kDerivative>
 __global__ void __launch_bounds__(kLinearBlock, 2)
     evaluate_kernel(Rows<T> call, Linear<T, kDerivative> scratch) {
   using Shape = Linear<T, kDerivative>;
-  constexpr int kOrder = Shape::kOrder, kEntries = Shape::kEntries, kReach = kPanelReach<T>;
-  __shared__ unsigned char needs_pairs[kLinearBlock];
-  __shared__ double partial[kLinearBlock / kWarp];
+  constexpr int kOrder = Shape::kOrder, kEntries = Shape::kEntries;
   const int64_t row = blockIdx.x / scratch.chunks, chunk = blockIdx.x % scratch.chunks;
   const RowPlan<T> plan = scratch.plans[row];
   const T* coefficients = scratch.coefficients + row * scratch.capacity * kEntries;
@@ -419,50 +466,31 @@ __global__ void __launch_bounds__(kLinearBlock, 2)
 
   const int64_t offset = row * call.n, begin = chunk * kChunk;
   const int64_t end = begin + kChunk < call.n ? begin + kChunk : call.n;
-  for (int64_t start = begin; start < end; start += kLinearBlock) {
-    const int64_t at = offset + start + threadIdx.x;
-    const bool exists = start + threadIdx.x < end;
-    bool outside = false;
-    if (exists && !call.valid(at)) {
-      call.out[at] = 0;
-    } else if (exists && plan.bad) {
-      call.out[at] = kNaN<T>;
-    } else if (exists) {
-      const T score = call.scores[at];
-      const double where = place(score, plan, call.lam);
-      // Items outside the panels are saturated for those this far inside, on either side.
-      outside = plan.is_windowed &&
-                !(where >= kReach && where < static_cast<double>(plan.panels - kReach));
-      if (!outside) {
-        const int64_t rounded = static_cast<int64_t>(where);
-        const int64_t panel = rounded < plan.panels ? rounded : plan.panels - 1;
-        const T t = centred(score, panel, plan, call.lam);
-        const T* power = coefficients + panel * kEntries;
-        T sums[Shape::kWeights], own[Shape::kWeights];
-#pragma unroll
-        for (int w = 0; w < Shape::kWeights; ++w) {
-          sums[w] = power[w * kOrder + kOrder - 1];
-#pragma unroll
-          for (int b = kOrder - 2; b >= 0; --b) sums[w] = sums[w] * t + power[w * kOrder + b];
-        }
-        load_weights<T, kDerivative>(call, plan, at, own);
-        T sum = sums[0];
-        if constexpr (kDerivative == 1) sum = sums[1] - own[1] * sums[0];
-        if constexpr (kDerivative == 2)
-          sum = sums[3] - own[1] * sums[2] - own[2] * sums[1] + own[3] * sums[0];
-        call.out[at] = static_cast<T>(scale * static_cast<double>(sum));
-      }
+  for (int64_t at = offset + begin + threadIdx.x; at < offset + end; at += kLinearBlock) {
+    if (!call.valid(at) || plan.bad) {
+      call.out[at] = call.valid(at) ? kNaN<T> : T(0);
+      continue;
     }
-    if (!plan.is_windowed) continue;
-    needs_pairs[threadIdx.x] = outside;
-    __syncthreads();
-    for (int k = 0; k < kLinearBlock; ++k) {
-      if (!needs_pairs[k]) continue;
-      const int64_t item = offset + start + k;
-      const double sum = sum_over_pairs<T, kDerivative>(call, plan, offset, item, partial);
-      if (threadIdx.x == 0) call.out[item] = static_cast<T>(scale * sum);
+    const T score = call.scores[at];
+    const double where = place(score, plan, call.lam);
+    if (needs_pairs(where, plan)) continue;
+    const int64_t rounded = static_cast<int64_t>(where);
+    const int64_t panel = rounded < plan.panels ? rounded : plan.panels - 1;
+    const T t = centred(score, panel, plan, call.lam);
+    const T* power = coefficients + panel * kEntries;
+    T sums[Shape::kWeights], own[Shape::kWeights];
+#pragma unroll
+    for (int w = 0; w < Shape::kWeights; ++w) {
+      sums[w] = power[w * kOrder + kOrder - 1];
+#pragma unroll
+      for (int b = kOrder - 2; b >= 0; --b) sums[w] = sums[w] * t + power[w * kOrder + b];
     }
-    __syncthreads();
+    load_weights<T, kDerivative>(call, plan, at, own);
+    T sum = sums[0];
+    if constexpr (kDerivative == 1) sum = sums[1] - own[1] * sums[0];
+    if constexpr (kDerivative == 2)
+      sum = sums[3] - own[1] * sums[2] - own[2] * sums[1] + own[3] * sums[0];
+    call.out[at] = static_cast<T>(scale * static_cast<double>(sum));
   }
 }
 
@@ -490,7 +518,8 @@ size_t lay_out(int64_t rows, int64_t n, char* base, Linear<T, kDerivative>& scra
   place_buffer(scratch.surveys, rows * scratch.chunks);
   place_buffer(scratch.plans, rows);
   place_buffer(scratch.moments, rows * scratch.capacity * Shape::kEntries);
-  place_buffer(scratch.counts, rows * (1 + scratch.groups));
+  place_buffer(scratch.counts, rows * (kCounters + scratch.groups));
+  place_buffer(scratch.listed, rows * n);
   place_buffer(scratch.coefficients, rows * scratch.capacity * Shape::kEntries);
   return used;
 }

@@ -27,6 +27,12 @@ struct Rows {
 
   __device__ bool valid(int64_t at) const { return mask == nullptr || mask[at] != 0; }
 
+  // Half a score: the difference of two halves never overflows.
+  __device__ T half_score(int64_t at) const { return scores[at] / 2; }
+
+  // Multiplies a difference of half scores to give lam (s_j - s_i) / log 2.
+  __device__ T rate() const { return static_cast<T>(lam * (2 * 1.4426950408889634)); }
+
   // What multiplies a sum over `count` valid items to give derivative number kDerivative.
   template <int kDerivative>
   __device__ double scale(int64_t count) const {
