@@ -31,6 +31,8 @@ LINEAR = {f"<{t}, {d}>" for t in ("float", "double") for d in range(3)}
     ],
 )
 def test_compiles_without_spills(kernel_resources, kernel, variants, arch):
+    if LIBRARY is not None and f"sm_{arch}" not in _native.cuda_architectures():
+        pytest.skip(f"SODEEP_FAST_CUDA_ARCHS left sm_{arch} out of the library")
     rows = [row for row in kernel_resources if row["kernel"] == kernel and row["arch"] == arch]
     assert {row["variant"] for row in rows} == variants
     assert [row for row in rows if row["stack"]] == []

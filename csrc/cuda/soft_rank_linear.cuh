@@ -3,8 +3,7 @@
 //   survey      each chunk of a row: count, range of the scores, ranges of g and v
 //   plan        each row: where its panels start, how many, scales; clears its table
 //   accumulate  scatter every item into its panel's moments; list the items that no panel serves
-//   combine     every panel: moments of the panels in reach -> power coefficients of the sums
-//   there;
+//   combine     every panel: moments of those in reach -> power coefficients of the sums there;
 //               and the sums of the listed items, over all pairs
 //   evaluate    every other item: a polynomial in its position in its panel
 //
