@@ -18,7 +18,7 @@ from torch.utils.cpp_extension import BuildExtension, CppExtension, get_cxx_comp
 CSRC = Path("csrc")
 CUDA_HOME = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))
 NVCC = CUDA_HOME / "bin/nvcc"
-ARCHS = os.environ.get("SODEEP_FAST_CUDA_ARCHS", "80;90;100").replace(",", ";").split(";")
+ARCHS = (os.environ.get("SODEEP_FAST_CUDA_ARCHS") or "80;90;100").replace(",", ";").split(";")
 # The oldest torch that the stable ABI's calls are compiled for is 2.10.
 DEFINES = ["-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
 
