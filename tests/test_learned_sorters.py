@@ -438,3 +438,10 @@ def test_cnn_by_definition() -> None:
 def test_bad_input(call: Any, error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         call()
+
+
+def test_a_mask_is_refused_before_any_work() -> None:
+    loss = sodeep_fast.SpearmanLoss(LSTMSorter(4))
+    mask = torch.ones(2, 5, dtype=torch.bool)
+    with pytest.raises(ValueError, match="mask must be None for LSTMSorter"):
+        loss(torch.randn(2, 5), torch.randn(2, 5), mask=mask)

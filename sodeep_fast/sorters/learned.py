@@ -49,12 +49,14 @@ class LearnedSorter(nn.Module):
         """Returns the constructor's arguments that make this network, for a checkpoint."""
         raise NotImplementedError
 
-    def forward(self, scores: Tensor) -> Tensor:
+    def forward(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
         """Returns the ranks of `scores`.
 
         Arguments:
             scores: (..., n) float16, bfloat16, float32 or float64, computed in the dtype of the
                 weights; each row is ranked by itself.
+            mask: for the losses' sake only: a network reads whole rows, so anything but None is
+                refused.
 
         Returns:
             (..., n) ranks, about 1 (or 1 / n) for the largest; float64 for float64 weights and
@@ -62,9 +64,15 @@ class LearnedSorter(nn.Module):
 
         Raises:
             TypeError: scores that are not floating point.
-            ValueError: a scalar tensor, or rows of another length than the network was made for.
+            ValueError: a scalar tensor, a mask, or rows of another length than the network was made
+                for.
         """
         check_scores(scores)
+        if mask is not None:
+            raise ValueError(
+                f"mask must be None for {type(self).__name__}, which reads whole rows; "
+                "HandcraftedSorter takes masks"
+            )
         n = scores.shape[-1]
         if self.length is not None and n != self.length:
             raise ValueError(
