@@ -3,6 +3,7 @@
 from sodeep_fast import _native as _native
 from sodeep_fast import metrics
 from sodeep_fast._version import __version__
+from sodeep_fast.comparators import ByLevel, Sigmoid, Step, Sup
 from sodeep_fast.losses.mean_average_precision import (
     MeanAveragePrecisionLoss,
     mean_average_precision_loss,
@@ -10,18 +11,25 @@ from sodeep_fast.losses.mean_average_precision import (
 from sodeep_fast.losses.rank_triplet import RankTripletLoss, rank_triplet_loss
 from sodeep_fast.losses.spearman import SpearmanLoss, spearman_loss
 from sodeep_fast.ops.hard_rank import hard_rank
+from sodeep_fast.ops.rank_counts import RankCounts, rank_counts
 from sodeep_fast.ops.soft_rank import soft_rank
 from sodeep_fast.sorters.handcrafted import HandcraftedSorter
 
 __all__ = [
+    "ByLevel",
     "HandcraftedSorter",
     "MeanAveragePrecisionLoss",
+    "RankCounts",
     "RankTripletLoss",
+    "Sigmoid",
     "SpearmanLoss",
+    "Step",
+    "Sup",
     "__version__",
     "hard_rank",
     "mean_average_precision_loss",
     "metrics",
+    "rank_counts",
     "rank_triplet_loss",
     "soft_rank",
     "spearman_loss",

@@ -11,7 +11,7 @@ from sodeep_fast.benchmark.environment import cpu_model, version_of
 from sodeep_fast.benchmark.report import align
 from sodeep_fast.ops import _backend
 
-KERNEL_OPERATORS = ("soft_rank",)
+KERNEL_OPERATORS = ("soft_rank", "rank_counts")
 PYTORCH_OPERATORS = {"hard_rank": "sorting is PyTorch's own; nothing to fuse"}
 
 
@@ -26,7 +26,7 @@ def report() -> str:
         sodeep_fast ...
         ...
         Operators
-          operator   device  backend ...
+          operator     device  backend ...
         ...
     """
     sections = [
@@ -82,7 +82,7 @@ def _choices() -> list[tuple[str, str, str, str]]:
     lines = []
     for operator in KERNEL_OPERATORS:
         for device, obstacle in devices.items():
-            backend, reason = ("-", obstacle) if obstacle else _backend.choose(device)
+            backend, reason = ("-", obstacle) if obstacle else _backend.choose(device, operator)
             lines.append((operator, device, backend, reason))
     for operator, reason in PYTORCH_OPERATORS.items():
         lines += [(operator, device, "torch", reason) for device in devices]

@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "cpu/boundary.h"
 #include "cpu/radix_order.h"
 #include "math/sigmoid_panels.h"
 
@@ -25,23 +26,11 @@
 namespace sodeep_fast {
 namespace {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
 Method parse_method(const std::string& method) {
   if (method == "direct") return Method::kDirect;
   if (method == "linear") return Method::kLinear;
   STD_TORCH_CHECK(method == "auto", "method must be auto, direct or linear, got ", method);
   return Method::kAuto;
-}
-
-ScalarType compute_type(const Tensor& scores) {
-  return scores.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
-Tensor prepare(const Tensor& tensor, ScalarType dtype) {
-  return torch::stable::contiguous(
-      tensor.scalar_type() == dtype ? tensor : torch::stable::to(tensor, dtype));
 }
 
 template <class T, int kDerivative>
@@ -105,12 +94,6 @@ Tensor dispatch(const Tensor& scores, const Tensor* const (&weights)[2],
   const auto call = compute_type(scores) == ScalarType::Double ? run<double, kDerivative>
                                                                : run<float, kDerivative>;
   return call(scores, weights, mask, lam, normalize, parse_method(method));
-}
-
-// Ranks keep the precision that they were computed in; gradients take that of the scores.
-Tensor like_scores(const Tensor& grad, const Tensor& scores) {
-  return grad.scalar_type() == scores.scalar_type() ? grad
-                                                    : torch::stable::to(grad, scores.scalar_type());
 }
 
 Tensor soft_rank(Tensor scores, std::optional<Tensor> mask, double lam, bool normalize,

@@ -2,29 +2,12 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
+
+#include "cpu/buffer.h"
 
 namespace sodeep_fast {
 
 enum class Method { kAuto, kDirect, kLinear };
-
-// Scratch memory that only grows, so that a thread's rows share it.
-template <class T>
-class Buffer {
- public:
-  T* reserve(int64_t size) {
-    if (size > capacity_) {
-      memory_.reset();  // before the new allocation, so that the two never coexist
-      memory_.reset(new T[size]);
-      capacity_ = size;
-    }
-    return memory_.get();
-  }
-
- private:
-  std::unique_ptr<T[]> memory_;
-  int64_t capacity_ = 0;
-};
 
 // Item w of row i:                               value
 //   derivative 0: -                              1 + sum_j sigmoid(lam (s_j - s_i))
