@@ -4,12 +4,17 @@ from sodeep_fast import _native as _native
 from sodeep_fast import metrics
 from sodeep_fast._version import __version__
 from sodeep_fast.comparators import ByLevel, Sigmoid, Step, Sup
+from sodeep_fast.losses.h_ap import h_ap
 from sodeep_fast.losses.mean_average_precision import (
     MeanAveragePrecisionLoss,
     mean_average_precision_loss,
 )
+from sodeep_fast.losses.ndcg import smooth_ndcg, sup_ndcg
 from sodeep_fast.losses.rank_triplet import RankTripletLoss, rank_triplet_loss
+from sodeep_fast.losses.recall import smooth_recall, sup_recall
+from sodeep_fast.losses.smooth_ap import smooth_ap
 from sodeep_fast.losses.spearman import SpearmanLoss, spearman_loss
+from sodeep_fast.losses.sup_ap import sup_ap
 from sodeep_fast.ops.hard_rank import hard_rank
 from sodeep_fast.ops.rank_counts import RankCounts, rank_counts
 from sodeep_fast.ops.soft_rank import soft_rank
@@ -26,11 +31,18 @@ __all__ = [
     "Step",
     "Sup",
     "__version__",
+    "h_ap",
     "hard_rank",
     "mean_average_precision_loss",
     "metrics",
     "rank_counts",
     "rank_triplet_loss",
+    "smooth_ap",
+    "smooth_ndcg",
+    "smooth_recall",
     "soft_rank",
     "spearman_loss",
+    "sup_ap",
+    "sup_ndcg",
+    "sup_recall",
 ]
