@@ -12,9 +12,9 @@ from sodeep_fast.losses.mean_average_precision import (
 from sodeep_fast.losses.ndcg import smooth_ndcg, sup_ndcg
 from sodeep_fast.losses.rank_triplet import RankTripletLoss, rank_triplet_loss
 from sodeep_fast.losses.recall import smooth_recall, sup_recall
-from sodeep_fast.losses.smooth_ap import smooth_ap
+from sodeep_fast.losses.smooth_ap import SmoothAPLoss, smooth_ap
 from sodeep_fast.losses.spearman import SpearmanLoss, spearman_loss
-from sodeep_fast.losses.sup_ap import sup_ap
+from sodeep_fast.losses.sup_ap import SupAPLoss, sup_ap
 from sodeep_fast.ops.hard_rank import hard_rank
 from sodeep_fast.ops.rank_counts import RankCounts, rank_counts
 from sodeep_fast.ops.soft_rank import soft_rank
@@ -27,9 +27,11 @@ __all__ = [
     "RankCounts",
     "RankTripletLoss",
     "Sigmoid",
+    "SmoothAPLoss",
     "SpearmanLoss",
     "Step",
     "Sup",
+    "SupAPLoss",
     "__version__",
     "h_ap",
     "hard_rank",

@@ -2,10 +2,11 @@
 
 from torch import Tensor
 
-from sodeep_fast._checks import check_labels, check_matrix
+from sodeep_fast._checks import check_labels, check_matrix, check_positive
 from sodeep_fast.comparators import Comparator, Sigmoid
 from sodeep_fast.losses._by_query import mean_by_query
 from sodeep_fast.ops.rank_counts import rank_counts
+from sodeep_fast.retrieval import RetrievalLoss
 
 
 def smooth_ap(
@@ -52,3 +53,42 @@ def average_precision(
     counts, rows, _ = rank_counts(scores, labels.bool(), comparator=comparator, mask=mask)
     precision = (1 + counts[:, 1]) / (1 + counts.sum(-1))
     return mean_by_query(precision, rows, len(scores))
+
+
+class SmoothAPLoss(RetrievalLoss):
+    """1 - Smooth-AP of embeddings, averaged over the queries.
+
+    Brown et al., Smooth-AP, ECCV 2020. By default a query is its own positive, as in the official
+    program, whose value this is for any classes.
+
+    Arguments:
+        temperature: of the sigmoids, in units of score, positive. Default: 0.01.
+        normalize: scale embeddings to unit length, so that scores are cosines. Default: True.
+        exclude_query: leave every query out of its own gallery, as the metric does. Default: False.
+
+    Raises:
+        TypeError: a temperature that is not a number.
+        ValueError: a temperature that is not positive.
+
+    Example:
+        >>> import torch, sodeep_fast
+        >>> loss = sodeep_fast.SmoothAPLoss()
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
+        >>> loss(embeddings, torch.tensor([0, 1, 0, 1]))
+        tensor(0.2128)
+    """
+
+    def __init__(
+        self, temperature: float = 0.01, normalize: bool = True, exclude_query: bool = False
+    ) -> None:
+        super().__init__(normalize, exclude_query)
+        check_positive(temperature, "temperature")
+        self.temperature = temperature
+
+    def values(self, scores: Tensor, same: Tensor, mask: Tensor | None) -> Tensor:
+        """Returns `smooth_ap`."""
+        return smooth_ap(scores, same, self.temperature, mask=mask)
+
+    def extra_repr(self) -> str:
+        """Returns temperature and options."""
+        return f"temperature={self.temperature}, {super().extra_repr()}"

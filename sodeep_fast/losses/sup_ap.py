@@ -4,6 +4,7 @@ from torch import Tensor
 
 from sodeep_fast.comparators import ByLevel, Sup
 from sodeep_fast.losses.smooth_ap import average_precision
+from sodeep_fast.retrieval import RetrievalLoss
 
 
 def sup_ap(
@@ -41,3 +42,42 @@ def sup_ap(
     """
     lower = Sup() if comparator is None else comparator
     return average_precision(scores, labels, ByLevel(lower), mask)
+
+
+class SupAPLoss(RetrievalLoss):
+    """1 - SupAP of embeddings, averaged over the queries: ROADMAP's first term.
+
+    Ramzi et al., ROADMAP, NeurIPS 2021. By default a query is its own positive, as in the official
+    program.
+
+    Arguments:
+        comparator: how negatives are counted; `Sup` lists the published variants. Default:
+            `Sup()`, the paper's.
+        normalize: scale embeddings to unit length, so that scores are cosines. Default: True.
+        exclude_query: leave every query out of its own gallery, as the metric does. Default: False.
+
+    Raises:
+        TypeError: a comparator that is none.
+
+    Example:
+        >>> import torch, sodeep_fast
+        >>> loss = sodeep_fast.SupAPLoss(sodeep_fast.Sup(offset=1.44))
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
+        >>> loss(embeddings, torch.tensor([0, 1, 0, 1]))
+        tensor(0.4675)
+    """
+
+    def __init__(
+        self, comparator: Sup | None = None, normalize: bool = True, exclude_query: bool = False
+    ) -> None:
+        super().__init__(normalize, exclude_query)
+        self.comparator = Sup() if comparator is None else comparator
+        ByLevel(self.comparator)  # refuses what is no comparator
+
+    def values(self, scores: Tensor, same: Tensor, mask: Tensor | None) -> Tensor:
+        """Returns `sup_ap`."""
+        return sup_ap(scores, same, self.comparator, mask=mask)
+
+    def extra_repr(self) -> str:
+        """Returns comparator and options."""
+        return f"comparator={self.comparator}, {super().extra_repr()}"
