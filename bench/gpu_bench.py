@@ -45,7 +45,7 @@ def build_route(backend: str, method: str) -> Callable[[str], Function]:
     """Ours by one backend and method."""
 
     def build(device: str) -> Function:
-        reason = _backend._missing(backend, device, method)
+        reason = _backend._missing(backend, device, "soft_rank", method)
         if reason is not None:
             raise Unavailable(reason)
         return functools.partial(soft_rank, lam=LAM, backend=backend, method=method)

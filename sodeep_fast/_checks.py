@@ -67,6 +67,34 @@ def check_labels(labels: Tensor, scores: Tensor) -> None:
         raise ValueError(f"labels must be binary, 0 or 1, got {other[0].item()}")
 
 
+def check_levels(
+    levels: Tensor, scores: Tensor, num_levels: int | None = None, mask: Tensor | None = None
+) -> int:
+    """Returns the number of levels; raises unless `levels` are bool or integers from 0 on.
+
+    Reading values makes the host wait for a GPU; those of bool levels are known by type.
+    """
+    if not isinstance(levels, Tensor):
+        raise TypeError(f"levels must be a torch.Tensor, got {type(levels).__name__}")
+    if levels.is_floating_point() or levels.is_complex():
+        raise TypeError(f"levels must be integers or bool, got {levels.dtype}")
+    check_same_shape(levels, scores, "levels", "scores")
+    most = 255 if num_levels is None else num_levels
+    if most > 255:
+        raise ValueError(f"num_levels must be at most 255, got {num_levels}")
+    if levels.dtype == torch.bool:
+        if most < 2:
+            raise ValueError(f"num_levels must be at least 2 for bool levels, got {num_levels}")
+        return 2 if num_levels is None else num_levels
+    if num_levels is not None and torch.compiler.is_compiling():
+        return num_levels
+    valid = levels if mask is None else levels.masked_fill(~mask, 0)
+    low, high = (int(value) for value in valid.aminmax()) if levels.numel() > 0 else (0, 0)
+    if low < 0 or high >= most:
+        raise ValueError(f"levels must be between 0 and {most - 1}, got {low if low < 0 else high}")
+    return high + 1 if num_levels is None else num_levels
+
+
 def check_positive(value: float, name: str) -> None:
     """Raises unless `value` is a positive, finite number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -77,10 +105,16 @@ def check_positive(value: float, name: str) -> None:
 
 def check_nonnegative(value: float, name: str) -> None:
     """Raises unless `value` is a finite number of at least zero."""
+    check_number(value, name, least=0)
+
+
+def check_number(value: float, name: str, *, least: float = -math.inf) -> None:
+    """Raises unless `value` is a finite number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not (value >= 0 and math.isfinite(value)):
-        raise ValueError(f"{name} must be at least 0 and finite, got {value}")
+    if not (value >= least and math.isfinite(value)):
+        rule = "finite" if least == -math.inf else f"at least {least} and finite"
+        raise ValueError(f"{name} must be {rule}, got {value}")
 
 
 def check_count(value: int, name: str) -> None:

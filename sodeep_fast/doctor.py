@@ -11,7 +11,7 @@ from sodeep_fast.benchmark.environment import cpu_model, version_of
 from sodeep_fast.benchmark.report import align
 from sodeep_fast.ops import _backend
 
-KERNEL_OPERATORS = ("soft_rank", "hard_rank")
+KERNEL_OPERATORS = ("soft_rank", "rank_counts", "hard_rank")
 WITHOUT_GPU_KERNEL = {"hard_rank": "PyTorch's own sort"}
 
 
@@ -26,7 +26,7 @@ def report() -> str:
         sodeep_fast ...
         ...
         Operators
-          operator   device  backend ...
+          operator     device  backend ...
         ...
     """
     sections = [
@@ -87,7 +87,7 @@ def _choices() -> list[tuple[str, str, str, str]]:
             elif device == "cuda" and operator in WITHOUT_GPU_KERNEL:
                 backend, reason = "torch", WITHOUT_GPU_KERNEL[operator]
             else:
-                backend, reason = _backend.choose(device)
+                backend, reason = _backend.choose(device, operator)
             lines.append((operator, device, backend, reason))
     return lines
 

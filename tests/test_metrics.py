@@ -9,7 +9,15 @@ import sklearn.metrics
 import torch
 from torch import Tensor
 
-from sodeep_fast import metrics
+from sodeep_fast import (
+    Sigmoid,
+    h_ap,
+    hard_rank,
+    metrics,
+    smooth_ap,
+    smooth_ndcg,
+    smooth_recall,
+)
 from sodeep_fast.testing import DEVICES, DISTRIBUTIONS, make_scores
 
 # Sums of fewer than a thousand terms of order one, in float64.
@@ -20,7 +28,11 @@ METRICS = {
     "recall_at_k": lambda scores, labels, **options: metrics.recall_at_k(
         scores, labels, 2, **options
     ),
+    "r_precision": metrics.r_precision,
+    "map_at_r": metrics.map_at_r,
+    "ndcg": lambda scores, labels, **options: metrics.ndcg(scores, labels.bool(), **options),
 }
+BINARY = ["average_precision", "recall_at_k", "r_precision", "map_at_r"]
 
 
 def random_labels(shape: tuple[int, ...], share: float = 0.3, device: str = "cpu") -> Tensor:
@@ -167,6 +179,94 @@ def test_recall_at_k_of_one_positive_is_sklearns_top_k_accuracy(k: int) -> None:
     assert metrics.recall_at_k(scores, labels, k).mean().item() == pytest.approx(expected)
 
 
+# --- R-precision and MAP@R ---
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "precision", "mean"),
+    [
+        ([4, 3, 2, 1], [1, 0, 1, 0], 1 / 2, 1 / 2),
+        ([4, 3, 2, 1], [0, 1, 1, 0], 1 / 2, 1 / 4),
+        ([4, 3, 2, 1], [1, 1, 0, 1], 2 / 3, 2 / 3),
+        ([4, 3, 2, 1], [0, 1, 1, 1], 2 / 3, (1 / 2 + 2 / 3) / 3),
+        # The negatives of a tie come first.
+        ([1, 1, 1, 1], [1, 0, 1, 0], 0.0, 0.0),
+        ([1, 1, 1, 1], [1, 1, 1, 0], 2 / 3, (1 / 2 + 2 / 3) / 3),
+    ],
+)
+def test_r_precision_and_map_at_r_literal(
+    scores: list[float], labels: list[int], precision: float, mean: float
+) -> None:
+    given = torch.tensor(scores), torch.tensor(labels)
+    assert metrics.r_precision(*given).item() == pytest.approx(precision, rel=1e-15)
+    assert metrics.map_at_r(*given).item() == pytest.approx(mean, rel=1e-15)
+
+
+# --- NDCG ---
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+@pytest.mark.parametrize("num_levels", [2, 5])
+def test_ndcg_agrees_with_sklearn(distribution: str, num_levels: int) -> None:
+    scores = make_scores(distribution, (6, 50))
+    levels = torch.randint(num_levels, (6, 50), generator=torch.Generator().manual_seed(1))
+    expected = [
+        sklearn.metrics.ndcg_score(2.0 ** level[None] - 1, score[None])
+        for score, level in zip(scores.numpy(), levels.numpy(), strict=True)
+    ]
+    torch.testing.assert_close(
+        metrics.ndcg(scores, levels), torch.tensor(expected, dtype=torch.float64), **ROUNDING
+    )
+
+
+# --- H-AP ---
+
+
+@pytest.mark.parametrize("distribution", [d for d in DISTRIBUTIONS if d != "cauchy"])
+def test_h_ap_of_two_levels_is_average_precision(distribution: str) -> None:
+    scores, labels = make_scores(distribution, (6, 50)), random_labels((6, 50))
+    torch.testing.assert_close(
+        metrics.h_ap(scores, labels), metrics.average_precision(scores, labels), **ROUNDING
+    )
+
+
+def test_h_ap_literal() -> None:
+    # Relevances 1/2 and 2: (1/2) / 1 + (2 + 1/2) / 2 + (1/2 + 1/2 + 1/2) / 4 over 1/2 + 2 + 1/2.
+    scores, levels = torch.tensor([[0.9, 0.8, 0.7, 0.1]]), torch.tensor([[1, 2, 0, 1]])
+    assert metrics.h_ap(scores, levels).item() == pytest.approx(2.125 / 3, rel=1e-15)
+    # A perfect order is 1, whatever the relevances.
+    for relevances in (None, torch.tensor([0.0, 0.3, 7.0])):
+        best = metrics.h_ap(torch.tensor([[2.0, 3, 0, 1]]), levels, relevances=relevances)
+        assert best.item() == pytest.approx(1, rel=1e-15)
+    assert not metrics.h_ap(scores.requires_grad_(), levels).requires_grad
+
+
+# --- The losses' values converge to them ---
+
+
+def test_smooth_values_converge_to_the_exact_metrics() -> None:
+    scores = make_scores("normal", (20, 60), dtype=torch.float64)
+    labels = random_labels((20, 60))
+    levels = torch.randint(4, (20, 60), generator=torch.Generator().manual_seed(2))
+    tau, close = 1e-9, {"rtol": 1e-6, "atol": 1e-6}
+    for value, exact in (
+        (smooth_ap(scores, labels, tau), metrics.average_precision(scores, labels)),
+        (smooth_ndcg(scores, levels, tau), metrics.ndcg(scores, levels)),
+        (h_ap(scores, levels, Sigmoid(tau)), metrics.h_ap(scores, levels)),
+    ):
+        torch.testing.assert_close(value, exact, **close)
+    # With one positive, recall at k is whether its rank is at most k.
+    one = torch.zeros_like(labels)
+    one[:, 0] = True
+    for k in (1, 5, 30):
+        recall = smooth_recall(scores, one, [k], tau, temperature=1e-3, clip=False)
+        exact = metrics.recall_at_k(scores, one, k)
+        # A rank of k itself is at the middle of the threshold.
+        at_the_edge = hard_rank(scores)[:, 0] == k
+        torch.testing.assert_close(recall[~at_the_edge], exact[~at_the_edge], **close)
+        assert ((recall[at_the_edge] - 0.5).abs() < 1e-3).all()
+
+
 # --- All of them ---
 
 
@@ -195,7 +295,7 @@ def test_a_mask_is_a_shorter_row(name: str, filler: float) -> None:
         torch.testing.assert_close(value[i], expected, equal_nan=True, **ROUNDING)
 
 
-@pytest.mark.parametrize("name", ["average_precision", "recall_at_k"])
+@pytest.mark.parametrize("name", [*BINARY, "ndcg"])
 def test_rows_without_a_positive_are_nan(name: str) -> None:
     scores = make_scores("normal", (3, 5))
     labels = torch.zeros(3, 5)
@@ -249,7 +349,7 @@ def test_bad_input(name: str) -> None:
         metric(torch.zeros(3), torch.ones(3), mask=torch.ones(3))
 
 
-@pytest.mark.parametrize("name", ["average_precision", "recall_at_k"])
+@pytest.mark.parametrize("name", BINARY)
 def test_labels_that_are_not_binary(name: str) -> None:
     with pytest.raises(ValueError, match="labels must be binary, 0 or 1, got 2"):
         METRICS[name](torch.zeros(3), torch.tensor([0, 1, 2]))

@@ -18,6 +18,8 @@ from sodeep_fast import _native
 from sodeep_fast._checks import check_choice
 
 BACKENDS = ("auto", "cpp", "triton", "cuda", "reference")
+# Which kernels exist; an operator that is not named has all of them.
+KERNELS = {"rank_counts": ("cpp",), "hard_rank": ("cpp",)}
 
 
 @functools.cache
@@ -26,10 +28,12 @@ def has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def _missing(backend: str, device: str, method: str) -> str | None:
+def _missing(backend: str, device: str, operator: str, method: str) -> str | None:
     """Says why `backend` cannot serve a tensor on `device`, or returns None if it can."""
     if backend == "reference":
         return None
+    if backend not in KERNELS.get(operator, BACKENDS):
+        return f"{operator} has no {backend} kernels yet"
     if not _native.HAS_CPU:
         return "sodeep_fast was installed without its compiled library"
     if backend == "cpp":
@@ -51,19 +55,22 @@ def _missing(backend: str, device: str, method: str) -> str | None:
 
 
 def choose(
-    device: str, method: str = "auto", prefers_cuda: Callable[[], bool] = lambda: False
+    device: str,
+    operator: str = "soft_rank",
+    method: str = "auto",
+    prefers_cuda: Callable[[], bool] = lambda: False,
 ) -> tuple[str, str]:
     """Returns the backend that "auto" takes for tensors on `device`, and why.
 
-    `prefers_cuda` says whether this operator, for this call, is expected to run faster in CUDA C++
+    `prefers_cuda` says whether the operator, for this call, is expected to run faster in CUDA C++
     than in Triton; it is asked only where there is that choice.
     """
     preferred = {"cpu": ("cpp",), "cuda": ("triton", "cuda")}.get(device, ())
-    if device == "cuda" and _missing("cuda", device, method) is None and prefers_cuda():
+    if device == "cuda" and _missing("cuda", device, operator, method) is None and prefers_cuda():
         preferred = ("cuda", "triton")
     reasons: list[str] = []
     for candidate in preferred:
-        reason = _missing(candidate, device, method)
+        reason = _missing(candidate, device, operator, method)
         if reason is None:
             return candidate, "; ".join(reasons) or f"the preferred kernels for {device} tensors"
         reasons.append(f"{candidate}: {reason}")
@@ -73,6 +80,7 @@ def choose(
 def resolve(
     backend: str,
     tensor: Tensor,
+    operator: str = "soft_rank",
     method: str = "auto",
     prefers_cuda: Callable[[], bool] = lambda: False,
 ) -> str:
@@ -82,9 +90,9 @@ def resolve(
     """
     device = tensor.device.type
     if backend == "auto":
-        return choose(device, method, prefers_cuda)[0]
+        return choose(device, operator, method, prefers_cuda)[0]
     check_choice(backend, BACKENDS, "backend")
-    reason = _missing(backend, device, method)
+    reason = _missing(backend, device, operator, method)
     if reason is not None:
         raise ValueError(f"backend={backend!r} is not available here: {reason}")
     return backend

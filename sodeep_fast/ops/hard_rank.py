@@ -44,7 +44,7 @@ def hard_rank(
     check_choice(ties, TIES, "ties")
 
     scores = scores.detach()
-    if scores.is_floating_point() and _backend.choose(scores.device.type)[0] == "cpp":
+    if scores.is_floating_point() and _backend.choose(scores.device.type, "hard_rank")[0] == "cpp":
         return torch.ops.sodeep_fast.hard_rank(scores, mask, normalize, ties)
     return _by_sorting(scores, mask, normalize, ties)
 

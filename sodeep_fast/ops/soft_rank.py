@@ -70,7 +70,7 @@ def soft_rank(
     check_positive(lam, "lam")
     check_choice(method, METHODS, "method")
     backend = _backend.resolve(
-        backend, scores, method, lambda: method == "auto" and _prefers_linear(scores)
+        backend, scores, "soft_rank", method, lambda: method == "auto" and _prefers_linear(scores)
     )
     if backend == "reference":
         return reference_soft_rank(scores, lam, mask=mask, normalize=normalize)

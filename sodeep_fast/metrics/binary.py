@@ -1,64 +1,10 @@
-"""The exact metrics that the losses approximate, a value for every row.
-
-Queries (or groups) are rows: of a (d, C) multi-label problem, hand in the transposes. A metric
-that a row does not define, such as the average precision of a query without a positive, is NaN
-there; `torch.nanmean` of the result leaves those rows out. All sums are in float64, on the
-device of the scores, with no gradient.
-"""
+"""Metrics of items that are relevant or not."""
 
 import torch
 from torch import Tensor
 
-from sodeep_fast._checks import (
-    check_count,
-    check_labels,
-    check_mask,
-    check_real,
-    check_same_shape,
-)
+from sodeep_fast._checks import check_count, check_labels, check_mask, check_real
 from sodeep_fast.ops.hard_rank import hard_rank
-
-
-def spearman(predictions: Tensor, targets: Tensor, *, mask: Tensor | None = None) -> Tensor:
-    """Returns Spearman's rank correlation of predictions and targets, a value for every row.
-
-    The Pearson correlation of the ranks, tied values sharing their average rank; without ties this
-    is SoDeep's eq. (2). The same as `scipy.stats.spearmanr`.
-
-    Arguments:
-        predictions: (..., n) real values, floating point or integer.
-        targets: (..., n) real values, floating point or integer.
-        mask: (..., n) bool, True where valid. Default: all valid.
-
-    Returns:
-        (...) float64 in [-1, 1]. NaN where the row has fewer than two valid entries, where all its
-        predictions or all its targets are equal, or where it has a NaN.
-
-    Raises:
-        TypeError: complex values, or a mask that is not bool.
-        ValueError: scalar tensors, or targets or mask of another shape or device.
-
-    Example:
-        >>> import torch
-        >>> from sodeep_fast import metrics
-        >>> metrics.spearman(torch.tensor([0.1, 0.9, 0.5]), torch.tensor([1, 2, 3]))
-        tensor(0.5000, dtype=torch.float64)
-    """
-    check_real(predictions, "predictions")
-    check_real(targets, "targets")
-    check_same_shape(targets, predictions, "targets", "predictions")
-    check_mask(mask, predictions, scores_name="predictions")
-
-    lengths = predictions.shape[-1] if mask is None else mask.sum(-1, keepdim=True)
-    # Average ranks have the mean (n + 1) / 2 whatever the ties.
-    ours, theirs = (
-        hard_rank(values, mask=mask).double() - (lengths + 1) / 2
-        for values in (predictions, targets)
-    )
-    if mask is not None:
-        ours, theirs = ours.masked_fill(~mask, 0), theirs.masked_fill(~mask, 0)
-    variance = ours.square().sum(-1) * theirs.square().sum(-1)
-    return (ours * theirs).sum(-1) / variance.sqrt()
 
 
 def average_precision(scores: Tensor, labels: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -144,3 +90,86 @@ def recall_at_k(scores: Tensor, labels: Tensor, k: int, *, mask: Tensor | None =
     ahead = ((values >= best) & valid & ~positives).sum(-1)
     undefined = ~positives.any(-1) | (values.isnan() & valid).any(-1)
     return (ahead < k).double().masked_fill(undefined, torch.nan)
+
+
+def r_precision(scores: Tensor, labels: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    """Returns, for every row, the share of positives among its R best items, R its positives.
+
+    Ties count against the row: an item of another label with the same score comes first.
+
+    Arguments:
+        scores: (..., n) real values, floating point or integer, larger for likelier.
+        labels: (..., n) 1 for positives and 0 elsewhere, of any real dtype.
+        mask: (..., n) bool, True where valid. Default: all valid.
+
+    Returns:
+        (...) float64 in [0, 1]. NaN where the row has no (valid) positive, or a NaN.
+
+    Raises:
+        TypeError: complex values, or a mask that is not bool.
+        ValueError: scalar tensors, labels or mask of another shape or device, or labels that are
+            not binary.
+
+    Example:
+        >>> import torch
+        >>> from sodeep_fast import metrics
+        >>> metrics.r_precision(torch.tensor([0.9, 0.5, 0.4, 0.1]), torch.tensor([1, 0, 1, 0]))
+        tensor(0.5000, dtype=torch.float64)
+    """
+    found, _, positives = _among_the_best(scores, labels, mask)
+    return found.sum(-1) / positives
+
+
+def map_at_r(scores: Tensor, labels: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    """Returns, for every row, the average precision of its R best items, R its positives.
+
+    The sum over the positives among them of the precision up to each, over R: MAP@R of Musgrave et
+    al., A Metric Learning Reality Check, ECCV 2020. Ties count against the row: an item of another
+    label with the same score comes first.
+
+    Arguments:
+        scores: (..., n) real values, floating point or integer, larger for likelier.
+        labels: (..., n) 1 for positives and 0 elsewhere, of any real dtype.
+        mask: (..., n) bool, True where valid. Default: all valid.
+
+    Returns:
+        (...) float64 in [0, 1]. NaN where the row has no (valid) positive, or a NaN.
+
+    Raises:
+        TypeError: complex values, or a mask that is not bool.
+        ValueError: scalar tensors, labels or mask of another shape or device, or labels that are
+            not binary.
+
+    Example:
+        >>> import torch
+        >>> from sodeep_fast import metrics
+        >>> metrics.map_at_r(torch.tensor([0.5, 0.9, 0.4, 0.1]), torch.tensor([1, 0, 1, 0]))
+        tensor(0.2500, dtype=torch.float64)
+    """
+    found, position, positives = _among_the_best(scores, labels, mask)
+    return (found * found.cumsum(-1) / position).sum(-1) / positives
+
+
+def _among_the_best(
+    scores: Tensor, labels: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns what is found at each position up to R, the positions, and R; NaN if undefined."""
+    check_real(scores)
+    check_labels(labels, scores)
+    check_mask(mask, scores)
+
+    valid = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask
+    positives = labels.bool() & valid
+    number = positives.sum(-1).double()
+    # Stable sorts, the least important first: negatives first, by score, valid ones first.
+    order = positives.byte().argsort(dim=-1, stable=True)
+    values = scores.detach() if scores.is_floating_point() else scores.double()
+    by_score = values.gather(-1, order).argsort(dim=-1, descending=True, stable=True)
+    order = order.gather(-1, by_score)
+    by_validity = valid.gather(-1, order).byte().argsort(dim=-1, descending=True, stable=True)
+    order = order.gather(-1, by_validity)
+
+    position = torch.arange(1, scores.shape[-1] + 1, device=scores.device)
+    found = (positives.gather(-1, order) & (position <= number.unsqueeze(-1))).double()
+    undefined = (number == 0) | (values.isnan() & valid).any(-1)
+    return found, position, number.masked_fill(undefined, torch.nan)

@@ -1,0 +1,143 @@
+// One row from the caller's memory to the caller's memory: items brought together by level, targets
+// of a level taken four at a time. Included once for each instruction set, hence no include guard.
+
+#include "cpu/rank_counts_direct.h"
+
+namespace sodeep_fast {
+namespace SODEEP_FAST_ISA {
+
+// Calls visit(first item, how many, level) for runs of items of one level: long ones where a whole
+// block is alike, which is most of a row with few relevant items.
+template <class Visit>
+inline void for_each_run(const uint8_t* levels, int64_t items, const Visit& visit) {
+  constexpr int kRun = 16;
+  int64_t k = 0;
+  for (; k + kRun <= items; k += kRun) {
+    uint64_t part[2];
+    __builtin_memcpy(part, levels + k, sizeof(part));
+    const uint64_t alike = levels[k] * 0x0101010101010101u;
+    if (part[0] == alike && part[1] == alike) {
+      visit(k, std::integral_constant<int, kRun>{}, levels[k]);
+    } else {
+      for (int64_t i = k; i < k + kRun; ++i) visit(i, std::integral_constant<int, 1>{}, levels[i]);
+    }
+  }
+  for (; k < items; ++k) visit(k, std::integral_constant<int, 1>{}, levels[k]);
+}
+
+template <class T, CountsPass pass>
+void rank_counts_row(const RankCountsRow<T>& row, RankCountsScratch<T>& scratch) {
+  constexpr int lanes = kLanes<T>;
+  constexpr bool has_tangent = pass == CountsPass::kTangent || pass == CountsPass::kDoubleBackward;
+  constexpr bool to_items = pass == CountsPass::kBackward || pass == CountsPass::kDoubleBackward;
+  constexpr T nan = std::numeric_limits<T>::quiet_NaN();
+  const int64_t L = row.num_levels, P = row.num_targets;
+  T* const out_end = row.out + (to_items ? row.items : P * L);
+  if (row.items == 0 || (P == 0 && !to_items)) return;
+
+  // Each level begins with a new vector; what takes no part goes behind all levels.
+  int64_t count[256] = {}, begin[256], cursor[256];
+  for_each_run(row.levels, row.items, [&](int64_t, auto n, int level) { count[level] += n(); });
+  int64_t room = 0;
+  for (int64_t l = 0; l < L; ++l) {
+    begin[l] = cursor[l] = room;
+    room += (count[l] + lanes - 1) / lanes * lanes;
+  }
+  std::fill(cursor + L, cursor + 256, room);
+
+  // One place behind the last level takes everything that takes no part.
+  const int64_t stride = room + 16;
+  T* grouped = scratch.grouped.reserve(3 * stride);
+  T* tangent = grouped + stride;
+  T* gradient = tangent + stride;
+  uint32_t* place = scratch.place.reserve(row.items);
+  for (int64_t l = 0; l < L; ++l)
+    for (T* from : {grouped, tangent})
+      std::fill(from + begin[l] + count[l], from + (l + 1 < L ? begin[l + 1] : room), T(0));
+  for_each_run(row.levels, row.items, [&](int64_t k, auto n, int level) {
+    const int64_t to = cursor[level];
+    for (int i = 0; i < n(); ++i) {
+      place[k + i] = static_cast<uint32_t>(to + i);
+      grouped[to + i] = row.scores[k + i];
+      if constexpr (has_tangent) tangent[to + i] = row.tangent[k + i];
+    }
+    if (level < L) cursor[level] += n();
+  });
+
+  T lo, hi;
+  const bool finite = P == 0 || room == 0 || find_range(grouped, room, lo, hi);
+  if constexpr (to_items) {
+    std::fill(gradient, gradient + room, finite ? T(0) : nan);
+    std::fill(gradient + room, gradient + stride, T(0));
+  } else {
+    std::fill(row.out, out_end, finite ? T(0) : nan);
+  }
+
+  // Targets in the order of their levels; those that take no part are left out.
+  int64_t* order = scratch.order.reserve(P);
+  int64_t first[257] = {};
+  for (int64_t t = 0; t < P; ++t) ++first[row.levels[row.targets[t]] + 1];
+  std::partial_sum(first, first + 257, first);
+  std::copy(first, first + 256, cursor);
+  for (int64_t t = 0; t < P; ++t) order[cursor[row.levels[row.targets[t]]]++] = t;
+
+  for (int64_t level = 0; finite && level < L; ++level) {
+    for (int64_t t = first[level]; t < first[level + 1]; t += 4) {
+      const int size = static_cast<int>(std::min<int64_t>(4, first[level + 1] - t));
+      Targets<T> targets{};
+      for (int i = 0; i < size; ++i) {
+        targets.place[i] = place[row.targets[order[t + i]]];
+        targets.score[i] = grouped[targets.place[i]];
+        if constexpr (has_tangent) targets.tangent[i] = tangent[targets.place[i]];
+      }
+      double to_targets[4] = {};
+      for (int64_t l = 0; l < L; ++l) {
+        if (count[l] == 0) continue;
+        const Comparator& comparator = row.comparators[l < level ? 0 : l == level ? 1 : 2];
+        const Group<T> group{grouped, tangent, gradient, begin[l], begin[l] + count[l]};
+        const double scale = pass == CountsPass::kCounts ? 1
+                             : pass == CountsPass::kDoubleBackward
+                                 ? 1 / comparator.tau / comparator.tau
+                                 : 1 / comparator.tau;
+        T weights[4] = {};
+        double sums[4] = {};
+        bool wanted = !to_items;
+        if constexpr (to_items)
+          for (int i = 0; i < size; ++i) {
+            weights[i] = static_cast<T>(scale * row.grad[order[t + i] * L + l]);
+            wanted |= weights[i] != 0;
+          }
+        if (!wanted) continue;
+        switch (comparator.kind) {
+          case Comparison::kSigmoid:
+            direct_tile<T, SigmoidPairs<T>, pass>(SigmoidPairs<T>(comparator), group, targets, size,
+                                                  l == level, weights, sums);
+            break;
+          case Comparison::kSup:
+            direct_tile<T, SupPairs<T>, pass>(SupPairs<T>(comparator), group, targets, size,
+                                              l == level, weights, sums);
+            break;
+          case Comparison::kStep:
+            if constexpr (pass == CountsPass::kCounts)
+              direct_tile<T, StepPairs<T>, pass>(StepPairs<T>(comparator), group, targets, size,
+                                                 l == level, weights, sums);
+        }
+        for (int i = 0; i < size; ++i) {
+          if constexpr (to_items)
+            to_targets[i] += sums[i];
+          else
+            row.out[order[t + i] * L + l] = static_cast<T>(scale * sums[i]);
+        }
+      }
+      if constexpr (to_items)
+        for (int i = 0; i < size; ++i) gradient[targets.place[i]] -= static_cast<T>(to_targets[i]);
+    }
+  }
+  if constexpr (to_items)
+    for_each_run(row.levels, row.items, [&](int64_t k, auto n, int) {
+      std::copy_n(gradient + place[k], n(), row.out + k);
+    });
+}
+
+}  // namespace SODEEP_FAST_ISA
+}  // namespace sodeep_fast

@@ -1,0 +1,185 @@
+"""How `rank_counts` compares an item with a target: what an item adds to the target's count.
+
+A comparator is a function H of x = (score of the item) - (score of the target): 0 where the item
+stays behind, about 1 where it outranks the target, and something in between, or beyond, for the
+sake of a gradient. `ByLevel` takes another one for items that are less, equally or more relevant.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+from sodeep_fast._checks import check_number, check_positive
+
+
+@dataclass(frozen=True)
+class Sigmoid:
+    """H(x) = 1 / (1 + exp(-x / tau)): Smooth-AP's (Brown et al., ECCV 2020) and SoDeep's.
+
+    Arguments:
+        tau: temperature, in units of score, positive; the smaller, the nearer to counting.
+
+    Raises:
+        TypeError: tau is not a number.
+        ValueError: tau is not positive and finite.
+
+    Example:
+        >>> import sodeep_fast
+        >>> sodeep_fast.Sigmoid()
+        Sigmoid(tau=0.01)
+    """
+
+    tau: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_positive(self.tau, "tau")
+
+
+@dataclass(frozen=True)
+class Sup:
+    """An upper bound of counting whose gradient does not vanish: SupAP's, of ROADMAP.
+
+    H(x) = sigmoid(x / tau) for x <= 0, start + sigmoid(x / tau) for 0 < x <= delta, and
+    offset + rho (x - delta) beyond. Ramzi et al., NeurIPS 2021. Variants in circulation:
+
+    - `Sup()`: the paper's, continuous at delta;
+    - `Sup(offset=1.44)`: the configuration files of ROADMAP, HAPPIER and SupRank; it drops by 0.053
+      at delta;
+    - `Sup(start=0.0, offset=1.0)`: the same for iNaturalist; no upper bound any more;
+    - `Sup(offset=6.44)`: the code of the paper's numbers, rho x + 1.44 beyond delta;
+    - `Sup(delta=None, offset=...)`: linear from 0 on, rho x + offset.
+
+    Arguments:
+        tau: temperature of the sigmoid, in units of score, positive.
+        rho: slope beyond delta, not negative.
+        delta: where the linear part begins, positive; None: at 0.
+        start: added to the sigmoid right of 0.
+        offset: value at delta, from the right. Default: that of the left, start + sigmoid(delta /
+            tau).
+
+    Raises:
+        TypeError: an argument is not a number.
+        ValueError: tau or delta that are not positive, a negative rho, or a value not finite.
+
+    Example:
+        >>> import sodeep_fast
+        >>> sodeep_fast.Sup(offset=1.44)
+        Sup(tau=0.01, rho=100.0, delta=0.05, start=0.5, offset=1.44)
+    """
+
+    tau: float = 0.01
+    rho: float = 100.0
+    delta: float | None = 0.05
+    start: float = 0.5
+    offset: float | None = None
+
+    def __post_init__(self) -> None:
+        check_positive(self.tau, "tau")
+        check_number(self.rho, "rho", least=0)
+        if self.delta is not None:
+            check_positive(self.delta, "delta")
+        check_number(self.start, "start")
+        if self.offset is not None:
+            check_number(self.offset, "offset")
+
+    def resolved(self) -> tuple[float, float]:
+        """Returns delta and offset as numbers."""
+        delta = 0.0 if self.delta is None else self.delta
+        if self.offset is not None:
+            return delta, self.offset
+        return delta, self.start + 1 / (1 + math.exp(-delta / self.tau))
+
+
+@dataclass(frozen=True)
+class Step:
+    """Counting itself: H(x) is 1 for x > 0, 0 for x < 0 and `at_zero` for a tie; no gradient.
+
+    Arguments:
+        at_zero: what a tie counts. Default: 1.
+
+    Raises:
+        TypeError: at_zero is not a number.
+        ValueError: at_zero is not finite.
+
+    Example:
+        >>> import sodeep_fast
+        >>> sodeep_fast.Step(at_zero=0.5)
+        Step(at_zero=0.5)
+    """
+
+    at_zero: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number(self.at_zero, "at_zero")
+
+
+Simple = Sigmoid | Sup | Step
+
+
+@dataclass(frozen=True)
+class ByLevel:
+    """Another comparator for items of a lower, of the same and of a higher level than the target.
+
+    The default is SupAP's: irrelevant items by `Sup`, positives among themselves counted exactly.
+
+    Arguments:
+        lower: for items less relevant than the target. Default: `Sup()`.
+        same: for items as relevant. Default: `Step()`.
+        higher: for items more relevant. Default: `Step()`.
+
+    Raises:
+        TypeError: an argument is not a `Sigmoid`, `Sup` or `Step`.
+
+    Example:
+        >>> import sodeep_fast
+        >>> sodeep_fast.ByLevel(lower=sodeep_fast.Sigmoid(0.1)).same
+        Step(at_zero=1.0)
+    """
+
+    lower: Simple = field(default_factory=Sup)
+    same: Simple = field(default_factory=Step)
+    higher: Simple = field(default_factory=Step)
+
+    def __post_init__(self) -> None:
+        for name in ("lower", "same", "higher"):
+            value = getattr(self, name)
+            if not isinstance(value, Simple):
+                raise TypeError(
+                    f"{name} must be a Sigmoid, Sup or Step, got {type(value).__name__}"
+                )
+
+
+Comparator = Sigmoid | Sup | Step | ByLevel
+
+
+def check_comparator(comparator: object) -> None:
+    """Raises unless `comparator` is one."""
+    if not isinstance(comparator, Comparator):
+        raise TypeError(
+            f"comparator must be a Sigmoid, Sup, Step or ByLevel, got {type(comparator).__name__}"
+        )
+
+
+def by_level(comparator: Comparator) -> tuple[Simple, Simple, Simple]:
+    """Returns the comparators for items of a lower, the same and a higher level."""
+    if isinstance(comparator, ByLevel):
+        return comparator.lower, comparator.same, comparator.higher
+    return comparator, comparator, comparator
+
+
+def encode(comparator: Comparator) -> tuple[list[int], list[float]]:
+    """Returns what the operators are called with: three kinds, and five parameters for each."""
+    kinds: list[int] = []
+    parameters: list[float] = []
+    for simple in by_level(comparator):
+        if isinstance(simple, Sigmoid):
+            kinds.append(0)
+            values = [simple.tau]
+        elif isinstance(simple, Sup):
+            kinds.append(1)
+            delta, offset = simple.resolved()
+            values = [simple.tau, simple.rho, delta, simple.start, offset]
+        else:
+            kinds.append(2)
+            values = [simple.at_zero]
+        parameters += [float(value) for value in values] + [0.0] * (5 - len(values))
+    return kinds, parameters

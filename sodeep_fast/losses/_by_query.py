@@ -1,0 +1,21 @@
+"""From values of the targets, one after the other, to values of their queries."""
+
+import torch
+from torch import Tensor
+
+
+def sum_by_query(values: Tensor, rows: Tensor, queries: int) -> Tensor:
+    """Returns (queries, ...): the sums of the (T, ...) values of each query's targets."""
+    return values.new_zeros((queries, *values.shape[1:])).index_add(0, rows, values)
+
+
+def count_by_query(rows: Tensor, queries: int) -> Tensor:
+    """Returns (queries,) int64: how many targets each query has."""
+    return torch.bincount(rows, minlength=queries)
+
+
+def mean_by_query(values: Tensor, rows: Tensor, queries: int) -> Tensor:
+    """Returns (queries,): the means of the (T,) values; NaN, without gradient, where none is."""
+    count = count_by_query(rows, queries)
+    mean = sum_by_query(values, rows, queries) / count.clamp(min=1)
+    return mean.masked_fill(count == 0, torch.nan)

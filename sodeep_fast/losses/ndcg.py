@@ -1,0 +1,89 @@
+"""Normalized discounted cumulative gain with soft ranks."""
+
+import torch
+from torch import Tensor
+
+from sodeep_fast._checks import check_matrix
+from sodeep_fast.comparators import ByLevel, Comparator, Sigmoid, Sup
+from sodeep_fast.losses._by_query import sum_by_query
+from sodeep_fast.ops.rank_counts import rank_counts
+
+
+def smooth_ndcg(
+    scores: Tensor, levels: Tensor, tau: float = 0.01, *, mask: Tensor | None = None
+) -> Tensor:
+    """Returns the smooth normalized discounted cumulative gain of every query.
+
+    The sum over items of (2^level - 1) / log2(1 + rank), ranks by sigmoids, over that of the best
+    order. Ramzi et al., SupRank, TPAMI 2025, whose program ranks a query among its own gallery.
+
+    Arguments:
+        scores: (B, M) floating-point scores of B queries and M items, larger for more relevant.
+        levels: (B, M) bool or integers from 0, irrelevant, to 254: the gain is 2^level - 1.
+        tau: temperature of the sigmoids, in units of score.
+        mask: (B, M) bool, True where the item is in the query's gallery. Default: all are.
+
+    Returns:
+        (B,) values; NaN where no item is relevant, without a gradient, so that `torch.nanmean`
+        leaves it out, and where a score is not finite.
+
+    Raises:
+        TypeError: scores that are not floating point, levels that are neither integer nor bool, a
+            mask that is not bool, or tau not a number.
+        ValueError: scores that are not a matrix, levels or mask of another shape or device, levels
+            out of range, or tau not positive.
+
+    Example:
+        >>> import torch, sodeep_fast
+        >>> scores = torch.tensor([[0.9, 0.8, 0.7, 0.1]])
+        >>> sodeep_fast.smooth_ndcg(scores, torch.tensor([[1, 2, 0, 0]]))
+        tensor([0.7967])
+    """
+    return _ndcg(scores, levels, Sigmoid(tau), mask)
+
+
+def sup_ndcg(
+    scores: Tensor, levels: Tensor, comparator: Sup | None = None, *, mask: Tensor | None = None
+) -> Tensor:
+    """Returns SupRank's bound of the normalized discounted cumulative gain of every query.
+
+    As `smooth_ndcg`, but less relevant items are counted by `comparator` and the others exactly.
+    Ramzi et al., SupRank, TPAMI 2025.
+
+    Arguments:
+        scores: (B, M) floating-point scores of B queries and M items, larger for more relevant.
+        levels: (B, M) bool or integers from 0, irrelevant, to 254: the gain is 2^level - 1.
+        comparator: how less relevant items are counted. Default: `Sup()`.
+        mask: (B, M) bool, True where the item is in the query's gallery. Default: all are.
+
+    Returns:
+        (B,) values, NaN as in `smooth_ndcg`.
+
+    Raises:
+        TypeError, ValueError: as `smooth_ndcg`.
+
+    Example:
+        >>> import torch, sodeep_fast
+        >>> scores = torch.tensor([[0.9, 0.8, 0.7, 0.1]])
+        >>> sodeep_fast.sup_ndcg(scores, torch.tensor([[1, 2, 0, 0]]))
+        tensor([0.5431])
+    """
+    return _ndcg(scores, levels, ByLevel(Sup() if comparator is None else comparator), mask)
+
+
+def _ndcg(scores: Tensor, levels: Tensor, comparator: Comparator, mask: Tensor | None) -> Tensor:
+    check_matrix(scores, "(B, M)")
+    counts, rows, columns = rank_counts(scores, levels, comparator=comparator, mask=mask)
+    queries, num_levels = len(scores), counts.shape[-1]
+    own = levels[rows, columns].long()
+    gain = torch.arange(num_levels, dtype=counts.dtype, device=counts.device).exp2() - 1
+    found = sum_by_query(gain[own] / (2 + counts.sum(-1)).log2(), rows, queries)
+
+    # The best order has the highest level first: each level a stretch of the summed discounts.
+    of_level = torch.bincount(rows * num_levels + own, minlength=queries * num_levels)
+    ends = of_level.view(queries, num_levels).flip(-1).cumsum(-1).flip(-1)
+    position = torch.arange(scores.shape[1] + 1, dtype=torch.float64, device=counts.device)
+    discounts = torch.where(position > 0, 1 / (1 + position).log2(), 0).cumsum(0)[ends]
+    stretches = discounts - torch.cat([discounts[:, 1:], torch.zeros_like(discounts[:, :1])], -1)
+    best = (gain * stretches).sum(-1).to(counts.dtype)
+    return (found / best.masked_fill(best == 0, 1)).masked_fill(best == 0, torch.nan)

@@ -1,0 +1,129 @@
+"""Recall at k with soft ranks under a soft threshold."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sodeep_fast._checks import check_count, check_labels, check_matrix, check_positive
+from sodeep_fast.comparators import ByLevel, Comparator, Sigmoid, Sup
+from sodeep_fast.losses._by_query import count_by_query, sum_by_query
+from sodeep_fast.ops.rank_counts import rank_counts
+
+KS = (1, 2, 4, 8, 16)
+
+
+def smooth_recall(
+    scores: Tensor,
+    labels: Tensor,
+    ks: Sequence[int] = KS,
+    tau: float = 0.01,
+    *,
+    temperature: float = 1.0,
+    clip: bool = True,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Returns the smooth recall at k of every query, averaged over several k.
+
+    The sum over the positives p of sigmoid((k - rank_p) / temperature), at most k if `clip`, over
+    min(k, number of positives). Patel et al., Recall@k Surrogate Loss, CVPR 2022. Its program ranks
+    a query among its own gallery as an item that is not positive: labels 0 on the diagonal. In the
+    paper's equation the query is not in the gallery: leave it out by `mask`.
+
+    Arguments:
+        scores: (B, M) floating-point scores of B queries and M items, larger for more alike.
+        labels: (B, M) 1 where query and item belong together and 0 elsewhere, of any real dtype.
+        ks: how many items are retrieved, each at least 1.
+        tau: temperature of the ranks, in units of score.
+        temperature: of the threshold, in units of rank.
+        clip: count at most k of the positives as found at k. Default: True.
+        mask: (B, M) bool, True where the item is in the query's gallery. Default: all are.
+
+    Returns:
+        (B,) values in [0, 1) if `clip`; NaN where a query has no positive, without a gradient, so
+        that `torch.nanmean` leaves it out, and where one of its scores is not finite. A perfect
+        order does not reach 1.
+
+    Raises:
+        TypeError: scores that are not floating point, a mask that is not bool, ks that are not
+            integers, or a temperature that is not a number.
+        ValueError: scores that are not a matrix, labels or mask of another shape or device, labels
+            that are not binary, no ks or one below 1, or a temperature that is not positive.
+
+    Example:
+        >>> import torch, sodeep_fast
+        >>> scores = torch.tensor([[0.9, 0.8, 0.7, 0.1]])
+        >>> labels = torch.tensor([[1, 0, 1, 0]])
+        >>> sodeep_fast.smooth_recall(scores, labels, ks=[2])
+        tensor([0.5000])
+    """
+    return _recall(scores, labels, ks, Sigmoid(tau), temperature, clip, mask)
+
+
+def sup_recall(
+    scores: Tensor,
+    labels: Tensor,
+    ks: Sequence[int] = KS,
+    comparator: Sup | None = None,
+    *,
+    temperature: float = 1.0,
+    clip: bool = False,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Returns SupRank's bound of the recall at k of every query, averaged over several k.
+
+    As `smooth_recall`, with the ranks of `sup_ap`. Ramzi et al., SupRank, TPAMI 2025; its program
+    ranks a query among its own gallery, as its own positive, and does not clip.
+
+    Arguments:
+        scores: (B, M) floating-point scores of B queries and M items, larger for more alike.
+        labels: (B, M) 1 where query and item belong together and 0 elsewhere, of any real dtype.
+        ks: how many items are retrieved, each at least 1.
+        comparator: how negatives are counted. Default: `Sup()`.
+        temperature: of the threshold, in units of rank.
+        clip: count at most k of the positives as found at k. Default: False.
+        mask: (B, M) bool, True where the item is in the query's gallery. Default: all are.
+
+    Returns:
+        (B,) values, NaN as in `smooth_recall`.
+
+    Raises:
+        TypeError, ValueError: as `smooth_recall`.
+
+    Example:
+        >>> import torch, sodeep_fast
+        >>> scores = torch.tensor([[0.9, 0.8, 0.7, 0.1]])
+        >>> labels = torch.tensor([[1, 1, 0, 0]])
+        >>> sodeep_fast.sup_recall(scores, labels, ks=[2])
+        tensor([0.6155])
+    """
+    lower = Sup() if comparator is None else comparator
+    return _recall(scores, labels, ks, ByLevel(lower), temperature, clip, mask)
+
+
+def _recall(
+    scores: Tensor,
+    labels: Tensor,
+    ks: Sequence[int],
+    comparator: Comparator,
+    temperature: float,
+    clip: bool,
+    mask: Tensor | None,
+) -> Tensor:
+    check_matrix(scores, "(B, M)")
+    check_labels(labels, scores)
+    check_positive(temperature, "temperature")
+    for k in ks:
+        check_count(k, "every k of ks")
+    if len(ks) == 0:
+        raise ValueError("ks must hold at least one k, got none")
+
+    counts, rows, _ = rank_counts(scores, labels.bool(), comparator=comparator, mask=mask)
+    ranks = 1 + counts.sum(-1, keepdim=True)
+    cutoffs = torch.tensor(ks, dtype=ranks.dtype, device=ranks.device)
+    found = sum_by_query(torch.sigmoid((cutoffs - ranks) / temperature), rows, len(scores))
+    if clip:
+        found = found.minimum(cutoffs)
+    positives = count_by_query(rows, len(scores)).unsqueeze(-1)
+    recall = (found / cutoffs.minimum(positives.clamp(min=1))).mean(-1)
+    return recall.masked_fill(positives.squeeze(-1) == 0, torch.nan)

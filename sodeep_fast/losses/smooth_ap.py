@@ -1,0 +1,94 @@
+"""Smooth-AP: average precision with sigmoids for ranks."""
+
+from torch import Tensor
+
+from sodeep_fast._checks import check_labels, check_matrix, check_positive
+from sodeep_fast.comparators import Comparator, Sigmoid
+from sodeep_fast.losses._by_query import mean_by_query
+from sodeep_fast.ops.rank_counts import rank_counts
+from sodeep_fast.retrieval import RetrievalLoss
+
+
+def smooth_ap(
+    scores: Tensor, labels: Tensor, tau: float = 0.01, *, mask: Tensor | None = None
+) -> Tensor:
+    """Returns the smooth average precision of every query.
+
+    The mean over its positives of (1 + the positives that outrank it) / (1 + all that do), counted
+    by sigmoids. Brown et al., Smooth-AP, ECCV 2020. The official program ranks a query among its
+    own gallery, as its own positive; leave it out by `mask` for what the metric does.
+
+    Arguments:
+        scores: (B, M) floating-point scores of B queries and M items, larger for more alike.
+        labels: (B, M) 1 where query and item belong together and 0 elsewhere, of any real dtype;
+            bool labels spare a GPU the look at their values.
+        tau: temperature of the sigmoids, in units of score.
+        mask: (B, M) bool, True where the item is in the query's gallery. Default: all are.
+
+    Returns:
+        (B,) values in (0, 1]; NaN where a query has no positive, without a gradient, so that
+        `torch.nanmean` leaves it out, and where one of its scores is not finite.
+
+    Raises:
+        TypeError: scores that are not floating point, a mask that is not bool, tau not a number.
+        ValueError: scores that are not a matrix, labels or mask of another shape or device, labels
+            that are not binary, or tau not positive.
+
+    Example:
+        >>> import torch, sodeep_fast
+        >>> scores = torch.tensor([[0.9, 0.8, 0.7, 0.1], [0.9, 0.8, 0.7, 0.1]])
+        >>> labels = torch.tensor([[1, 0, 1, 0], [0, 0, 0, 0]])
+        >>> sodeep_fast.smooth_ap(scores, labels)
+        tensor([0.8333,    nan])
+    """
+    return average_precision(scores, labels, Sigmoid(tau), mask)
+
+
+def average_precision(
+    scores: Tensor, labels: Tensor, comparator: Comparator, mask: Tensor | None
+) -> Tensor:
+    """Returns the average precision of every query with ranks by `comparator`."""
+    check_matrix(scores, "(B, M)")
+    check_labels(labels, scores)
+    counts, rows, _ = rank_counts(scores, labels.bool(), comparator=comparator, mask=mask)
+    precision = (1 + counts[:, 1]) / (1 + counts.sum(-1))
+    return mean_by_query(precision, rows, len(scores))
+
+
+class SmoothAPLoss(RetrievalLoss):
+    """1 - Smooth-AP of embeddings, averaged over the queries.
+
+    Brown et al., Smooth-AP, ECCV 2020. By default a query is its own positive, as in the official
+    program, whose value this is for any classes.
+
+    Arguments:
+        temperature: of the sigmoids, in units of score, positive. Default: 0.01.
+        normalize: scale embeddings to unit length, so that scores are cosines. Default: True.
+        exclude_query: leave every query out of its own gallery, as the metric does. Default: False.
+
+    Raises:
+        TypeError: a temperature that is not a number.
+        ValueError: a temperature that is not positive.
+
+    Example:
+        >>> import torch, sodeep_fast
+        >>> loss = sodeep_fast.SmoothAPLoss()
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
+        >>> loss(embeddings, torch.tensor([0, 1, 0, 1]))
+        tensor(0.2128)
+    """
+
+    def __init__(
+        self, temperature: float = 0.01, normalize: bool = True, exclude_query: bool = False
+    ) -> None:
+        super().__init__(normalize, exclude_query)
+        check_positive(temperature, "temperature")
+        self.temperature = temperature
+
+    def values(self, scores: Tensor, same: Tensor, mask: Tensor | None) -> Tensor:
+        """Returns `smooth_ap`."""
+        return smooth_ap(scores, same, self.temperature, mask=mask)
+
+    def extra_repr(self) -> str:
+        """Returns temperature and options."""
+        return f"temperature={self.temperature}, {super().extra_repr()}"

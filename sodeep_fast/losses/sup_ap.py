@@ -1,0 +1,83 @@
+"""SupAP: an upper bound of the loss of average precision whose gradient does not vanish."""
+
+from torch import Tensor
+
+from sodeep_fast.comparators import ByLevel, Sup
+from sodeep_fast.losses.smooth_ap import average_precision
+from sodeep_fast.retrieval import RetrievalLoss
+
+
+def sup_ap(
+    scores: Tensor, labels: Tensor, comparator: Sup | None = None, *, mask: Tensor | None = None
+) -> Tensor:
+    """Returns SupAP's lower bound of the average precision of every query.
+
+    Positives are counted exactly and have a gradient through negatives alone, which are counted by
+    `comparator`. Ramzi et al., ROADMAP, NeurIPS 2021. The official program ranks a query among its
+    own gallery, as its own positive; leave it out by `mask` for what the metric does.
+
+    Arguments:
+        scores: (B, M) floating-point scores of B queries and M items, larger for more alike.
+        labels: (B, M) 1 where query and item belong together and 0 elsewhere, of any real dtype.
+        comparator: how negatives are counted; `Sup` lists the published variants. Default:
+            `Sup()`, the paper's.
+        mask: (B, M) bool, True where the item is in the query's gallery. Default: all are.
+
+    Returns:
+        (B,) values in (0, 1]; NaN where a query has no positive, without a gradient, so that
+        `torch.nanmean` leaves it out, and where one of its scores is not finite.
+
+    Raises:
+        TypeError: scores that are not floating point, a mask that is not bool, or a comparator that
+            is none.
+        ValueError: scores that are not a matrix, labels or mask of another shape or device, or
+            labels that are not binary.
+
+    Example:
+        >>> import torch, sodeep_fast
+        >>> scores = torch.tensor([[0.9, 0.8, 0.79, 0.1]])
+        >>> labels = torch.tensor([[1, 0, 1, 0]])
+        >>> sodeep_fast.sup_ap(scores, labels)
+        tensor([0.8095])
+    """
+    lower = Sup() if comparator is None else comparator
+    return average_precision(scores, labels, ByLevel(lower), mask)
+
+
+class SupAPLoss(RetrievalLoss):
+    """1 - SupAP of embeddings, averaged over the queries: ROADMAP's first term.
+
+    Ramzi et al., ROADMAP, NeurIPS 2021. By default a query is its own positive, as in the official
+    program.
+
+    Arguments:
+        comparator: how negatives are counted; `Sup` lists the published variants. Default:
+            `Sup()`, the paper's.
+        normalize: scale embeddings to unit length, so that scores are cosines. Default: True.
+        exclude_query: leave every query out of its own gallery, as the metric does. Default: False.
+
+    Raises:
+        TypeError: a comparator that is none.
+
+    Example:
+        >>> import torch, sodeep_fast
+        >>> loss = sodeep_fast.SupAPLoss(sodeep_fast.Sup(offset=1.44))
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
+        >>> loss(embeddings, torch.tensor([0, 1, 0, 1]))
+        tensor(0.4675)
+    """
+
+    def __init__(
+        self, comparator: Sup | None = None, normalize: bool = True, exclude_query: bool = False
+    ) -> None:
+        super().__init__(normalize, exclude_query)
+        self.comparator = Sup() if comparator is None else comparator
+        ByLevel(self.comparator)  # refuses what is no comparator
+
+    def values(self, scores: Tensor, same: Tensor, mask: Tensor | None) -> Tensor:
+        """Returns `sup_ap`."""
+        return sup_ap(scores, same, self.comparator, mask=mask)
+
+    def extra_repr(self) -> str:
+        """Returns comparator and options."""
+        return f"comparator={self.comparator}, {super().extra_repr()}"

@@ -1,0 +1,21 @@
+"""The exact metrics that the losses approximate, a value for every row.
+
+Queries (or groups) are rows: of a (d, C) multi-label problem, hand in the transposes. A metric
+that a row does not define, such as the average precision of a query without a positive, is NaN
+there; `torch.nanmean` of the result leaves those rows out. All sums are in float64, on the
+device of the scores, with no gradient.
+"""
+
+from sodeep_fast.metrics.binary import average_precision, map_at_r, r_precision, recall_at_k
+from sodeep_fast.metrics.correlation import spearman
+from sodeep_fast.metrics.graded import h_ap, ndcg
+
+__all__ = [
+    "average_precision",
+    "h_ap",
+    "map_at_r",
+    "ndcg",
+    "r_precision",
+    "recall_at_k",
+    "spearman",
+]

@@ -1,0 +1,94 @@
+"""Metrics of items that are relevant to a degree."""
+
+import torch
+from torch import Tensor
+
+from sodeep_fast._checks import check_levels, check_mask, check_real
+from sodeep_fast.comparators import Step
+from sodeep_fast.losses.h_ap import h_ap as smooth_h_ap
+from sodeep_fast.ops.hard_rank import hard_rank
+
+
+def ndcg(scores: Tensor, levels: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    """Returns the normalized discounted cumulative gain of every row.
+
+    The sum over items of (2^level - 1) / log2(1 + rank), over that of the best order. Tied items
+    share the mean discount of their ranks: `sklearn.metrics.ndcg_score` of the gains 2^level - 1.
+
+    Arguments:
+        scores: (..., n) real values, floating point or integer, larger for more relevant.
+        levels: (..., n) bool or integers from 0, irrelevant, to 254.
+        mask: (..., n) bool, True where valid. Default: all valid.
+
+    Returns:
+        (...) float64 in (0, 1]. NaN where no (valid) item is relevant, or where there is a NaN.
+
+    Raises:
+        TypeError: complex scores, levels that are neither integer nor bool, or a mask that is not
+            bool.
+        ValueError: scalar tensors, levels or mask of another shape or device, or levels out of
+            range.
+
+    Example:
+        >>> import torch
+        >>> from sodeep_fast import metrics
+        >>> metrics.ndcg(torch.tensor([0.9, 0.8, 0.7, 0.1]), torch.tensor([1, 2, 0, 0]))
+        tensor(0.7967, dtype=torch.float64)
+    """
+    check_real(scores)
+    check_mask(mask, scores)
+    check_levels(levels, scores, mask=mask)
+
+    gains = levels.double().exp2() - 1
+    gains = gains if mask is None else gains.masked_fill(~mask, 0)
+    position = torch.arange(scores.shape[-1] + 1, dtype=torch.float64, device=scores.device)
+    discounts = torch.where(position > 0, 1 / (1 + position).log2(), 0)
+    best = (gains.sort(-1, descending=True).values * discounts[1:]).sum(-1)
+
+    first, last = (hard_rank(scores, mask=mask, ties=ties) for ties in ("min", "max"))
+    undefined = (best == 0) | first.isnan().any(-1)
+    # A masked item has rank 0, and no gain.
+    start, end = (rank.nan_to_num().clamp(min=1).long() for rank in (first, last))
+    summed = discounts.cumsum(0)
+    shared = (summed[end] - summed[start - 1]) / (end - start + 1)
+    return ((gains * shared).sum(-1) / best).masked_fill(undefined, torch.nan)
+
+
+def h_ap(
+    scores: Tensor,
+    levels: Tensor,
+    *,
+    relevances: Tensor | None = None,
+    alpha: float = 1.0,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Returns the hierarchical average precision of every row.
+
+    `sodeep_fast.h_ap` with exact ranks, in which tied items come in together. For two levels it is
+    the average precision. Ramzi et al., HAPPIER, ECCV 2022.
+
+    Arguments:
+        scores: (B, n) floating-point values, larger for more relevant.
+        levels: (B, n) bool or integers from 0, irrelevant, to 254: in a hierarchy, how many labels
+            query and item share.
+        relevances: (L,) or (B, L) relevance of each level. Default: level^alpha over the number of
+            the row's items of that level.
+        alpha: exponent of the default relevances, positive.
+        mask: (B, n) bool, True where valid. Default: all valid.
+
+    Returns:
+        (B,) float64 in (0, 1]. NaN where no (valid) item is relevant, or where a score is not
+        finite.
+
+    Raises:
+        TypeError, ValueError: as `sodeep_fast.h_ap`.
+
+    Example:
+        >>> import torch
+        >>> from sodeep_fast import metrics
+        >>> metrics.h_ap(torch.tensor([[0.9, 0.8, 0.7, 0.1]]), torch.tensor([[1, 2, 0, 1]]))
+        tensor([0.7083], dtype=torch.float64)
+    """
+    if isinstance(scores, Tensor) and scores.is_floating_point():
+        scores = scores.detach().double()
+    return smooth_h_ap(scores, levels, Step(), relevances=relevances, alpha=alpha, mask=mask)

@@ -1,0 +1,203 @@
+"""How many items of each level outrank each target: public function, fakes, autograd."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from sodeep_fast import _native
+from sodeep_fast._checks import check_count, check_levels, check_mask, check_matrix
+from sodeep_fast.comparators import Comparator, Sigmoid, check_comparator, encode
+from sodeep_fast.ops import _backend
+from sodeep_fast.reference.rank_counts import rank_counts as reference_rank_counts
+
+IGNORED = 255  # the level of items that take no part
+# Pairs that the reference compares at a time: 64 MiB in float32 for each of its intermediates.
+REFERENCE_PAIRS = 1 << 24
+
+
+class RankCounts(NamedTuple):
+    """The counts of the targets of all rows, one target after the other, row by row.
+
+    Attributes:
+        counts: (T, L) soft number of other items of each level that outrank the target.
+        rows: (T,) int64, ascending: the row of each target.
+        columns: (T,) int64, ascending within a row: which item each target is.
+    """
+
+    counts: Tensor
+    rows: Tensor
+    columns: Tensor
+
+
+def rank_counts(
+    scores: Tensor,
+    levels: Tensor,
+    *,
+    comparator: Comparator | None = None,
+    targets: Tensor | None = None,
+    mask: Tensor | None = None,
+    num_levels: int | None = None,
+    backend: str = "auto",
+) -> RankCounts:
+    """Returns, for chosen items of every row, how many items of each level outrank them.
+
+    N[i, l] = sum over the items k != i of level l of H(s_k - s_i), H the comparator: what ranks,
+    average precision, recall at k, NDCG and their hierarchical versions are made of. Twice
+    differentiable in `scores`. Takes memory for the counts alone, whatever the number of pairs.
+
+    Arguments:
+        scores: (B, M) float16, bfloat16, float32 or float64; a row is ranked by itself.
+        levels: (B, M) bool or integers from 0, irrelevant, to 254; bool and uint8 cost least.
+        comparator: a `Sigmoid`, `Sup`, `Step`, or a `ByLevel` of them. Default: `Sigmoid()`.
+        targets: (B, M) bool, the items whose counts are wanted. Default: those of level >= 1.
+        mask: (B, M) bool, True where valid. The others count for nobody and are no targets,
+            whatever their score and level. Default: all valid.
+        num_levels: L, more than the largest level. Default: what is found, 2 for bool; finding it
+            makes the host wait for a GPU.
+        backend: "cpp" or "reference"; "auto" takes the best one built for the device of `scores`.
+
+    Returns:
+        (counts, rows, columns) of T targets: (T, L) counts, float64 for float64 scores and float32
+        otherwise, and which items they belong to, in the order of `targets.nonzero()`. A row with a
+        non-finite valid score has NaN for all its counts.
+
+    Raises:
+        TypeError: scores that are not floating point, levels that are neither integer nor bool,
+            targets or mask that are not bool, or no comparator.
+        ValueError: scores that are not a matrix, another tensor of another shape or device, levels
+            below 0, of num_levels or more, or above 254, an unknown backend, or one that is not
+            available here.
+
+    Example:
+        >>> import torch, sodeep_fast
+        >>> scores = torch.tensor([[0.9, 0.8, 0.7, 0.1]])
+        >>> levels = torch.tensor([[0, 1, 0, 1]])
+        >>> sodeep_fast.rank_counts(scores, levels, comparator=sodeep_fast.Step())
+        RankCounts(counts=tensor([[1., 0.],
+                [2., 1.]]), rows=tensor([0, 0]), columns=tensor([1, 3]))
+    """
+    check_matrix(scores, "(B, M)")
+    if num_levels is not None:
+        check_count(num_levels, "num_levels")
+    check_mask(targets, scores, "targets")
+    check_mask(mask, scores)
+    found = check_levels(levels, scores, num_levels, mask)
+    comparator = Sigmoid() if comparator is None else comparator
+    check_comparator(comparator)
+
+    compact = levels.view(torch.uint8) if levels.dtype == torch.bool else levels.to(torch.uint8)
+    if mask is not None:
+        compact = compact.masked_fill(~mask, IGNORED)
+    if targets is None:
+        targets = levels if levels.dtype == torch.bool else compact > 0
+    rows, columns = (targets if mask is None else targets & mask).nonzero(as_tuple=True)
+
+    backend = _backend.resolve(backend, scores, operator="rank_counts")
+    if backend == "reference":
+        counts = _by_reference(scores, compact, rows, columns, found, comparator)
+    else:
+        # The targets of row b are those from offsets[b] to offsets[b + 1].
+        offsets = torch.searchsorted(rows, torch.arange(len(scores) + 1, device=rows.device))
+        kinds, parameters = encode(comparator)
+        counts = torch.ops.sodeep_fast.rank_counts(
+            scores, compact, columns, offsets, found, kinds, parameters
+        )
+    return RankCounts(counts, rows, columns)
+
+
+def _by_reference(
+    scores: Tensor,
+    levels: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    num_levels: int,
+    comparator: Comparator,
+) -> Tensor:
+    """The reference a few targets at a time, recomputed in backward: memory stays bounded."""
+    size = max(1, REFERENCE_PAIRS // max(1, scores.shape[1]))
+    if len(rows) <= size:
+        return reference_rank_counts(scores, levels, rows, columns, num_levels, comparator)
+    parts = [
+        checkpoint(
+            reference_rank_counts,
+            scores,
+            levels,
+            *chunk,
+            num_levels,
+            comparator,
+            use_reentrant=False,
+        )
+        for chunk in zip(rows.split(size), columns.split(size), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def _register() -> None:
+    """Gives the four operators their fakes and derivatives."""
+
+    def counts_like(scores: Tensor, columns: Tensor, num_levels: int) -> Tensor:
+        dtype = torch.float64 if scores.dtype == torch.float64 else torch.float32
+        return torch.empty((columns.shape[0], num_levels), dtype=dtype, device=scores.device)
+
+    def scores_like(scores: Tensor) -> Tensor:
+        return torch.empty(scores.shape, dtype=scores.dtype, device=scores.device)
+
+    @torch.library.register_fake("sodeep_fast::rank_counts")
+    def _(scores: Tensor, levels: Tensor, columns: Tensor, offsets: Tensor, *rest: Any) -> Tensor:
+        return counts_like(scores, columns, rest[0])
+
+    @torch.library.register_fake("sodeep_fast::rank_counts_tangent")
+    def _(
+        tangent: Tensor,
+        scores: Tensor,
+        levels: Tensor,
+        columns: Tensor,
+        offsets: Tensor,
+        *rest: Any,
+    ) -> Tensor:
+        return counts_like(scores, columns, rest[0])
+
+    @torch.library.register_fake("sodeep_fast::rank_counts_backward")
+    def _(grad: Tensor, scores: Tensor, *rest: Any) -> Tensor:
+        return scores_like(scores)
+
+    @torch.library.register_fake("sodeep_fast::rank_counts_double_backward")
+    def _(tangent: Tensor, grad: Tensor, scores: Tensor, *rest: Any) -> Tensor:
+        return scores_like(scores)
+
+    ops = torch.ops.sodeep_fast
+
+    def setup_forward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        scores, levels, columns, offsets, *ctx.options = inputs
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(scores, levels, columns, offsets)
+
+    def differentiate_forward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        result = ops.rank_counts_backward(grad, *ctx.saved_tensors, *ctx.options)
+        return result, *[None] * 6
+
+    def setup_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:5])
+        ctx.options = inputs[5:]
+
+    def differentiate_backward(ctx: Any, tangent: Tensor) -> tuple[Tensor | None, ...]:
+        grad, *saved = ctx.saved_tensors
+        for_grad = for_scores = None
+        if ctx.needs_input_grad[0]:
+            for_grad = ops.rank_counts_tangent(tangent, *saved, *ctx.options).to(grad.dtype)
+        if ctx.needs_input_grad[1]:
+            for_scores = ops.rank_counts_double_backward(tangent, grad, *saved, *ctx.options)
+        return for_grad, for_scores, *[None] * 6
+
+    torch.library.register_autograd(
+        "sodeep_fast::rank_counts", differentiate_forward, setup_context=setup_forward
+    )
+    torch.library.register_autograd(
+        "sodeep_fast::rank_counts_backward", differentiate_backward, setup_context=setup_backward
+    )
+
+
+if _native.HAS_CPU:
+    _register()
