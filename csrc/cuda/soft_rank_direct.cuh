@@ -165,14 +165,7 @@ cudaError_t launch_direct_groups(Rows<T> call, cudaStream_t stream) {
   const int64_t blocks_per_row = ceil_div(call.n, kGroup);
   const int64_t most_rows = kMaxGrid / blocks_per_row * kRowsPerBlock;
   for (int64_t first = 0; first < call.rows; first += most_rows) {
-    Rows<T> slice = call;
-    slice.rows = call.rows - first < most_rows ? call.rows - first : most_rows;
-    const int64_t skip = first * call.n;
-    slice.scores += skip;
-    slice.out += skip;
-    if (slice.mask) slice.mask += skip;
-    if (slice.grad) slice.grad += skip;
-    if (slice.grad_grad) slice.grad_grad += skip;
+    const Rows<T> slice = call.slice(first, most_rows);
     const int64_t grid = ceil_div(slice.rows, kRowsPerBlock) * blocks_per_row;
     const cudaError_t error =
         launch(soft_rank_direct_kernel<T, kDerivative, kGroup>, grid, kDirectBlock, stream, slice);

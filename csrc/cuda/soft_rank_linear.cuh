@@ -298,14 +298,7 @@ cudaError_t launch_linear(Rows<T> call, const double* table, void* workspace, cu
   lay_out(at_once, call.n, static_cast<char*>(workspace), scratch);
   scratch.table = table;
   for (int64_t first = 0; first < call.rows; first += at_once) {
-    Rows<T> slice = call;
-    slice.rows = call.rows - first < at_once ? call.rows - first : at_once;
-    const int64_t skip = first * call.n;
-    slice.scores += skip;
-    slice.out += skip;
-    if (slice.mask) slice.mask += skip;
-    if (slice.grad) slice.grad += skip;
-    if (slice.grad_grad) slice.grad_grad += skip;
+    const Rows<T> slice = call.slice(first, at_once);
     // Enough blocks to fill a large GPU; a block takes every so many-th panel of its row.
     const int64_t wanted = ceil_div(2048, slice.rows);
     const int64_t combine_blocks = wanted < scratch.capacity ? wanted : scratch.capacity;

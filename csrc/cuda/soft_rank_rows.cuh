@@ -25,6 +25,18 @@ struct Rows {
   const T* grad_grad;
   T* out;
 
+  // At most `most` of the rows, from row `first` on.
+  Rows slice(int64_t first, int64_t most) const {
+    Rows part = *this;
+    part.rows = rows - first < most ? rows - first : most;
+    part.scores += first * n;
+    part.out += first * n;
+    if (mask) part.mask += first * n;
+    if (grad) part.grad += first * n;
+    if (grad_grad) part.grad_grad += first * n;
+    return part;
+  }
+
   __device__ bool valid(int64_t at) const { return mask == nullptr || mask[at] != 0; }
 
   // Half a score: the difference of two halves never overflows.
