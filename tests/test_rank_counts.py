@@ -352,6 +352,15 @@ def test_a_non_finite_score_spoils_its_own_row_only(poison: float, backend: str)
         assert torch.equal(grad[[0, 2]], expected_grad[[0, 2]])
 
 
+def test_temperatures_whose_reciprocal_overflows() -> None:
+    levels = torch.ones(1, 5, dtype=torch.bool)
+    for dtype in (torch.float32, torch.float64):
+        for scores, expected in (([1.0] * 5, [2.0] * 5), ([5.0, 4, 3, 2, 1], [0.0, 1, 2, 3, 4])):
+            given = torch.tensor([scores], dtype=dtype)
+            counts = rank_counts(given, levels, comparator=Sigmoid(5e-324)).counts[:, 1]
+            torch.testing.assert_close(counts, torch.tensor(expected, dtype=dtype))
+
+
 def test_extreme_magnitudes() -> None:
     largest, tiny = torch.finfo(torch.float32).max, torch.finfo(torch.float32).tiny
     scores = torch.tensor([[largest / 2, -largest / 2, 0.0, 1.0], [0.0, tiny, -tiny, tiny / 4]])

@@ -47,13 +47,11 @@ void rank_counts_row(const RankCountsRow<T>& row, RankCountsScratch<T>& scratch)
 
   // One place behind the last level takes everything that takes no part.
   const int64_t stride = room + 16;
-  T* grouped = scratch.grouped.reserve(3 * stride);
+  T* grouped = scratch.grouped.reserve(4 * stride);
   T* tangent = grouped + stride;
   T* gradient = tangent + stride;
+  T* exponentials = gradient + stride;
   uint32_t* place = scratch.place.reserve(row.items);
-  for (int64_t l = 0; l < L; ++l)
-    for (T* from : {grouped, tangent})
-      std::fill(from + begin[l] + count[l], from + (l + 1 < L ? begin[l + 1] : room), T(0));
   for_each_run(row.levels, row.items, [&](int64_t k, auto n, int level) {
     const int64_t to = cursor[level];
     for (int i = 0; i < n(); ++i) {
@@ -64,8 +62,28 @@ void rank_counts_row(const RankCountsRow<T>& row, RankCountsScratch<T>& scratch)
     if (level < L) cursor[level] += n();
   });
 
-  T lo, hi;
+  // Padding is one of the items, so that it widens no range.
+  const int64_t any = std::find_if(count, count + L, [](int64_t n) { return n > 0; }) - count;
+  for (int64_t l = 0; l < L && room > 0; ++l) {
+    const int64_t from = begin[l] + count[l], to = l + 1 < L ? begin[l + 1] : room;
+    std::fill(grouped + from, grouped + to, grouped[begin[any]]);
+    std::fill(tangent + from, tangent + to, T(0));
+  }
+
+  T lo = 0, hi = 0;
   const bool finite = P == 0 || room == 0 || find_range(grouped, room, lo, hi);
+
+  // A single target takes as many exponentials either way.
+  const Comparator* const factored =
+      std::find_if(row.comparators, row.comparators + 3,
+                   [](const Comparator& c) { return c.kind == Comparison::kSigmoid; });
+  double factored_tau = 0;
+  if (factored != row.comparators + 3 && finite && P > 1 && std::isfinite(1 / factored->tau) &&
+      (static_cast<double>(hi) - static_cast<double>(lo)) / factored->tau <= kMaxExponentRange<T>) {
+    factored_tau = factored->tau;
+    const double centre = 0.5 * (static_cast<double>(lo) + static_cast<double>(hi));
+    centred_exponentials<T>(grouped, room, centre, 1 / factored_tau, exponentials);
+  }
   if constexpr (to_items) {
     std::fill(gradient, gradient + room, finite ? T(0) : nan);
     std::fill(gradient + room, gradient + stride, T(0));
@@ -87,14 +105,14 @@ void rank_counts_row(const RankCountsRow<T>& row, RankCountsScratch<T>& scratch)
       Targets<T> targets{};
       for (int i = 0; i < size; ++i) {
         targets.place[i] = place[row.targets[order[t + i]]];
-        targets.score[i] = grouped[targets.place[i]];
+        targets.kept[i] = grouped[targets.place[i]];
         if constexpr (has_tangent) targets.tangent[i] = tangent[targets.place[i]];
       }
       double to_targets[4] = {};
       for (int64_t l = 0; l < L; ++l) {
         if (count[l] == 0) continue;
         const Comparator& comparator = row.comparators[l < level ? 0 : l == level ? 1 : 2];
-        const Group<T> group{grouped, tangent, gradient, begin[l], begin[l] + count[l]};
+        Group<T> group{grouped, tangent, gradient, begin[l], begin[l] + count[l]};
         const double scale = pass == CountsPass::kCounts ? 1
                              : pass == CountsPass::kDoubleBackward
                                  ? 1 / comparator.tau / comparator.tau
@@ -108,19 +126,26 @@ void rank_counts_row(const RankCountsRow<T>& row, RankCountsScratch<T>& scratch)
             wanted |= weights[i] != 0;
           }
         if (!wanted) continue;
+        const auto compare_all = [&](const auto& pairs) {
+          direct_tile<T, std::decay_t<decltype(pairs)>, pass>(pairs, group, targets, size,
+                                                              l == level, weights, sums);
+        };
         switch (comparator.kind) {
           case Comparison::kSigmoid:
-            direct_tile<T, SigmoidPairs<T>, pass>(SigmoidPairs<T>(comparator), group, targets, size,
-                                                  l == level, weights, sums);
+            if (comparator.tau == factored_tau) {
+              group.kept = exponentials;
+              for (int i = 0; i < size; ++i) targets.kept[i] = exponentials[targets.place[i]];
+              compare_all(FactoredSigmoidPairs<T>());
+              for (int i = 0; i < size; ++i) targets.kept[i] = grouped[targets.place[i]];
+            } else {
+              compare_all(SigmoidPairs<T>(comparator));
+            }
             break;
           case Comparison::kSup:
-            direct_tile<T, SupPairs<T>, pass>(SupPairs<T>(comparator), group, targets, size,
-                                              l == level, weights, sums);
+            compare_all(SupPairs<T>(comparator));
             break;
           case Comparison::kStep:
-            if constexpr (pass == CountsPass::kCounts)
-              direct_tile<T, StepPairs<T>, pass>(StepPairs<T>(comparator), group, targets, size,
-                                                 l == level, weights, sums);
+            if constexpr (pass == CountsPass::kCounts) compare_all(StepPairs<T>(comparator));
         }
         for (int i = 0; i < size; ++i) {
           if constexpr (to_items)

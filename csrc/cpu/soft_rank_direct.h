@@ -1,6 +1,8 @@
 // All pairs of a row: a vector of items i at a time, against every item j in turn.
 // Included once for each instruction set, hence no include guard.
 
+#include "cpu/centred_exponential.h"
+
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
@@ -43,34 +45,10 @@ struct FactoredPairs {
     return kPaired ? e[j] * (inverse * inverse) : (e[j] * inverse) * (e_i * inverse);
   }
 
-  // The exponent is taken in twice the precision: its rounding would be an error of the score.
-  static Vec<double> exponentials(Vec<double> s, double centre, double lam) {
-    const Vec<double> offset = s - centre;
-    const Vec<double> z = lam * offset;
-    const Vec<double> value = exponential<double, kExponentialTerms<T>>(z);
-    if constexpr (sizeof(T) == 4) return value;
-    // Rounding errors of the difference (Knuth's two-sum) and of the product.
-    const Vec<double> shifted = offset + centre;
-    const Vec<double> offset_error = (s - shifted) + ((shifted - offset) - centre);
-    Vec<double> product_error;
-    for (int k = 0; k < kLanes<double>; ++k) product_error[k] = std::fma(lam, offset[k], -z[k]);
-    return value + value * (product_error + lam * offset_error);
-  }
-
   FactoredPairs(const T* scores, int64_t n, double lam, T lo, T hi, T* memory, T* extra)
       : e(memory), two{extra, extra + n / 2} {
     const double centre = 0.5 * (static_cast<double>(lo) + static_cast<double>(hi));
-    constexpr int step = kLanes<double>;
-    const auto convert = [&](const T* from, T* to) {
-      store_as<T>(to, exponentials(load_as_double(from), centre, lam));
-    };
-    int64_t i = 0;
-    for (; i + step <= n; i += step) convert(scores + i, memory + i);
-    if (i < n) {
-      T tail[step] = {};
-      for (int64_t k = i; k < n; ++k) tail[k - i] = scores[k];
-      convert(tail, memory + i);
-    }
+    centred_exponentials<T>(scores, n, centre, lam, memory);
     for (int64_t k = 0; kPaired && k < n / 2; ++k) {
       extra[k] = memory[2 * k] + memory[2 * k + 1];
       extra[n / 2 + k] = memory[2 * k] * memory[2 * k + 1];

@@ -1,7 +1,6 @@
 // One row from the caller's memory to the caller's memory: mask, range, choice of method.
 // Included once for each instruction set, hence no include guard.
 
-#include "cpu/simd.h"
 #include "cpu/soft_rank_direct.h"
 #include "cpu/soft_rank_linear.h"
 
