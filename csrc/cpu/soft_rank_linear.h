@@ -144,7 +144,7 @@ void add_moments(const T* scores, const T* weight, int64_t count, PanelCentre<T>
   Vec<T> sums[p] = {};
   const auto accumulate = [&](Vec<T> t, Vec<T> w) {
     const Vec<T> t2 = t * t, t4 = t2 * t2;
-    Vec<T> low[4] = {w, w * t, w * t2, w * t2 * t};
+    const Vec<T> low[4] = {w, w * t, w * t2, w * t2 * t};
     for (int r = 0; r < 4; ++r) sums[r] += low[r];
     Vec<T> high = t4;
     for (int q = 4; q < p; q += 4) {
@@ -152,25 +152,36 @@ void add_moments(const T* scores, const T* weight, int64_t count, PanelCentre<T>
       high = high * t4;
     }
   };
+  const auto flush = [&] {
+    for (int first = 0; first < p; first += lanes) {
+      Vec<T> rows[lanes] = {};
+      for (int b = first; b < std::min(first + lanes, p); ++b) {
+        rows[b - first] = sums[b];
+        sums[b] = Vec<T>{};
+      }
+      const Vec<T> total = transposed_sum<T>(rows);
+      for (int b = first; b < std::min(first + lanes, p); ++b) moments[b] += total[b - first];
+    }
+  };
+  const auto position = [&](Vec<T> score) { return ((score - centre.hi) - centre.lo) * scale; };
+
+  // Sums in T drift by their length, so they are kept this short.
+  constexpr int64_t kBlock = 64 * lanes;
   int64_t i = 0;
-  for (; i + lanes <= count; i += lanes) {
-    const Vec<T> t = ((load<T>(scores + i) - centre.hi) - centre.lo) * scale;
-    accumulate(t, weight ? load<T>(weight + i) : broadcast<T>(1));
+  while (i + lanes <= count) {
+    const int64_t stop = std::min(i + kBlock, count);
+    for (; i + lanes <= stop; i += lanes)
+      accumulate(position(load<T>(scores + i)), weight ? load<T>(weight + i) : broadcast<T>(1));
+    if (i + lanes <= count) flush();
   }
   if (i < count) {
-    T tail_t[lanes] = {}, tail_w[lanes] = {};
-    for (int64_t k = i; k < count; ++k) {
-      tail_t[k - i] = ((scores[k] - centre.hi) - centre.lo) * scale;
-      tail_w[k - i] = weight ? weight[k] : T(1);
-    }
-    accumulate(load<T>(tail_t), load<T>(tail_w));
+    // Lanes behind the end repeat the last score, with weight 0.
+    T tail[lanes], tail_weight[lanes] = {};
+    for (int64_t k = 0; k < lanes; ++k) tail[k] = scores[std::min(i + k, count - 1)];
+    for (int64_t k = i; k < count; ++k) tail_weight[k - i] = weight ? weight[k] : T(1);
+    accumulate(position(load<T>(tail)), load<T>(tail_weight));
   }
-  for (int first = 0; first < p; first += lanes) {
-    Vec<T> rows[lanes] = {};
-    for (int b = first; b < std::min(first + lanes, p); ++b) rows[b - first] = sums[b];
-    const Vec<T> total = transposed_sum<T>(rows);
-    for (int b = first; b < std::min(first + lanes, p); ++b) moments[b] += total[b - first];
-  }
+  flush();
 }
 
 // sum of a_k t^k over k < p.
@@ -281,10 +292,14 @@ void soft_rank_linear(const T* scores, const T* const (&weights)[2], int64_t n, 
                        centre, to_t, own + w * p);
     }
   });
-  std::fill(moments, moments + row.panel_count * moment_size, 0.0);
-  for (int64_t at = 0; at < piece_count; ++at)
+  for (int64_t at = 0; at < piece_count;) {
+    const int64_t panel = pieces[at].panel;
+    long double sums[moment_size] = {};
+    for (; at < piece_count && pieces[at].panel == panel; ++at)
+      for (int64_t k = 0; k < moment_size; ++k) sums[k] += piece_moments[at * moment_size + k];
     for (int64_t k = 0; k < moment_size; ++k)
-      moments[pieces[at].panel * moment_size + k] += piece_moments[at * moment_size + k];
+      moments[panel * moment_size + k] = static_cast<double>(sums[k]);
+  }
 
   torch::stable::parallel_for(0, piece_count, grain, [&](int64_t begin, int64_t end) {
     double wide[kWeights][p];
