@@ -12,7 +12,8 @@ import torch
 Key = TypeVar("Key", bound=Hashable)
 Call = Callable[[], object]
 
-SHORTEST_SAMPLE = 1e-2  # seconds; a shorter call repeats, lest it pay for what the last one left cold
+# Seconds. A shorter call is repeated within a sample, lest it pay for what the last one left cold.
+SHORTEST_SAMPLE = 1e-2
 COPY_BYTES = 256 * 2**20  # beyond the caches of the machines this runs on
 
 
@@ -40,7 +41,10 @@ def interleave(
     max_rounds: int,
     device: str = "cpu",
 ) -> dict[Key, list[float]]:
-    """Times calls in rounds A B C A B C ..., so that a disturbance of the machine meets them all.
+    """Times calls in rounds A B C, B C A, ..., so that a disturbance of the machine meets them all.
+
+    The order turns from round to round, because a call may leave caches and allocator in a state
+    that the next one pays for.
 
     Arguments:
         calls: what to time, already warm.
@@ -72,7 +76,8 @@ def interleave(
             running = [key for key in calls if round_ < min_rounds or spent[key] < seconds]
             if not running:
                 break
-            for key in running:
+            turn = round_ % len(running)
+            for key in running[turn:] + running[:turn]:
                 samples[key].append(time_call(calls[key], repeats[key], device))
                 spent[key] += samples[key][-1] * repeats[key]
     finally:
