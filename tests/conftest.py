@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+from sodeep_fast import _native
 
 if not torch.cuda.is_available():
     # Without a GPU the Triton kernels run in Triton's interpreter, which has to be chosen before
@@ -48,3 +50,26 @@ def kernel_resources(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str,
     assert out.exists(), done.stdout + done.stderr
     rows: list[dict[str, Any]] = json.loads(out.read_text())
     return rows
+
+
+@pytest.fixture
+def rerun_on() -> Callable[[str, str, str], None]:
+    """Runs selected tests of a file in a process that is held to an older instruction set."""
+
+    def rerun(file: str, selected: str, instruction_set: str) -> None:
+        order = ["baseline", "avx2", "avx512"]
+        best = _native.cpu_capability()
+        if order.index(instruction_set) >= order.index(best):
+            pytest.skip(f"this processor's best, {best}, is what the others ran")
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", file]
+        done = subprocess.run(
+            [*command, "-k", selected],
+            env={**os.environ, "SODEEP_FAST_CPU": instruction_set},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert " passed" in done.stdout
+
+    return rerun

@@ -1,9 +1,5 @@
 """The rank counts as a user meets them: values, shapes, dtypes, masks, derivatives, bad input."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -193,21 +189,10 @@ def test_accuracy(
 
 @needs_kernels
 @pytest.mark.parametrize("instruction_set", ["baseline", "avx2"])
-def test_older_processors(instruction_set: str) -> None:
+def test_older_processors(instruction_set: str, rerun_on) -> None:
     """Some of the checks in a process that is held to an older instruction set."""
-    order = ["baseline", "avx2", "avx512"]
-    if order.index(instruction_set) >= order.index(_native.cpu_capability()):
-        pytest.skip(f"this processor's best, {_native.cpu_capability()}, is what the others ran")
     selected = "(test_kernels_agree and normal) or (test_accuracy and outliers) or gradcheck"
-    result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", selected],
-        env={**os.environ, "SODEEP_FAST_CPU": instruction_set},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert " passed" in result.stdout
+    rerun_on(__file__, selected, instruction_set)
 
 
 def test_one_level_is_the_soft_rank() -> None:

@@ -1,9 +1,5 @@
 """How far the CPU kernels are from the truth, against how far eager PyTorch is."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -78,18 +74,7 @@ def test_double_backward_against_the_reference(distribution: str, method: str) -
 
 
 @pytest.mark.parametrize("instruction_set", ["baseline", "avx2"])
-def test_older_processors(instruction_set: str) -> None:
+def test_older_processors(instruction_set: str, rerun_on) -> None:
     """The same checks in a process that is held to an older instruction set."""
-    order = ["baseline", "avx2", "avx512"]
-    if order.index(instruction_set) >= order.index(_native.cpu_capability()):
-        pytest.skip(f"this processor's best, {_native.cpu_capability()}, is what the others ran")
     selected = "test_short_rows and (17 or 999) and (normal or outliers)"
-    result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", selected],
-        env={**os.environ, "SODEEP_FAST_CPU": instruction_set},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert " passed" in result.stdout
+    rerun_on(__file__, selected, instruction_set)
