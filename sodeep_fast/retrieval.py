@@ -25,7 +25,7 @@ class RetrievalLoss(nn.Module):
 
     def values(self, scores: Tensor, same: Tensor, mask: Tensor | None) -> Tensor:
         """Returns the metric (B,) for scores (B, M) and which items are positives, (B, M) bool."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: every subclass has its own
 
     def forward(
         self,

@@ -43,11 +43,11 @@ class LearnedSorter(nn.Module):
 
     def relative_ranks(self, rows: Tensor) -> Tensor:
         """Returns ranks / n (b, n) of scores (b, n), neither of them empty."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: every subclass has its own
 
     def arguments(self) -> dict[str, Any]:
         """Returns the constructor's arguments that make this network, for a checkpoint."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: every subclass has its own
 
     def forward(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
         """Returns the ranks of `scores`.
