@@ -18,7 +18,7 @@ test: $(VENV)/installed
 	$(BIN)/python -m pytest
 
 bench: $(VENV)/installed  ## checks the speed and memory targets; wants a quiet machine
-	$(BIN)/python -m bench.soft_rank
+	$(BIN)/python -m bench.soft_rank; status=$$?; $(BIN)/python -m bench.retrieval && exit $$status
 
 # torchsort has no wheels, and its setup fails where nvcc is found next to a torch without CUDA.
 bench-peers: $(VENV)/installed

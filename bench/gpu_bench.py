@@ -1,34 +1,59 @@
-"""Times soft_rank on a GPU: every backend and method against eager, compiled and sorting PyTorch.
+"""Times every operator on a GPU: each backend and method against plain, compiled and sorting torch.
 
 CUDA events, after warm-up and after each provider passed its check, in rounds that take turns. The
 small shapes are timed as replays of a CUDA graph too, so that the launches' latency is seen apart.
-Without a GPU it says so and measures nothing; --dry runs its logic on the CPU at tiny sizes.
+Ceilings of the machine come from the same run. Without a GPU it says so and measures nothing; --dry
+runs its logic on the CPU at tiny sizes.
 """
 
 import argparse
-import functools
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from bench.gpu_ceilings import ceilings, ceilings_text
 from sodeep_fast.benchmark import Case, Operator, Plan, Provider, Row, Unavailable, run
 from sodeep_fast.benchmark.environment import environment
 from sodeep_fast.benchmark.measure import interleave, quantiles
-from sodeep_fast.benchmark.model import Function
+from sodeep_fast.benchmark.model import Function, Shape
+from sodeep_fast.benchmark.registry import OPERATORS
 from sodeep_fast.benchmark.report import table, write_json
 from sodeep_fast.benchmark.run import make_call
-from sodeep_fast.benchmark.soft_rank import LAM, OPERATOR
 from sodeep_fast.ops import _backend
-from sodeep_fast.ops.soft_rank import soft_rank
-from sodeep_fast.reference.soft_rank import soft_rank as reference
 
-SHAPES = ((512, 100), (64, 1000), (8, 10_000), (8, 100_000), (1, 1_000_000))
-GRAPH_SHAPES = ((512, 100), (64, 1000))
+
+@dataclass(frozen=True)
+class Target:
+    """What to measure of an operator: our routes, its shapes, and those also timed as graphs."""
+
+    routes: tuple[tuple[str, str], ...]
+    shapes: tuple[Shape, ...]
+    graph_shapes: tuple[Shape, ...] = ()
+
+
+TARGETS = {
+    "soft_rank": Target(
+        routes=(("triton", "direct"), ("cuda", "direct"), ("cuda", "linear")),
+        shapes=((512, 100), (64, 1000), (8, 10_000), (8, 100_000), (1, 1_000_000)),
+        graph_shapes=((512, 100), (64, 1000)),
+    ),
+    # Finding the targets waits for the GPU, so a graph cannot hold the public function.
+    "rank_counts": Target(
+        routes=(("triton", "direct"),),
+        shapes=((512, 100), (64, 4096), (256, 2048), (4096, 4096)),
+    ),
+    "soft_histogram": Target(
+        routes=(("triton", "auto"),),
+        shapes=((512, 100), (1024, 1024), (4096, 4096), (128, 60_000)),
+        graph_shapes=((512, 100),),
+    ),
+}
+# The registry estimates times on a core or two; a large GPU is so many times faster at least.
+SPEEDUP = 100
 PLAN = Plan(
-    shapes=SHAPES,
     modes=("forward", "both"),
     seconds=0.3,
     min_rounds=10,
@@ -41,75 +66,86 @@ PLAN = Plan(
 DRY_PLAN = replace(PLAN, shapes=((2, 20),), seconds=0, min_rounds=1, max_rounds=1, device="cpu")
 
 
-def build_route(backend: str, method: str) -> Callable[[str], Function]:
+def build_route(operator: Operator, backend: str, method: str) -> Callable[[str], Function]:
     """Ours by one backend and method."""
 
     def build(device: str) -> Function:
-        reason = _backend._missing(backend, device, "soft_rank", method)
+        reason = _backend._missing(backend, device, operator.name, method)
         if reason is not None:
             raise Unavailable(reason)
-        return functools.partial(soft_rank, lam=LAM, backend=backend, method=method)
+        return operator.route(backend, method)
 
     return build
 
 
-def build_compiled(device: str) -> Function:
+def build_compiled(operator: Operator) -> Callable[[str], Function]:
     """torch.compile of the plain equation, with the backward that it derives."""
-    torch.compiler.reset()
-    return torch.compile(functools.partial(reference, lam=LAM), fullgraph=True, dynamic=False)
+
+    def build(device: str) -> Function:
+        torch.compiler.reset()
+        eager = operator.providers["eager"].build(device)
+        return torch.compile(eager, fullgraph=True, dynamic=False)
+
+    return build
 
 
-def gpu_operator() -> Operator:
-    """The registry's benchmark, with one provider per route of ours, and a GPU's estimates."""
-    known = OPERATOR.providers
-    eager, ours = known["eager"], known["ours"]
-    providers = [
-        replace(ours, seconds=lambda rows, n: 0),
-        *(
-            replace(
-                ours, name=f"{backend}-{method}", build=build_route(backend, method), seconds=cost
-            )
-            for backend, method, cost in (
-                ("triton", "direct", pairs(5e-13)),
-                ("cuda", "direct", pairs(5e-13)),
-                ("cuda", "linear", lambda rows, n: 0),
-            )
-        ),
-        replace(eager, seconds=pairs(1e-11), memory=pairs(24)),
-        replace(eager, name="compile", build=build_compiled, seconds=pairs(1e-11)),
-        replace(known["compile_sym"], seconds=pairs(4e-12)),
-        replace(known["torch.sort"], seconds=lambda rows, n: 0),
+def on_gpu(operator: Operator, target: Target) -> Operator:
+    """The registry's benchmark, with a provider for each of our routes, and a GPU's estimates."""
+    ours, eager = operator.providers[operator.ours], operator.providers["eager"]
+    routes = [
+        replace(ours, name=f"{backend}-{method}", build=build_route(operator, backend, method))
+        for backend, method in target.routes
     ]
-    by_name: dict[str, Provider] = {provider.name: provider for provider in providers}
-    return replace(OPERATOR, providers=by_name)
+    # Where the plain equation does not compile as a whole, the registry has a compiled form of it.
+    compiled = (
+        []
+        if "compile" in operator.providers
+        else [replace(eager, name="compile", build=build_compiled(operator))]
+    )
+    others = [
+        provider
+        for name, provider in operator.providers.items()
+        if name != operator.ours and not name.startswith(f"{operator.ours}-")
+    ]
+    providers: dict[str, Provider] = {
+        provider.name: replace(provider, seconds=scaled(provider.seconds))
+        for provider in (ours, *routes, *others, *compiled)
+    }
+    return replace(operator, providers=providers, shapes=target.shapes)
 
 
-def pairs(seconds: float) -> Callable[[int, int], float]:
-    """Returns an estimate of so many seconds (or bytes) a pair."""
-    return lambda rows, n: seconds * rows * n * n
+def scaled(seconds: Callable[[int, int], float]) -> Callable[[int, int], float]:
+    """Returns a GPU's estimate for a processor's."""
+    return lambda rows, n: seconds(rows, n) / SPEEDUP
 
 
-def add_peaks(operator: Operator, rows: list[Row]) -> None:
-    """Fills in the peak memory of forward + backward, beyond its input."""
+def add_peaks_and_launches(operator: Operator, rows: list[Row]) -> None:
+    """Fills in the peak memory beyond the input, and the launches, of forward + backward."""
     for row in rows:
-        if row.median is not None and row.mode == "both":
-            call = make_call(operator, Case(row.provider, row.mode, row.shape), "cuda", check=False)
+        if row.median is None or row.mode != "both":
+            continue
+        call = make_call(operator, Case(row.provider, row.mode, row.shape), "cuda", check=False)
+        call()
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        row.peak_bytes = torch.cuda.max_memory_allocated() - before
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
             call()
             torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
-            call()
-            row.peak_bytes = torch.cuda.max_memory_allocated() - before
+        row.launches = sum(
+            event.device_type == torch.autograd.DeviceType.CUDA for event in profile.events()
+        )
 
 
-def graph_rows(operator: Operator) -> list[Row]:
+def graph_rows(operator: Operator, target: Target) -> list[Row]:
     """Times forward + backward as replays of a CUDA graph."""
     rows = []
-    for shape in GRAPH_SHAPES:
+    for shape in target.graph_shapes:
         graphs = {}
-        for name in ("triton-direct", "cuda-direct", "compile_sym"):
-            case = Case(name, "both", shape)
-            call = make_call(operator, case, "cuda")
+        for name in ("compile", *(f"{backend}-{method}" for backend, method in target.routes)):
+            call = make_call(operator, Case(name, "both", shape), "cuda")
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
@@ -136,18 +172,21 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="where to write every row")
     parser.add_argument("--dry", action="store_true", help="on the CPU, at a tiny size")
     options = parser.parse_args()
-    on_gpu = torch.cuda.is_available() and not options.dry
-    if not on_gpu and not options.dry:
+    if not torch.cuda.is_available() and not options.dry:
         print("no GPU: measured nothing")
         return 0
-    operator = gpu_operator()
-    rows = run(operator, PLAN if on_gpu else DRY_PLAN)
-    if on_gpu:
-        add_peaks(operator, rows)
-        rows += graph_rows(operator)
-    if options.json:
-        write_json(options.json, environment(), rows)
-    print(table(rows))
+    rows, limits = [], ceilings("cpu" if options.dry else "cuda")
+    print(ceilings_text(limits), flush=True)
+    for name, target in TARGETS.items():
+        operator = on_gpu(OPERATORS[name], target)
+        measured = run(operator, DRY_PLAN if options.dry else PLAN)
+        if not options.dry:
+            add_peaks_and_launches(operator, measured)
+            measured += graph_rows(operator, target)
+        print(f"\n{table(measured)}", flush=True)
+        rows += measured
+        if options.json:  # after every operator: the time may run out
+            write_json(options.json, {**environment(), **limits}, rows)
     return 1 if any(row.status == "refused" for row in rows) else 0
 
 

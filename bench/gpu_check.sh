@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds, tests, measures and tunes everything on this machine's GPU, in under 9 minutes:
 #
-#   bench/gpu_check.sh OUT [--only build,test,bench,sweep]
+#   bench/gpu_check.sh OUT [--only build,test,bench,sweep,profile,train]
 #
 # Needs torch, Triton, nvcc, a C++ compiler, ninja and pytest; no network, and installs nothing: the
 # package is laid out in build/gpu as it would be installed. Logs and JSON go to OUT, a short table
@@ -9,9 +9,9 @@
 # it can, says that it measured nothing, and exits with 0.
 
 set -uo pipefail
-usage="usage: bench/gpu_check.sh OUT [--only build,test,bench,sweep]"
+usage="usage: bench/gpu_check.sh OUT [--only build,test,bench,sweep,profile,train]"
 out=${1:?$usage}
-parts=build,test,bench,sweep
+parts=build,test,bench,sweep,profile
 if [[ ${2:-} == --only ]]; then
   parts=${3:?$usage}
 elif [[ $# -gt 1 ]]; then
@@ -23,8 +23,8 @@ out=$(cd "$out" && pwd)
 cd "$(dirname "$0")/.."
 
 build=$PWD/build/gpu
-export PYTHONPATH=$build/lib PYTHONUNBUFFERED=1
-# -P: the clone's own sodeep_fast, which has no libraries, must not come before the built one.
+# The clone's own sodeep_fast, which has no libraries, must not come before the built one; hence -P.
+export PYTHONPATH=$build/lib:$PWD PYTHONUNBUFFERED=1
 python=(python3 -P)
 arch=$("${python[@]}" -c 'import torch
 print("%d%d" % torch.cuda.get_device_capability() if torch.cuda.is_available() else "none")')
@@ -57,7 +57,7 @@ step() {
 wanted() { [[ ,$parts, == *,$1,* ]]; }
 
 for part in ${parts//,/ }; do
-  case $part in build | test | bench | sweep) ;; *)
+  case $part in build | test | bench | sweep | profile | train) ;; *)
     echo "$usage" >&2
     exit 2
     ;;
@@ -72,7 +72,7 @@ if wanted build; then
   step build 150 "$out/build.log" \
     "${python[@]}" setup.py build --build-base "$build" --build-lib "$build/lib"
   step doctor 60 "$out/build.log" "${python[@]}" -m sodeep_fast.cli doctor
-  resources=(bench/kernel_resources.py --json "$out/resources.json")
+  resources=(-m bench.kernel_resources --json "$out/resources.json")
   [[ $arch == none ]] || resources+=(--arch "$arch")
   step resources 100 "$out/build.log" "${python[@]}" "${resources[@]}"
 fi
@@ -83,10 +83,36 @@ if wanted test; then
     -o pythonpath="$build/lib" -W default --maxfail=40 --durations=10
 fi
 if wanted bench; then
-  step bench 180 "$out/bench.log" "${python[@]}" bench/gpu_bench.py --json "$out/bench.json"
+  step bench 180 "$out/bench.log" "${python[@]}" -m bench.gpu_bench --json "$out/bench.json"
+  step losses 120 "$out/bench.log" "${python[@]}" -m bench.retrieval --out "$out" \
+    --device cuda --batches 1024 4096 16384 65536
 fi
 if wanted sweep; then
-  step sweep 120 "$out/sweep.log" "${python[@]}" bench/gpu_sweep.py --json "$out/sweep.json"
+  step sweep 120 "$out/sweep.log" "${python[@]}" -m bench.gpu_sweep --json "$out/sweep.json"
+fi
+if wanted profile; then
+  profile=("${python[@]}" -m bench.gpu_profile)
+  step profile 60 "$out/profile.log" "${profile[@]}" --json "$out/profile.json"
+  if [[ $arch == none ]] || ! command -v compute-sanitizer >/dev/null; then
+    echo "no memory checker here: memcheck and racecheck did not run" >>"$summary"
+  else
+    for tool in memcheck racecheck; do
+      step "$tool" 90 "$out/profile.log" \
+        compute-sanitizer --tool "$tool" --error-exitcode 9 "${profile[@]}" --exercise
+    done
+  fi
+fi
+# Only if asked for: it takes all the time that there is, and goes on where it was the next time.
+if wanted train; then
+  for sorter in cnn lstm; do
+    train=(-m sodeep_fast.cli train --sorter "$sorter" --output "$out/$sorter.safetensors")
+    train+=(--standardize --preset fast --steps 30000 --lr 0.002 --quiet --device cuda)
+    if [[ $arch == none ]]; then
+      echo "no GPU: trained nothing" | tee -a "$out/train.log"
+    else
+      step "$sorter" 260 "$out/train.log" "${python[@]}" "${train[@]}"
+    fi
+  done
 fi
 
 [[ $arch != none ]] || echo "no GPU here: measured nothing" >>"$summary"

@@ -11,83 +11,182 @@ import multiprocessing
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from sodeep_fast.benchmark.measure import interleave, quantiles
+from sodeep_fast.benchmark.measure import Call, interleave, quantiles
+from sodeep_fast.comparators import ByLevel, encode
 from sodeep_fast.kernels import _config
-from sodeep_fast.kernels._config import Blocks
+from sodeep_fast.kernels._config import Blocks, CountsBlocks, HistogramBlocks
 
 LAM = 10.0
-# Per upper end of a size bucket: the shape that stands for it, and candidate tiles.
-FLOAT32 = {
-    16: ((16384, 16), [Blocks(r, 16, j, w) for r in (4, 8, 16) for j in (4, 8) for w in (4, 8)]),
-    2048: (
-        (512, 100),
-        [Blocks(1, i, j, w) for i in (32, 64, 128) for j in (4, 8, 16) for w in (2, 4, 8)],
-    ),
-    _config.UNLIMITED: (
-        (8, 10_000),
-        [Blocks(1, i, j, w) for i in (64, 128, 256) for j in (4, 8, 16) for w in (4, 8)],
-    ),
-}
-FLOAT64 = {
-    16: ((16384, 16), [Blocks(r, 16, 4, w) for r in (2, 4, 8) for w in (4, 8)]),
-    _config.UNLIMITED: (
-        (8, 4000),
-        [Blocks(1, i, j, w) for i in (32, 64, 128) for j in (4, 8) for w in (4, 8)],
-    ),
-}
-TINY = {_config.UNLIMITED: ((2, 20), [Blocks(1, 16, 4, 4), Blocks(2, 16, 8, 4)])}
 CROSSOVER = [(rows, n) for rows in (1, 8, 64, 512) for n in (1024, 4096, 16384, 65536)]
 
 
-def make_call(blocks: Blocks, scores: torch.Tensor) -> Callable[[], object]:
-    """Returns forward and backward with a given tile."""
+@dataclass(frozen=True)
+class Sweep:
+    """Candidates for one row of a table: what serves rows of at most `n` elements.
+
+    `make` takes scores and returns forward and backward; `setting` is the function of
+    `kernels/_config.py` that the tile is told by.
+    """
+
+    operator: str
+    setting: str
+    make: Callable[[Tensor], Call]
+    dtype: torch.dtype
+    n: int
+    shape: tuple[int, int]
+    candidates: list[Any]
+
+
+def ranks_call(scores: Tensor) -> Call:
+    """Returns forward and backward of the soft rank, all pairs."""
     from sodeep_fast.kernels import soft_rank as kernels
 
     options = (None, LAM, False, "direct")
-
-    def call() -> None:
-        _config.pairwise_blocks = lambda *key: blocks
-        kernels.soft_rank(scores, *options)
-        kernels.soft_rank_backward(scores, scores, *options)
-
-    return call
+    return lambda: (
+        kernels.soft_rank(scores, *options),
+        kernels.soft_rank_backward(scores, scores, *options),
+    )
 
 
-def compile_blocks(task: tuple[Blocks, torch.dtype]) -> None:
-    """Compiles both kernels for a tile; run in a process of its own."""
-    blocks, dtype = task
-    make_call(blocks, torch.zeros(2, 20, dtype=dtype, device="cuda"))()
+def counts_call(scores: Tensor) -> Call:
+    """Returns forward and backward of the rank counts of SupAP, 4 positives in a row."""
+    from sodeep_fast.kernels import rank_counts as kernels
+
+    rows = len(scores)
+    chosen = torch.rand(scores.shape, device=scores.device).argsort(-1)[:, :4]
+    levels = torch.zeros(scores.shape, dtype=torch.uint8, device=scores.device)
+    levels.scatter_(-1, chosen, 1)
+    columns = levels.nonzero()[:, 1]
+    offsets = torch.arange(rows + 1, device=scores.device) * (len(columns) // rows)
+    rest = (levels, columns, offsets, 2, *encode(ByLevel()), "direct")
+    grad = torch.rand(len(columns), 2, dtype=scores.dtype, device=scores.device)
+    return lambda: (
+        kernels.rank_counts(scores, *rest),
+        kernels.rank_counts_backward(grad, scores, *rest),
+    )
 
 
-def sweep(device: str, seconds: float) -> list[dict[str, Any]]:
-    """Times every candidate; returns one result per candidate, fastest first in each bucket."""
-    results = []
-    plan = {torch.float32: FLOAT32, torch.float64: FLOAT64}
-    if device == "cpu":
-        plan = {torch.float32: TINY}
-    else:
-        tasks = [(b, t) for t, table in plan.items() for _, bs in table.values() for b in bs]
+def histogram_call(scores: Tensor) -> Call:
+    """Returns the histogram of AP_Q; the backward has no tile to choose."""
+    from sodeep_fast.kernels import soft_histogram as kernels
+
+    levels = (torch.rand(scores.shape, device=scores.device) < 0.01).to(torch.uint8)
+    return lambda: kernels.soft_histogram(scores, levels, 2, 20, -1.0, 1.0)
+
+
+def sweeps(tiny: bool) -> list[Sweep]:
+    """Returns what to measure: every row of every table, with candidates."""
+    ranks = partial(Sweep, "soft_rank", "pairwise_blocks", ranks_call)
+    counts = partial(Sweep, "rank_counts", "counts_blocks", counts_call)
+    histogram = partial(Sweep, "soft_histogram", "histogram_blocks", histogram_call)
+    single, double, any_length = torch.float32, torch.float64, _config.UNLIMITED
+    if tiny:
+        return [
+            ranks(single, any_length, (2, 20), [Blocks(1, 16, 4, 4), Blocks(2, 16, 8, 4)]),
+            counts(single, any_length, (2, 20), [CountsBlocks(t, 2, 32, 1) for t in (1, 2)]),
+            histogram(single, any_length, (2, 20), [HistogramBlocks(32, b, 1) for b in (16, 32)]),
+        ]
+    tiles = [CountsBlocks(t, 2, i, w) for t in (1, 2, 4) for i in (64, 256) for w in (1, 2, 4, 8)]
+    bins = [HistogramBlocks(i, b, w) for i in (32, 64, 128) for b in (16, 32) for w in (2, 4, 8)]
+    return [
+        ranks(
+            single,
+            16,
+            (16384, 16),
+            [Blocks(r, 16, j, w) for r in (4, 8, 16) for j in (4, 8) for w in (4, 8)],
+        ),
+        ranks(
+            single,
+            2048,
+            (512, 100),
+            [Blocks(1, i, j, w) for i in (32, 64, 128) for j in (4, 8, 16) for w in (2, 4, 8)],
+        ),
+        ranks(
+            single,
+            any_length,
+            (8, 10_000),
+            [Blocks(1, i, j, w) for i in (64, 128, 256) for j in (4, 8, 16) for w in (4, 8)],
+        ),
+        ranks(
+            double,
+            16,
+            (16384, 16),
+            [Blocks(r, 16, 4, w) for r in (2, 4, 8) for w in (4, 8)],
+        ),
+        ranks(
+            double,
+            any_length,
+            (8, 4000),
+            [Blocks(1, i, j, w) for i in (32, 64, 128) for j in (4, 8) for w in (4, 8)],
+        ),
+        counts(single, 128, (4096, 100), tiles),
+        counts(single, any_length, (4096, 4096), tiles),
+        histogram(single, any_length, (4096, 4096), bins),
+    ]
+
+
+def timed_calls(sweep: Sweep, device: str) -> dict[Any, Call]:
+    """Returns forward and backward with each of the tiles."""
+    scores = torch.rand(sweep.shape, dtype=sweep.dtype).to(device) * 2 - 1
+    run = sweep.make(scores)
+
+    def with_blocks(blocks: Any) -> Call:
+        def call() -> None:
+            setattr(_config, sweep.setting, lambda *key: blocks)
+            run()
+
+        return call
+
+    return {blocks: with_blocks(blocks) for blocks in sweep.candidates}
+
+
+def compile_one(task: tuple[int, int]) -> None:
+    """Compiles the kernels for one tile of one sweep; run in a process of its own."""
+    sweep = sweeps(tiny=False)[task[0]]
+    calls = timed_calls(replace(sweep, shape=(2, min(sweep.shape[1], 200))), "cuda")
+    calls[sweep.candidates[task[1]]]()
+
+
+def measure(device: str, seconds: float) -> list[dict[str, Any]]:
+    """Times every candidate; returns one result per candidate, fastest first in each sweep."""
+    found = sweeps(tiny=device == "cpu")
+    if device != "cpu":
+        tasks = [(i, j) for i, sweep in enumerate(found) for j in range(len(sweep.candidates))]
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(8, mp_context=spawn) as pool:
-            list(pool.map(compile_blocks, tasks, chunksize=2))
-    for dtype, buckets in plan.items():
-        for bound, (shape, candidates) in buckets.items():
-            scores = torch.rand(shape, dtype=dtype).to(device) * 2 - 1
-            calls = {blocks: make_call(blocks, scores) for blocks in candidates}
+            list(pool.map(compile_one, tasks, chunksize=2))
+    results = []
+    for sweep in found:
+        kept = getattr(_config, sweep.setting)
+        try:
+            calls = timed_calls(sweep, device)
             for call in calls.values():
                 call()
             samples = interleave(calls, seconds=seconds, min_rounds=1, max_rounds=20, device=device)
-            medians = {blocks: quantiles(times)[1] for blocks, times in samples.items()}
-            results += [
-                {"dtype": str(dtype), "n": bound, "shape": shape, "blocks": blocks, "seconds": time}
-                for blocks, time in sorted(medians.items(), key=lambda item: item[1])
-            ]
+        finally:
+            setattr(_config, sweep.setting, kept)
+        medians = {blocks: quantiles(times)[1] for blocks, times in samples.items()}
+        results += [
+            {
+                "operator": sweep.operator,
+                "dtype": str(sweep.dtype),
+                "n": sweep.n,
+                "shape": sweep.shape,
+                "tile": type(blocks).__name__,
+                "blocks": blocks,
+                "seconds": time,
+            }
+            for blocks, time in sorted(medians.items(), key=lambda item: item[1])
+        ]
     return results
 
 
@@ -138,7 +237,7 @@ def main() -> int:
 
         if _native.HAS_CUDA:
             results["crossover"] = crossover(0.05)
-    results["blocks"] = sweep("cuda" if on_gpu else "cpu", 0.05 if on_gpu else 0.0)
+    results["blocks"] = measure("cuda" if on_gpu else "cpu", 0.05 if on_gpu else 0.0)
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
     for row in results["crossover"]:
@@ -149,12 +248,14 @@ def main() -> int:
         )
     printed = set()
     for row in results["blocks"]:
-        key = row["dtype"], row["n"]
+        key = row["operator"], row["dtype"], row["n"]
         if key not in printed:
             printed.add(key)
             bound = "UNLIMITED" if row["n"] == _config.UNLIMITED else row["n"]
-            print(f"# {row['dtype']} {row['shape']}: {1e6 * row['seconds']:.1f} us")
-            print(f'Entry({arch}, {bound}, {Blocks(*row["blocks"])}, "{provenance}"),')
+            title = f"{row['operator']} {row['dtype']} {row['shape']}"
+            print(f"# {title}: {1e6 * row['seconds']:.1f} us")
+            tile = f"{row['tile']}{tuple(row['blocks'])}"
+            print(f'Entry({arch}, {bound}, {tile}, "{provenance}"),')
     return 0
 
 

@@ -22,16 +22,26 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from sodeep_fast import _native
-from sodeep_fast.kernels import _config
-from sodeep_fast.kernels import soft_rank as kernels
+from sodeep_fast.kernels import _config, rank_counts, soft_histogram, soft_rank
 
 ROOT = Path(__file__).parent.parent
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-KERNELS = (
-    kernels.soft_rank_fwd_kernel,
-    kernels.soft_rank_bwd_kernel,
-    kernels.soft_rank_bwd_bwd_kernel,
+PAIRWISE_KERNELS = (
+    soft_rank.soft_rank_fwd_kernel,
+    soft_rank.soft_rank_bwd_kernel,
+    soft_rank.soft_rank_bwd_bwd_kernel,
 )
+HISTOGRAM_KERNELS = (
+    soft_histogram.soft_histogram_fwd_kernel,
+    soft_histogram.soft_histogram_bwd_kernel,
+)
+COUNTS_KERNELS = (
+    rank_counts.rank_counts_fwd_kernel,
+    rank_counts.rank_counts_bwd_targets_kernel,
+    rank_counts.rank_counts_bwd_items_kernel,
+)
+# Kinds of comparator: the sigmoid for all levels, and the two soft ones and the step by level.
+COMPARATORS = {"sigmoid": (0,), "by level": (1, 2, 0)}
 
 
 def resources(path: str) -> list[dict[str, Any]]:
@@ -56,22 +66,30 @@ def resources(path: str) -> list[dict[str, Any]]:
     return rows
 
 
-def compile_triton(kernel: Any, blocks: Any, float64: bool, masked: bool, arch: int) -> dict:
-    """Compiles one variant of a Triton kernel for `arch`, and returns its resources."""
-    signature, constants = {}, {"NORMALIZE": True, "DTYPE": tl.float64 if float64 else tl.float32}
-    constants.update(BLOCK_R=blocks.rows, BLOCK_I=blocks.targets, BLOCK_J=blocks.sources)
-    for name in kernel.arg_names:
-        if name.endswith("_ptr"):
-            signature[name] = "*fp64" if float64 else "*fp32"
-        else:
-            signature[name] = {"rows": "i32", "n": "i32", "lam": "fp64"}.get(name, "constexpr")
-    signature["mask_ptr"] = "*i1" if masked else "constexpr"
-    if not masked:
-        constants["mask_ptr"] = None
+def compile_triton(
+    kernel: Any,
+    variant: str,
+    types: dict[str, Any],
+    constants: dict[str, Any],
+    blocks: Any,
+    arch: int,
+) -> dict[str, Any]:
+    """Compiles one variant of a Triton kernel for `arch`, and returns its resources.
+
+    Arguments:
+        kernel: to compile.
+        variant: what to call it.
+        types: of the arguments that are no constants, by name.
+        constants: the others, by name; None for a buffer that is absent.
+        blocks: its tile, of which the number of warps is used here.
+        arch: compute capability, times ten.
+    """
+    signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
+    constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
     aligned = {
         (position,): [["tt.divisibility", 16]]
         for position, name in enumerate(kernel.arg_names)
-        if signature[name].startswith("*")
+        if signature[name][0] == "*"
     }
     compiled = triton.compile(
         ASTSource(kernel, signature, constants, aligned),
@@ -82,21 +100,90 @@ def compile_triton(kernel: Any, blocks: Any, float64: bool, masked: bool, arch: 
         cubin.write(compiled.asm["cubin"])
         cubin.flush()
         (row,) = resources(cubin.name)
-    dtype = "float64" if float64 else "float32"
-    variant = f"{dtype}{' mask' if masked else ''} {tuple(blocks)}"
+    variant = f"{variant} {tuple(blocks)}"
     return {**row, "kernel": kernel.__name__, "variant": variant, "arch": arch}
 
 
+def pairwise_rows(float64: bool, arch: int, every: bool) -> list[dict[str, Any]]:
+    """Compiles the soft rank's kernels, with and without a mask."""
+    entries = _config.pairwise_entries(float64, arch)
+    tiles = dict.fromkeys(
+        entry.blocks for entry in entries if every or entry.n == _config.UNLIMITED
+    )
+    rows = []
+    for kernel, blocks, masked in itertools.product(PAIRWISE_KERNELS, tiles, (False, True)):
+        dtype = "fp64" if float64 else "fp32"
+        types = {name: f"*{dtype}" for name in kernel.arg_names if name.endswith("_ptr")}
+        types |= {"mask_ptr": "*i1", "rows": "i32", "n": "i32", "lam": "fp64"}
+        constants = {"NORMALIZE": True, "DTYPE": tl.float64 if float64 else tl.float32}
+        constants |= {"BLOCK_R": blocks.rows, "BLOCK_I": blocks.targets, "BLOCK_J": blocks.sources}
+        if not masked:
+            del types["mask_ptr"]
+            constants["mask_ptr"] = None
+        variant = f"float{64 if float64 else 32}{' mask' if masked else ''}"
+        rows.append(compile_triton(kernel, variant, types, constants, blocks, arch))
+    return rows
+
+
+def histogram_rows(float64: bool, arch: int) -> list[dict[str, Any]]:
+    """Compiles the histogram's kernels, with and without levels and a tangent."""
+    rows = []
+    optional = {"": ("levels_ptr", "tangent_ptr"), " levels": ("tangent_ptr",), " tangent": ()}
+    for kernel, (name, absent) in itertools.product(HISTOGRAM_KERNELS, optional.items()):
+        if name == " tangent" and "tangent_ptr" not in kernel.arg_names:
+            continue
+        dtype = "fp64" if float64 else "fp32"
+        types = {name: f"*{dtype}" for name in kernel.arg_names if name.endswith("_ptr")}
+        types |= {"levels_ptr": "*u8", "low": "fp64", "scale": "fp64"}
+        types |= dict.fromkeys(("n", "num_levels", "bins"), "i32")
+        blocks = _config.histogram_blocks(float64, _config.UNLIMITED, 20)
+        items = blocks.items
+        if "BLOCK_B" not in kernel.arg_names:
+            items = _config.histogram_items(_config.UNLIMITED)
+        constants = {"SLICE": _config.HISTOGRAM_SLICE, "BLOCK_N": items, "BLOCK_B": blocks.bins}
+        constants["DTYPE"] = tl.float64 if float64 else tl.float32
+        for pointer in absent:
+            types.pop(pointer, None)
+            constants[pointer] = None
+        variant = f"float{64 if float64 else 32}{name}"
+        rows.append(compile_triton(kernel, variant, types, constants, blocks, arch))
+    return rows
+
+
+def counts_rows(float64: bool, arch: int, every: bool) -> list[dict[str, Any]]:
+    """Compiles the kernels of the rank counts, with and without a tangent."""
+    rows = []
+    most = 1 << 20
+    names = list(COMPARATORS) if every else ["by level"]
+    for kernel, name, derived in itertools.product(COUNTS_KERNELS, names, (False, True)):
+        # Only the counts are kept apart by level.
+        levels = (1, 2, 255) if kernel is rank_counts.rank_counts_fwd_kernel else (1,)
+        tiles = [_config.counts_blocks(float64, most, most, some) for some in levels]
+        tiles.append(_config.counts_blocks(float64, 1, most, 1))
+        dtype = "fp64" if float64 else "fp32"
+        types: dict[str, Any] = {
+            name: f"*{dtype}" for name in kernel.arg_names if name.endswith("_ptr")
+        }
+        types |= {"levels_ptr": "*u8", "columns_ptr": "*i64", "offsets_ptr": "*i64"}
+        types |= {"spoilt_ptr": "*i32", "comparators": (("i64",) * 5,) * len(COMPARATORS[name])}
+        types |= dict.fromkeys(("rows", "items", "num_levels", "stride", "tiles"), "i32")
+        constants = {"KINDS": COMPARATORS[name], "DTYPE": tl.float64 if float64 else tl.float32}
+        if not derived:
+            del types["tangent_ptr"]
+            constants["tangent_ptr"] = None
+        variant = f"float{64 if float64 else 32} {name}{' tangent' if derived else ''}"
+        for blocks in tiles if every else tiles[:1]:
+            tile = {"TARGETS": blocks.targets, "LEVELS": blocks.levels, "ITEMS": blocks.items}
+            rows.append(compile_triton(kernel, variant, types, constants | tile, blocks, arch))
+    return rows
+
+
 def triton_rows(arch: int, every: bool = True) -> list[dict[str, Any]]:
-    """Compiles the Triton kernels with every tile of the table, or with the largest row's only."""
+    """Compiles the Triton kernels with every tile of the tables, or with the largest rows' only."""
     rows = []
     for float64 in (False, True):
-        entries = _config.pairwise_entries(float64, arch)
-        tiles = dict.fromkeys(
-            entry.blocks for entry in entries if every or entry.n == _config.UNLIMITED
-        )
-        for kernel, blocks, masked in itertools.product(KERNELS, tiles, (False, True)):
-            rows.append(compile_triton(kernel, blocks, float64, masked, arch))
+        rows += pairwise_rows(float64, arch, every) + histogram_rows(float64, arch)
+        rows += counts_rows(float64, arch, every)
     return rows
 
 

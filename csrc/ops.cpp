@@ -5,6 +5,17 @@
 
 STABLE_TORCH_LIBRARY(sodeep_fast, m) {
   m.def("cpu_capability() -> str");
+  m.def("cpu_has_bf16() -> bool");
+
+  // Time-major (steps, batch, features), and 8 weights in PyTorch's layout. The second output is
+  // what the backward reads, [2, steps, batch, 5, hidden]; where it is empty, it computes it anew.
+  // bf16: products of bfloat16, where the processor has them.
+  m.def("bilstm_layer(Tensor input, Tensor[] weights, bool saves, bool bf16) -> (Tensor, Tensor)");
+  // Gradients by direction: of the input, empty where it is not wanted; of its weights, of the
+  // recurrent ones and of both biases, empty where the output is not given.
+  m.def(
+      "bilstm_layer_backward(Tensor grad, Tensor input, Tensor[] weights, Tensor? output, Tensor "
+      "saved, bool wants_input, bool bf16) -> (Tensor, Tensor, Tensor, Tensor)");
 
   m.def("hard_rank(Tensor scores, Tensor? mask, bool normalize, str ties) -> Tensor");
 
@@ -20,16 +31,27 @@ STABLE_TORCH_LIBRARY(sodeep_fast, m) {
   // Kinds and parameters are three comparators', for items of a lower, the same and a higher level.
   m.def(
       "rank_counts(Tensor scores, Tensor levels, Tensor columns, Tensor offsets, int num_levels, "
-      "int[] kinds, float[] parameters) -> Tensor");
+      "int[] kinds, float[] parameters, str method) -> Tensor");
   m.def(
       "rank_counts_tangent(Tensor tangent, Tensor scores, Tensor levels, Tensor columns, Tensor "
-      "offsets, int num_levels, int[] kinds, float[] parameters) -> Tensor");
+      "offsets, int num_levels, int[] kinds, float[] parameters, str method) -> Tensor");
   m.def(
       "rank_counts_backward(Tensor grad, Tensor scores, Tensor levels, Tensor columns, Tensor "
-      "offsets, int num_levels, int[] kinds, float[] parameters) -> Tensor");
+      "offsets, int num_levels, int[] kinds, float[] parameters, str method) -> Tensor");
   m.def(
       "rank_counts_double_backward(Tensor tangent, Tensor grad, Tensor scores, Tensor levels, "
-      "Tensor columns, Tensor offsets, int num_levels, int[] kinds, float[] parameters) -> Tensor");
+      "Tensor columns, Tensor offsets, int num_levels, int[] kinds, float[] parameters, str "
+      "method) -> Tensor");
+
+  m.def(
+      "soft_histogram(Tensor scores, Tensor? levels, int num_levels, int bins, float low, "
+      "float high) -> Tensor");
+  m.def(
+      "soft_histogram_backward(Tensor grad, Tensor scores, Tensor? levels, int num_levels, "
+      "int bins, float low, float high) -> Tensor");
+  m.def(
+      "soft_histogram_tangent(Tensor tangent, Tensor scores, Tensor? levels, int num_levels, "
+      "int bins, float low, float high) -> Tensor");
 
   m.def(
       "triton_soft_rank(Tensor scores, Tensor? mask, float lam, bool normalize, str method) -> "
@@ -40,4 +62,30 @@ STABLE_TORCH_LIBRARY(sodeep_fast, m) {
   m.def(
       "triton_soft_rank_double_backward(Tensor grad_grad, Tensor grad, Tensor scores, Tensor? "
       "mask, float lam, bool normalize, str method) -> Tensor");
+
+  m.def(
+      "triton_soft_histogram(Tensor scores, Tensor? levels, int num_levels, int bins, float low, "
+      "float high) -> Tensor");
+  m.def(
+      "triton_soft_histogram_backward(Tensor grad, Tensor scores, Tensor? levels, int num_levels, "
+      "int bins, float low, float high) -> Tensor");
+  m.def(
+      "triton_soft_histogram_tangent(Tensor tangent, Tensor scores, Tensor? levels, int "
+      "num_levels, "
+      "int bins, float low, float high) -> Tensor");
+
+  m.def(
+      "triton_rank_counts(Tensor scores, Tensor levels, Tensor columns, Tensor offsets, int "
+      "num_levels, int[] kinds, float[] parameters, str method) -> Tensor");
+  m.def(
+      "triton_rank_counts_tangent(Tensor tangent, Tensor scores, Tensor levels, Tensor columns, "
+      "Tensor offsets, int num_levels, int[] kinds, float[] parameters, str method) -> Tensor");
+  m.def(
+      "triton_rank_counts_backward(Tensor grad, Tensor scores, Tensor levels, Tensor columns, "
+      "Tensor offsets, int num_levels, int[] kinds, float[] parameters, str method) -> Tensor");
+  m.def(
+      "triton_rank_counts_double_backward(Tensor tangent, Tensor grad, Tensor scores, Tensor "
+      "levels, Tensor columns, Tensor offsets, int num_levels, int[] kinds, float[] parameters, "
+      "str "
+      "method) -> Tensor");
 }

@@ -1,4 +1,4 @@
-"""Runs the whole demo: what is installed, two trainings on real data, speed, pictures."""
+"""Runs the whole demo: what is installed, three trainings on real data, speed, pictures."""
 
 import argparse
 import time
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from demo import diabetes, digits
+from demo import diabetes, digits, retrieval
 from demo.plots import plot_comparison, plot_sweep
 from demo.training import report
 from sodeep_fast import doctor
@@ -45,7 +45,15 @@ def main() -> None:
     _section("2. A regression judged by rank", report(diabetes.TITLE, spearman, diabetes.NOTE))
     mean_ap = digits.train()
     _section("3. A classification judged by mAP", report(digits.TITLE, mean_ap, digits.NOTE))
-    _section("4. Speed: time, and times ours", measure_speed(out))
+    mean_ap_at_r, recall = retrieval.train()
+    text = "\n\n".join(
+        (
+            report(retrieval.TITLE, mean_ap_at_r, retrieval.NOTE),
+            report(retrieval.RECALL_TITLE, recall),
+        )
+    )
+    _section("4. Embeddings judged by mAP@R", text)
+    _section("5. Speed: time, and times ours", measure_speed(out))
 
     plot_sweep(out / "rank_sweep.png")
     plot_comparison(
@@ -60,8 +68,14 @@ def main() -> None:
         title="Test mAP on digits, 100 training images, a dot per seed",
         label="mean average precision",
     )
+    plot_comparison(
+        mean_ap_at_r,
+        out / "retrieval.png",
+        title="Test mAP@R on digits, 200 training images, a dot per seed",
+        label="mean average precision at R",
+    )
     pictures = "\n".join(f"  {path}" for path in sorted(out.glob("*.png")))
-    _section(f"5. Pictures, after {time.perf_counter() - begin:.0f} seconds in all", pictures)
+    _section(f"6. Pictures, after {time.perf_counter() - begin:.0f} seconds in all", pictures)
 
 
 def _section(title: str, text: str) -> None:

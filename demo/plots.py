@@ -1,5 +1,6 @@
 """The pictures of the demo."""
 
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib
@@ -14,7 +15,7 @@ from demo.training import Results
 from sodeep_fast import hard_rank, soft_rank
 
 EXACT, SOFT = "#0072B2", "#D55E00"
-COLOURS = ("#999999", "#0072B2", "#D55E00")
+COLOURS = ("#999999", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 def sweep(n: int = 100, lam: float = 10.0, step: float = 1e-3) -> tuple[np.ndarray, ...]:
@@ -71,10 +72,10 @@ def plot_comparison(results: Results, path: Path, *, title: str, label: str) -> 
         label: of the score's axis.
     """
     names, scores = list(results), np.array(list(results.values()))
-    figure, axes = plt.subplots(figsize=(7.5, 4.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(max(7.5, 1.4 * len(names)), 4.6), layout="constrained")
     columns = np.arange(len(names))
     axes.plot(columns, scores, color="#cccccc", linewidth=0.8, zorder=1)
-    for column, values, colour in zip(columns, scores, COLOURS, strict=False):
+    for column, values, colour in zip(columns, scores, cycle(COLOURS), strict=False):
         axes.scatter([column] * len(values), values, color=colour, s=36, zorder=2)
         axes.hlines(values.mean(), column - 0.2, column + 0.2, color=colour, linewidth=3, zorder=3)
         axes.annotate(

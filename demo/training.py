@@ -1,5 +1,5 @@
-"""What the two trainings share: a small network, a fit that keeps its best validated epoch, and the
-comparison of two losses over seeds."""
+"""What the trainings share: a small network, a fit that keeps its best validated epoch, and the
+comparison of losses over seeds."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -78,13 +78,13 @@ def spread(values: list[float]) -> str:
     return f"{np.mean(values):.3f} +- {np.std(values, ddof=1):.3f}"
 
 
-def report(title: str, results: Results, note: str) -> str:
+def report(title: str, results: Results, note: str = "") -> str:
     """Describes results: each loss with its spread, and its gain over the first, seed by seed.
 
     Arguments:
         title: the line above.
         results: at least two seeds for each loss.
-        note: what a reader has to know to judge the numbers.
+        note: what a reader has to know to judge the numbers. Default: nothing.
 
     Returns:
         text of several lines.
@@ -100,4 +100,4 @@ def report(title: str, results: Results, note: str) -> str:
             f"  {name:<{width}}  {spread(results[name])}   gain {np.mean(gains):+.3f} +- "
             f"{np.std(gains, ddof=1):.3f}, ahead in {wins} of {len(gains)} seeds"
         )
-    return "\n".join([title, *lines, note])
+    return "\n".join([title, *lines, *filter(None, [note])])

@@ -13,6 +13,18 @@ and each derivative is one launch. Every term is a fraction, and two fractions s
 Where a row spans at most `NARROW` powers of two, exp(x) is a product of one exponential per target
 and one per source. In a wider row such factors would overflow or lose their low digits, and the
 pair pays an exponential of its own. A row with a non-finite valid score is NaN, and no other.
+
+What it should cost on an H200 in float32, one launch a pass, bytes (0.6 and 10 MB at most) nothing
+beside the rest: 132 multiprocessors at 1.98 GHz issue 3.3e13 instructions of a thread a second, and
+give 4.2e12 special-function results, of which a pair takes 1.5 to 2.5. Nothing of this is measured;
+instructions are counted in the inner loops compiled for sm_90, and tiles are padded.
+
+                      (512, 100): 7 million pairs       (8, 100000): 8e10 pairs
+    forward           22 instructions a pair, 5 us      19 instructions a pair, 46 ms
+    backward          28, 6 us                          25, 60 ms
+    of the backward   42, 9 us                          37, 89 ms
+
+A launch and the scan of the row before the sums add 2 to 4 us each time.
 """
 
 from typing import Any
@@ -23,6 +35,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sodeep_fast.kernels import _config
+from sodeep_fast.kernels._compensated import two_sum
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 # A product of two exponentials has the relative error of lam (s - middle), eps / 2 times at most
@@ -123,11 +136,8 @@ def _scores(
 
 @triton.jit
 def _flush(total, error, b_sum):
-    """Adds a tile's sums to a total that carries its rounding error (Knuth's two-sum)."""
-    term = tl.sum(b_sum, axis=1)
-    new = total + term
-    kept = new - term
-    return new, error + ((total - kept) + (term - (new - kept)))
+    """Adds a tile's sums to a total that carries its rounding error."""
+    return two_sum(total, error, tl.sum(b_sum, axis=1))
 
 
 @triton.jit

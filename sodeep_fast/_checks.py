@@ -125,6 +125,17 @@ def check_count(value: int, name: str) -> None:
         raise ValueError(f"{name} must be at least 1, got {value}")
 
 
+def check_bins(bins: int, low: float, high: float) -> None:
+    """Raises unless `bins` centres, at most 2^20, can be put from `low` to `high`."""
+    check_count(bins, "bins")
+    if bins > 1 << 20:
+        raise ValueError(f"bins must be at most {1 << 20}, got {bins}")
+    check_number(low, "low")
+    check_number(high, "high")
+    if not (low < high and math.isfinite(high - low)):
+        raise ValueError(f"low must be below high, got {low} and {high}")
+
+
 def check_sorter(sorter: object) -> None:
     """Raises unless `sorter` can be called."""
     if not callable(sorter):

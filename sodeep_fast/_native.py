@@ -54,6 +54,11 @@ def cpu_capability() -> str:
     return str(torch.ops.sodeep_fast.cpu_capability()) if HAS_CPU else "none"
 
 
+def cpu_has_bf16() -> bool:
+    """Returns whether the CPU kernels multiply bfloat16 here, in the operators that can."""
+    return HAS_CPU and bool(torch.ops.sodeep_fast.cpu_has_bf16())
+
+
 def cuda_architectures() -> tuple[str, ...]:
     """Returns what the CUDA library was compiled for, such as "sm_90", oldest first; () unbuilt.
 

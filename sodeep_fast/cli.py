@@ -1,8 +1,8 @@
-"""The command line: `sodeep-fast doctor` and `sodeep-fast bench`."""
+"""The command line: `sodeep-fast doctor`, `bench`, `train` and `paper`."""
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -14,6 +14,8 @@ from sodeep_fast.benchmark.environment import environment
 from sodeep_fast.benchmark.model import MODES, Row, Shape
 from sodeep_fast.benchmark.registry import OPERATORS
 from sodeep_fast.benchmark.report import table, write_csv, write_json
+from sodeep_fast.paper import command as paper_command
+from sodeep_fast.training import command as train_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name. Default: `sys.argv[1:]`.
 
     Returns:
-        the exit status: 0, or 1 if a provider was refused for a wrong result.
+        the exit status: 0; 1 if a provider was refused for a wrong result; 2 for bad input.
 
     Example:
         >>> main(["doctor"])
@@ -31,10 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0
     """
     options = _parser().parse_args(arguments)
-    if options.command == "doctor":
-        print(doctor.report())
-        return 0
-    return _bench(options)
+    options.command_line = list(sys.argv[1:] if arguments is None else arguments)
+    run_command: Callable[[argparse.Namespace], int] = options.run
+    return run_command(options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -43,7 +44,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("doctor", help="what is built, and what each operator will use here")
+    doctor_parser = commands.add_parser(
+        "doctor", help="what is built, and what each operator will use here"
+    )
+    doctor_parser.set_defaults(run=_doctor)
 
     bench = commands.add_parser(
         "bench",
@@ -64,7 +68,16 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
     bench.add_argument("--json", metavar="FILE", help="write rows and samples")
     bench.add_argument("--csv", metavar="FILE", help="write rows")
+    bench.set_defaults(run=_bench)
+
+    train_command.add_parser(commands)
+    paper_command.add_parser(commands)
     return parser
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    print(doctor.report())
+    return 0
 
 
 def _shape(text: str) -> Shape:

@@ -112,7 +112,42 @@ class Step:
         check_number(self.at_zero, "at_zero")
 
 
-Simple = Sigmoid | Sup | Step
+@dataclass(frozen=True)
+class Ramp:
+    """Counting with straight slopes for a gradient: H-rank's, of HAPPIER.
+
+    H(x) = leak x for x <= 0, min(1, beta x + gamma) for x > 0: for items more relevant than the
+    target, which the loss wants to see in front of it. Ramzi et al., ECCV 2022.
+
+    Arguments:
+        leak: slope left of 0, not negative.
+        beta: slope right of 0, positive.
+        gamma: value right of 0, at most 1.
+
+    Raises:
+        TypeError: an argument is not a number.
+        ValueError: a negative leak, beta that is not positive, gamma above 1, or a value not
+            finite.
+
+    Example:
+        >>> import sodeep_fast
+        >>> sodeep_fast.Ramp()
+        Ramp(leak=10.0, beta=25.0, gamma=0.5)
+    """
+
+    leak: float = 10.0
+    beta: float = 25.0
+    gamma: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_number(self.leak, "leak", least=0)
+        check_positive(self.beta, "beta")
+        check_number(self.gamma, "gamma")
+        if self.gamma > 1:
+            raise ValueError(f"gamma must be at most 1, got {self.gamma}")
+
+
+Simple = Sigmoid | Sup | Step | Ramp
 
 
 @dataclass(frozen=True)
@@ -127,7 +162,7 @@ class ByLevel:
         higher: for items more relevant. Default: `Step()`.
 
     Raises:
-        TypeError: an argument is not a `Sigmoid`, `Sup` or `Step`.
+        TypeError: an argument is not a `Sigmoid`, `Sup`, `Step` or `Ramp`.
 
     Example:
         >>> import sodeep_fast
@@ -144,18 +179,19 @@ class ByLevel:
             value = getattr(self, name)
             if not isinstance(value, Simple):
                 raise TypeError(
-                    f"{name} must be a Sigmoid, Sup or Step, got {type(value).__name__}"
+                    f"{name} must be a Sigmoid, Sup, Step or Ramp, got {type(value).__name__}"
                 )
 
 
-Comparator = Sigmoid | Sup | Step | ByLevel
+Comparator = Simple | ByLevel
 
 
 def check_comparator(comparator: object) -> None:
     """Raises unless `comparator` is one."""
     if not isinstance(comparator, Comparator):
         raise TypeError(
-            f"comparator must be a Sigmoid, Sup, Step or ByLevel, got {type(comparator).__name__}"
+            "comparator must be a Sigmoid, Sup, Step, Ramp or ByLevel, "
+            f"got {type(comparator).__name__}"
         )
 
 
@@ -178,8 +214,11 @@ def encode(comparator: Comparator) -> tuple[list[int], list[float]]:
             kinds.append(1)
             delta, offset = simple.resolved()
             values = [simple.tau, simple.rho, delta, simple.start, offset]
-        else:
+        elif isinstance(simple, Step):
             kinds.append(2)
             values = [simple.at_zero]
+        else:
+            kinds.append(3)
+            values = [simple.leak, simple.beta, simple.gamma]
         parameters += [float(value) for value in values] + [0.0] * (5 - len(values))
     return kinds, parameters

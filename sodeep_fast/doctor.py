@@ -11,8 +11,12 @@ from sodeep_fast.benchmark.environment import cpu_model, version_of
 from sodeep_fast.benchmark.report import align
 from sodeep_fast.ops import _backend
 
-KERNEL_OPERATORS = ("soft_rank", "rank_counts", "hard_rank")
-WITHOUT_GPU_KERNEL = {"hard_rank": "PyTorch's own sort"}
+KERNEL_OPERATORS = ("soft_rank", "rank_counts", "soft_histogram", "hard_rank", "bilstm")
+WITHOUT_KERNEL = {"conv_stack": "PyTorch's convolutions, channels last"}
+WITHOUT_GPU_KERNEL = {
+    "hard_rank": "PyTorch's own sort",
+    "bilstm": "PyTorch's own LSTM, in the sorters",
+}
 
 
 def report() -> str:
@@ -26,7 +30,7 @@ def report() -> str:
         sodeep_fast ...
         ...
         Operators
-          operator     device  backend ...
+          operator        device  backend ...
         ...
     """
     sections = [
@@ -51,7 +55,8 @@ def _versions() -> list[tuple[str, str]]:
         ("CPU", f"{cpu_model()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"),
         (
             "CPU capability",
-            f"kernels here: {_native.cpu_capability()}; "
+            f"kernels here: {_native.cpu_capability()}"
+            f"{', products of bfloat16' if _native.cpu_has_bf16() else ''}; "
             f"PyTorch: {torch.backends.cpu.get_cpu_capability().lower()}",
         ),
         ("GPU", gpu),
@@ -80,10 +85,12 @@ def _choices() -> list[tuple[str, str, str, str]]:
     devices = {"cpu": ""}
     devices["cuda"] = "" if torch.cuda.is_available() else "no GPU that torch can use"
     lines = []
-    for operator in KERNEL_OPERATORS:
+    for operator in (*KERNEL_OPERATORS, *WITHOUT_KERNEL):
         for device, obstacle in devices.items():
             if obstacle:
                 backend, reason = "-", obstacle
+            elif operator in WITHOUT_KERNEL:
+                backend, reason = "torch", WITHOUT_KERNEL[operator]
             elif device == "cuda" and operator in WITHOUT_GPU_KERNEL:
                 backend, reason = "torch", WITHOUT_GPU_KERNEL[operator]
             else:

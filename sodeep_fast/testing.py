@@ -1,10 +1,14 @@
 """What tests and benchmarks share: devices, score distributions and the tolerance rule."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from sodeep_fast.comparators import Comparator, Ramp, Sigmoid, Simple, Step, by_level
+from sodeep_fast.ops.rank_counts import rank_counts
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 
@@ -108,7 +112,9 @@ def derivatives(
     grad = grad.detach().requires_grad_()
     value = function(scores)
     (first,) = torch.autograd.grad(value, scores, grad, create_graph=True)
-    for_grad, second = torch.autograd.grad(first, (grad, scores), grad_grad.to(first.dtype))
+    for_grad, second = torch.autograd.grad(
+        first, (grad, scores), grad_grad.to(first.dtype), materialize_grads=True
+    )
     return {
         "value": value.detach(),
         "grad": first.detach(),
@@ -128,25 +134,87 @@ def check_against_reference(
     The truth is the reference in float64 on the CPU; eager PyTorch is the reference in the dtype
     and on the device of `scores`. Short rows only: the reference materialises all pairs.
     """
+    _check_derivatives(function, reference, scores, (1.0, lam / 4, lam**2 / 10))
+
+
+def check_counts_against_reference(
+    function: Callable[[Tensor], Tensor],
+    reference: Callable[[Tensor], Tensor],
+    scores: Tensor,
+    comparator: Comparator,
+) -> None:
+    """Asserts the same of rank counts by `comparator`, with the scores as their only argument."""
+    span = float(scores.double().max() - scores.double().min()) if scores.numel() else 0.0
+    terms = [_largest_terms(simple, span) for simple in by_level(comparator)]
+    value, slope, curvature = (max(which) for which in zip(*terms, strict=True))
+    _check_derivatives(function, reference, scores, (value, slope, curvature))
+
+
+def counts_of(
+    levels: Tensor, backend: str = "triton", **options: Any
+) -> Callable[[Tensor], Tensor]:
+    """Returns rank counts as a function of the scores."""
+    return lambda scores: rank_counts(scores, levels, backend=backend, **options).counts
+
+
+def check_triton_counts(
+    scores: Tensor, levels: Tensor, comparator: Comparator, **options: Any
+) -> None:
+    """Asserts that the Triton kernels are as accurate as eager PyTorch."""
+
+    def reference(s: Tensor) -> Tensor:
+        on_device = {
+            name: value.to(s.device) if isinstance(value, Tensor) else value
+            for name, value in options.items()
+        }
+        return counts_of(levels.to(s.device), "reference", comparator=comparator, **on_device)(s)
+
+    ours = counts_of(levels, comparator=comparator, **options)
+    check_counts_against_reference(ours, reference, scores, comparator)
+
+
+def _largest_terms(comparator: Simple, span: float) -> tuple[float, float, float]:
+    """Bounds the value and two derivatives of a comparator for differences up to `span`."""
+    if isinstance(comparator, Step):
+        return max(1.0, abs(comparator.at_zero)), 0.0, 0.0
+    if isinstance(comparator, Ramp):
+        below = max(1.0, abs(comparator.gamma), comparator.leak * span)
+        return below, max(comparator.leak, comparator.beta), 0.0
+    slope, curvature = 0.25 / comparator.tau, 0.1 / comparator.tau**2
+    if isinstance(comparator, Sigmoid):
+        return 1.0, slope, curvature
+    value = 1 + abs(comparator.start) + abs(comparator.resolved()[1]) + comparator.rho * span
+    return value, max(slope, comparator.rho), curvature
+
+
+def _check_derivatives(
+    function: Callable[[Tensor], Tensor],
+    reference: Callable[[Tensor], Tensor],
+    scores: Tensor,
+    terms: tuple[float, float, float],
+) -> None:
+    """Compares values and derivatives, sums over the row of terms up to so much each."""
     generator = torch.Generator().manual_seed(1)
     compute = torch.float64 if scores.dtype == torch.float64 else torch.float32
-    grad, grad_grad = torch.randn(2, *scores.shape, generator=generator, dtype=torch.float64)
+    shape = reference(scores).shape
+    grad = torch.randn(shape, generator=generator, dtype=torch.float64)
+    grad_grad = torch.randn(scores.shape, generator=generator, dtype=torch.float64)
     grad, grad_grad = grad.to(scores.device, compute), grad_grad.to(scores.device, scores.dtype)
     actual = derivatives(function, scores, grad, grad_grad)
     eager = derivatives(reference, scores, grad, grad_grad)
     exact = derivatives(reference, *(x.cpu().double() for x in (scores, grad, grad_grad)))
     rounding = 4 * torch.finfo(compute).eps * scores.shape[-1]
-    # A term is at most lam / 4 times a difference of two gradients, lam^2 / 10 times two of them.
-    largest = [float(g.abs().max()) for g in (grad, grad_grad)] if scores.numel() else [0.0, 0.0]
+    # A term of a derivative is weighted by a gradient or by a difference of two.
+    largest = [float(g.abs().max()) if g.numel() else 0.0 for g in (grad, grad_grad)]
     scales = {
-        "value": 1.0,
-        "grad": lam / 4 * largest[0],
-        "for_grad": lam / 4 * largest[1],
-        "second": lam**2 / 10 * largest[0] * largest[1],
+        "value": terms[0],
+        "grad": terms[1] * largest[0],
+        "for_grad": terms[1] * largest[1],
+        "second": terms[2] * largest[0] * largest[1],
     }
     for name, scale in scales.items():
         assert actual[name].dtype == eager[name].dtype, name
-        largest_value = float(exact[name].abs().max()) if scores.numel() else 0.0
+        largest_value = float(exact[name].abs().max()) if exact[name].numel() else 0.0
         last_rounding = torch.finfo(actual[name].dtype).eps * largest_value
         assert_as_accurate(
             actual[name].cpu().double(),

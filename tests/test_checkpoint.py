@@ -5,12 +5,14 @@ import builtins
 import json
 import os
 import pickle
+import re
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -115,6 +117,20 @@ def test_released_checkpoints(model_type: str, zipped: bool, tmp_path: Path) -> 
     assert state.keys() == sorter.state_dict().keys()
     # The permission to unpickle that class does not outlive the call.
     assert argparse.Namespace not in torch.serialization.get_safe_globals()
+
+
+@pytest.mark.parametrize("best", [np.float64(0.0033), np.float32(0.0033)])
+def test_released_checkpoints_whose_best_error_is_of_numpy(best: Any, tmp_path: Path) -> None:
+    """NumPy 1 and 2 call what makes a scalar by two names; a file may have either."""
+    path = tmp_path / "best_model.pth.tar"
+    sorter = released_sorter("mlp", 6)
+    content = {**released_content("mlp", sorter), "best_rec": best}
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    written = path.read_bytes()
+    for name in (b"numpy.core.multiarray", b"numpy._core.multiarray"):
+        path.write_bytes(re.sub(rb"numpy\._?core\.multiarray", name, written))
+        assert name in path.read_bytes()
+        assert_same(load_sorter(path), sorter, 6)
 
 
 def test_checkpoints_saved_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

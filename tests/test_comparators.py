@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sodeep_fast import ByLevel, Sigmoid, Step, Sup
+from sodeep_fast import ByLevel, Ramp, Sigmoid, Step, Sup
 from sodeep_fast.reference.rank_counts import compare
 
 
@@ -34,10 +34,18 @@ def sigmoid(x: float) -> float:
         (Sup(offset=6.44), 0.15, 100 * 0.15 + 1.44),
         (Sup(delta=None, offset=1.44), 0.01, 2.44),
         (Sup(delta=None), 0.01, 2.0),
+        # HAPPIER's: a leak left of 0, a jump to gamma, 1 from (1 - gamma) / beta = 0.02 on.
+        (Ramp(), -0.3, -3.0),
+        (Ramp(), 0.0, 0.0),
+        (Ramp(), 0.01, 0.75),
+        (Ramp(), 0.02, 1.0),
+        (Ramp(), 0.5, 1.0),
+        (Ramp(leak=0.0, beta=2.0, gamma=-1.0), 0.25, -0.5),
+        (Ramp(gamma=1.0), 1e-300, 1.0),
         (Sup(tau=1.0, rho=2.0, delta=3.0, start=0.25), 5.0, 0.25 + sigmoid(3) + 4),
     ],
 )
-def test_values(comparator: Sigmoid | Sup | Step, x: float, expected: float) -> None:
+def test_values(comparator: Sigmoid | Sup | Step | Ramp, x: float, expected: float) -> None:
     value = compare(comparator, torch.tensor(x, dtype=torch.float64))
     assert value.item() == pytest.approx(expected, rel=1e-12)
 
@@ -68,7 +76,15 @@ def test_they_are_values() -> None:
         (lambda: Sup(start=math.nan), ValueError, "start must be finite, got nan"),
         (lambda: Sup(offset=True), TypeError, "offset must be a number, got bool"),
         (lambda: Step(math.inf), ValueError, "at_zero must be finite, got inf"),
-        (lambda: ByLevel(same=1.0), TypeError, "same must be a Sigmoid, Sup or Step, got float"),
+        (lambda: Ramp(leak=-1.0), ValueError, "leak must be at least 0 and finite, got -1.0"),
+        (lambda: Ramp(beta=0.0), ValueError, "beta must be positive and finite, got 0.0"),
+        (lambda: Ramp(gamma=1.5), ValueError, "gamma must be at most 1, got 1.5"),
+        (lambda: Ramp(gamma="1"), TypeError, "gamma must be a number, got str"),
+        (
+            lambda: ByLevel(same=1.0),
+            TypeError,
+            "same must be a Sigmoid, Sup, Step or Ramp, got float",
+        ),
         (lambda: ByLevel(ByLevel()), TypeError, "lower must be .*, got ByLevel"),
     ],
 )

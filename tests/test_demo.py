@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from demo import diabetes, digits, plots
+from demo import diabetes, digits, plots, retrieval
 from demo.training import fit, report, spread
 
 
@@ -36,6 +36,25 @@ def test_digits_gives_a_map_per_seed():
     results = digits.train(seeds=2, epochs=10)
     assert list(results) == list(digits.CANDIDATES)
     assert all(0.2 < value <= 1 for values in results.values() for value in values)
+
+
+def test_retrieval_beats_pixels():
+    mean_ap, recall = retrieval.train(seeds=1, epochs=15)
+    for results in (mean_ap, recall):
+        assert set(results) == {retrieval.UNTRAINED, *retrieval.LOSSES}
+        assert all(0.2 < value <= 1 for values in results.values() for value in values)
+    for name in ("Smooth-AP", "SupAP", "ROADMAP", "AP_Q", "Recall@k", "H-AP, digit and parity"):
+        gains = zip(mean_ap[name], mean_ap[retrieval.UNTRAINED], strict=True)
+        assert all(trained > pixels for trained, pixels in gains), name
+
+
+def test_retrieval_metrics_of_a_small_example():
+    """The first two queries find each other; the third has nobody, and the fourth a stranger."""
+    embeddings = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 1.0]])
+    labels = torch.tensor([0, 0, 1, 2])
+    mean_ap, recall = retrieval.retrieval_metrics(embeddings, labels)
+    assert mean_ap == 1
+    assert recall == 0.5
 
 
 def test_both_losses_get_the_same_number_of_candidates():

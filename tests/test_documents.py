@@ -19,11 +19,12 @@ in_a_clone = pytest.mark.skipif(
 def test_the_examples_of_the_readme_run_and_learn(capsys):
     examples = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert examples
-    for example in examples:
-        names: dict[str, object] = {}
+    names: dict[str, object] = {}
+    for example in examples:  # a later one goes on where the one before ended
         exec(example, names)
     assert "tensor([1.9975, 1.0025, 3.0000]" in capsys.readouterr().out
     assert float(names["value"].detach()) < 0.05
+    assert names["embeddings"].grad.abs().sum() > 0
 
 
 def test_the_readme_names_the_commands_and_existing_functions():

@@ -29,13 +29,14 @@ def run(*command):
 
 
 def test_measures_nothing_and_says_so(tmp_path):
-    done = run("bench/gpu_check.sh", str(tmp_path), "--only", "bench,sweep")
+    done = run("bench/gpu_check.sh", str(tmp_path), "--only", "bench,sweep,profile")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.rstrip().endswith("no GPU here: measured nothing")
-    for part in ("bench", "sweep"):
+    for part in ("bench", "sweep", "profile"):
         assert "no GPU: measured nothing" in (tmp_path / f"{part}.log").read_text()
     summary = (tmp_path / "summary.txt").read_text()
-    assert summary.count(" ok\n") == 2
+    assert summary.count(" ok\n") == 4
+    assert "memcheck and racecheck did not run" in summary
     assert "FAILED" not in summary
 
 
@@ -50,7 +51,7 @@ def test_reports_a_failure_and_goes_on(tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
     summary = (tmp_path / "out/summary.txt").read_text()
-    assert summary.count("FAILED: exit status 3") == 6
+    assert summary.count("FAILED: exit status 3") == 8
 
 
 @pytest.mark.parametrize(
@@ -64,19 +65,25 @@ def test_bad_usage(tmp_path, arguments):
 
 
 def test_benchmark_runs_dry(tmp_path):
-    done = run("python3", "bench/gpu_bench.py", "--dry", "--json", str(tmp_path / "bench.json"))
+    done = run("python3", "-m", "bench.gpu_bench", "--dry", "--json", str(tmp_path / "bench.json"))
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads((tmp_path / "bench.json").read_text())["rows"]
     measured = {row["provider"] for row in rows if row["status"] == "ok"}
     assert {"triton-direct", "eager", "compile", "compile_sym", "torch.sort"} <= measured
-    assert {row["provider"] for row in rows if row["status"] == "missing"} == {
-        "cuda-direct",
-        "cuda-linear",
-    }
+    missing = {row["provider"] for row in rows if row["status"] == "missing"}
+    assert missing - {"torchsort"} == {"cuda-direct", "cuda-linear"}
 
 
 def test_sweep_runs_dry(tmp_path):
-    done = run("python3", "bench/gpu_sweep.py", "--dry", "--json", str(tmp_path / "sweep.json"))
+    done = run("python3", "-m", "bench.gpu_sweep", "--dry", "--json", str(tmp_path / "sweep.json"))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(json.loads((tmp_path / "sweep.json").read_text())["blocks"]) == 2
-    assert "Entry(0, UNLIMITED, Blocks(" in done.stdout
+    assert len(json.loads((tmp_path / "sweep.json").read_text())["blocks"]) == 6
+    for tile in ("Blocks", "CountsBlocks", "HistogramBlocks"):
+        assert f"Entry(0, UNLIMITED, {tile}(" in done.stdout
+
+
+def test_profile_runs_dry():
+    done = run("python3", "-m", "bench.gpu_profile", "--dry")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ran soft_rank triton-direct (2, 20)" in done.stdout
+    assert "soft_rank cuda-linear: " in done.stdout

@@ -12,10 +12,13 @@ from torch import Tensor
 import sodeep_fast
 from sodeep_fast import (
     ByLevel,
+    Ramp,
     Sigmoid,
     Step,
     Sup,
     h_ap,
+    hard_ap,
+    rank_counts,
     smooth_ap,
     smooth_ndcg,
     smooth_recall,
@@ -151,6 +154,30 @@ def test_values_are_the_definitions(kind: str) -> None:
             )
 
 
+def test_h_rank_of_a_ramp_is_its_definition() -> None:
+    scores, levels = case(num_levels=3)
+    leaf = (scores / 4).requires_grad_()
+    value = h_ap(leaf, levels, h_rank=Ramp(), relevances=torch.tensor([0.0, 1.0, 2.0]))
+    rank = h_ap(leaf, levels, relevances=torch.tensor([0.0, 1.0, 2.0]))
+    for row in range(len(scores)):
+        s, relevance = leaf[row].detach(), levels[row].double()
+        extra = torch.zeros((), dtype=torch.float64)
+        counts = rank_counts(leaf[row : row + 1], levels[row : row + 1], comparator=ByLevel())
+        ranks = 1 + counts.counts.sum(-1)
+        for place, i in enumerate(counts.columns.tolist()):
+            for k in range(len(s)):
+                if relevance[k] > relevance[i]:
+                    x = s[k] - s[i]
+                    ramp = min(1.0, 25 * x + 0.5) if x > 0 else 10 * x
+                    extra += (ramp - float(x >= 0)) * relevance[i] / ranks[place].detach()
+        expected = rank[row].detach() + extra / relevance.sum()
+        torch.testing.assert_close(value[row].detach(), expected)
+    (with_ramp,) = torch.autograd.grad(value.sum(), leaf)
+    (without,) = torch.autograd.grad(rank.sum(), leaf)
+    assert with_ramp.isfinite().all()
+    assert not torch.allclose(with_ramp, without)
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_mask_is_a_smaller_gallery(name: str) -> None:
     scores, levels = case(num_levels=3 if name in GRADED else 2)
@@ -237,16 +264,6 @@ def test_gradcheck(name: str) -> None:
     assert torch.autograd.gradgradcheck(value, scores)
 
 
-def test_sup_ap_bounds_average_precision() -> None:
-    """Not above the average precision; the variant for iNaturalist is known to break this."""
-    scores = make_scores("uniform", (300, 40), dtype=torch.float64) / 5
-    labels = make_scores("uniform", (300, 40), seed=1) < -0.6
-    labels[:, 0] = True
-    exact = sodeep_fast.metrics.average_precision(scores, labels)
-    for comparator in (Sup(), Sup(offset=1.44)):
-        assert (sup_ap(scores, labels, comparator) <= exact + 1e-12).all()
-
-
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_bad_input(name: str) -> None:
     function = FUNCTIONS[name]
@@ -286,3 +303,35 @@ def test_bad_relevances() -> None:
         h_ap(torch.zeros(2, 3), torch.full((2, 3), 2), relevances=torch.ones(2))
     with pytest.raises(ValueError, match="alpha must be positive"):
         h_ap(torch.zeros(2, 3), torch.ones(2, 3).long(), alpha=0)
+
+
+@pytest.fixture(scope="module")
+def random_queries() -> tuple[Tensor, Tensor]:
+    """10,000 queries for 40 items, a quarter of them positive, at the scales that cosines have."""
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(10_000, 40, generator=generator, dtype=torch.float64)
+    scores *= torch.logspace(-3, 0, 10_000, dtype=torch.float64).unsqueeze(-1)
+    labels = torch.rand(scores.shape, generator=generator) < 0.25
+    labels[:, 0] = True
+    return scores.clamp(-1, 1), labels
+
+
+@pytest.mark.parametrize("offset", [None, 1.44], ids=["paper", "configuration files"])
+def test_sup_ap_is_a_lower_bound(random_queries: tuple[Tensor, Tensor], offset: float | None):
+    scores, labels = random_queries
+    assert (sup_ap(scores, labels, Sup(offset=offset)) <= hard_ap(scores, labels) + 1e-12).all()
+
+
+def test_the_inaturalist_variant_is_no_bound(random_queries: tuple[Tensor, Tensor]):
+    scores, labels = random_queries
+    comparator = Sup(start=0.0, offset=1.0)
+    assert (sup_ap(scores, labels, comparator) > hard_ap(scores, labels) + 1e-3).any()
+
+
+def test_hard_ap_is_the_metric(random_queries: tuple[Tensor, Tensor]):
+    scores, labels = random_queries
+    scores = (20 * scores).round()  # with ties
+    mask = torch.rand(scores.shape, generator=torch.Generator().manual_seed(1)) < 0.9
+    expected = sodeep_fast.metrics.average_precision(scores, labels, mask=mask)
+    torch.testing.assert_close(hard_ap(scores, labels, mask=mask), expected, equal_nan=True)
+    assert not hard_ap(scores.requires_grad_(), labels).requires_grad

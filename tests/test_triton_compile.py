@@ -1,5 +1,10 @@
 """Every Triton kernel compiles for sm_80, sm_90 and sm_100, without a GPU and without spills."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from sodeep_fast.ops import _backend
@@ -7,13 +12,47 @@ from sodeep_fast.ops import _backend
 pytestmark = pytest.mark.skipif(not _backend.has_triton(), reason="Triton is not installed")
 
 
+BY_LEVEL = {" by level", " by level tangent"}
+SIGMOID = {" sigmoid", " sigmoid tangent"}
+# Per kernel, what each dtype is compiled for on every architecture, and what on sm_90 alone.
+VARIANTS = {
+    "soft_rank_fwd_kernel": ({"", " mask"}, set()),
+    "soft_rank_bwd_kernel": ({"", " mask"}, set()),
+    "soft_rank_bwd_bwd_kernel": ({"", " mask"}, set()),
+    "soft_histogram_fwd_kernel": ({"", " levels", " tangent"}, set()),
+    "soft_histogram_bwd_kernel": ({"", " levels"}, set()),
+    "rank_counts_fwd_kernel": (BY_LEVEL, SIGMOID),
+    "rank_counts_bwd_targets_kernel": (BY_LEVEL, SIGMOID),
+    "rank_counts_bwd_items_kernel": (BY_LEVEL, SIGMOID),
+}
+
+
 @pytest.mark.parametrize("arch", [80, 90, 100])
-@pytest.mark.parametrize(
-    "kernel", ["soft_rank_fwd_kernel", "soft_rank_bwd_kernel", "soft_rank_bwd_bwd_kernel"]
-)
+@pytest.mark.parametrize("kernel", VARIANTS)
 def test_compiles_without_spills(kernel_resources, kernel, arch):
     rows = [row for row in kernel_resources if row["kernel"] == kernel and row["arch"] == arch]
-    variants = {row["variant"].rsplit(" (", 1)[0] for row in rows}
-    assert variants == {"float32", "float32 mask", "float64", "float64 mask"}
+    everywhere, here = VARIANTS[kernel]
+    variants = everywhere | here if arch == 90 else everywhere
+    assert {row["variant"].rsplit(" (", 1)[0] for row in rows} == {
+        dtype + variant for dtype in ("float32", "float64") for variant in variants
+    }
     assert [row for row in rows if row["stack"]] == []
     assert max(row["registers"] for row in rows) <= 128
+
+
+def test_ceiling_is_made_of_exponentials():
+    """The benchmark's kernel compiles, to nothing but exponentials between a load and a store."""
+    program = """
+from triton import compile
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from bench.gpu_ceilings import CHAIN, exponentials_kernel
+signature = {"x_ptr": "*fp32", "BLOCK": "constexpr", "CHAIN": "constexpr"}
+source = ASTSource(exponentials_kernel, signature, {"BLOCK": 256, "CHAIN": CHAIN})
+compiled = compile(source, target=GPUTarget("cuda", 90, 32))
+assert compiled.asm["ptx"].count("ex2.approx") >= CHAIN
+"""
+    # Triton interprets in this process, and compiles in another.
+    environment = {**os.environ, "TRITON_INTERPRET": "0"}
+    root = Path(__file__).parent.parent
+    subprocess.run([sys.executable, "-c", program], cwd=root, env=environment, check=True)

@@ -2,7 +2,9 @@
 // sodeep_fast::{baseline, avx2, avx512}. Include every standard header before this one: an inline
 // function that is first compiled here could be shared with code for older processors.
 //
-// Inside, SODEEP_FAST_VECTOR_BYTES is the width of a vector register.
+// Inside, SODEEP_FAST_VECTOR_BYTES is the width of a vector register. With SODEEP_FAST_WITH_BF16,
+// once more for processors that multiply pairs of bfloat16, as avx512_bf16, where inside
+// SODEEP_FAST_BF16_PAIRS says so.
 
 #include "cpu/isa.h"
 
@@ -49,6 +51,27 @@
 #pragma GCC pop_options
 #endif
 #undef SODEEP_FAST_ISA
+
+#ifdef SODEEP_FAST_WITH_BF16
+#define SODEEP_FAST_BF16_PAIRS
+#define SODEEP_FAST_ISA avx512_bf16
+#ifdef __clang__
+#pragma clang attribute push(                                                          \
+    __attribute__((target("avx2,fma,avx512f,avx512dq,avx512bw,avx512vl,avx512bf16"))), \
+    apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,prefer-vector-width=512")
+#endif
+#include SODEEP_FAST_KERNELS
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#undef SODEEP_FAST_ISA
+#undef SODEEP_FAST_BF16_PAIRS
+#endif
 #undef SODEEP_FAST_VECTOR_BYTES
 
 #else
@@ -56,6 +79,7 @@
 namespace sodeep_fast {
 namespace avx2 = baseline;
 namespace avx512 = baseline;
+namespace avx512_bf16 = baseline;
 }  // namespace sodeep_fast
 
 #endif

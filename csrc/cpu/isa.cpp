@@ -31,6 +31,8 @@ Isa detect() {
 
 std::string cpu_capability() { return kNames[static_cast<int>(active_isa())]; }
 
+bool cpu_has_bf16() { return has_bf16_pairs(); }
+
 }  // namespace
 
 Isa active_isa() {
@@ -38,8 +40,17 @@ Isa active_isa() {
   return isa;
 }
 
+bool has_bf16_pairs() {
+#if defined(__x86_64__) && defined(__GNUC__)
+  return active_isa() == Isa::kAvx512 && __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
 }  // namespace sodeep_fast
 
 STABLE_TORCH_LIBRARY_IMPL(sodeep_fast, CompositeExplicitAutograd, m) {
   m.impl("cpu_capability", TORCH_BOX(&sodeep_fast::cpu_capability));
+  m.impl("cpu_has_bf16", TORCH_BOX(&sodeep_fast::cpu_has_bf16));
 }

@@ -8,6 +8,9 @@ enum class Isa { kBaseline, kAvx2, kAvx512 };
 // The best one that the processor has; SODEEP_FAST_CPU=baseline|avx2|avx512 can lower it.
 Isa active_isa();
 
+// Whether it has products of pairs of bfloat16 too.
+bool has_bf16_pairs();
+
 // One implementation for each; the first call decides.
 template <class F>
 F pick_isa(F baseline, F avx2, F avx512) {

@@ -11,11 +11,14 @@
 #include <cstring>
 #include <limits>
 #include <numeric>
+#include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "boundary.h"
+#include "cpu/radix_order.h"
+#include "math/sigmoid_panels.h"
 
 #define SODEEP_FAST_KERNELS "cpu/rank_counts_row.h"
 #include "cpu/foreach_isa.h"
@@ -26,6 +29,13 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using Comparators = std::array<Comparator, 3>;
+
+CountsMethod parse_method(const std::string& method) {
+  if (method == "direct") return CountsMethod::kDirect;
+  if (method == "linear") return CountsMethod::kLinear;
+  STD_TORCH_CHECK(method == "auto", "method must be auto, direct or linear, got ", method);
+  return CountsMethod::kAuto;
+}
 
 Comparators parse_comparators(const std::vector<int64_t>& kinds,
                               const std::vector<double>& parameters) {
@@ -38,14 +48,17 @@ Comparators parse_comparators(const std::vector<int64_t>& kinds,
     const double* p = parameters.data() + c * kParameters;
     switch (kinds[c]) {
       case 0:
-        comparators[c] = {Comparison::kSigmoid, p[0], 0, 0, 0, 0, 0};
+        comparators[c] = {Comparison::kSigmoid, p[0], 0, 0, 0, 0, 0, 0, 0, 0, {}};
         break;
       case 1:
-        comparators[c] = {Comparison::kSup, p[0], p[1], p[2], p[3], p[4], 0};
+        comparators[c] = {Comparison::kSup, p[0], p[1], p[2], p[3], p[4], 0, 0, 0, 0, {}};
+        break;
+      case 2:
+        comparators[c] = {Comparison::kStep, 1, 0, 0, 0, 0, p[0], 0, 0, 0, {}};
         break;
       default:
-        STD_TORCH_CHECK(kinds[c] == 2, "unknown kind of comparator ", kinds[c]);
-        comparators[c] = {Comparison::kStep, 1, 0, 0, 0, 0, p[0]};
+        STD_TORCH_CHECK(kinds[c] == 3, "unknown kind of comparator ", kinds[c]);
+        comparators[c] = {Comparison::kRamp, 1, 0, 0, 0, 0, 0, p[0], p[1], p[2], {}};
     }
   }
   return comparators;
@@ -56,11 +69,12 @@ struct Call {
   Tensor levels, columns, offsets;
   int64_t num_levels;
   Comparators comparators;
+  CountsMethod method;
 };
 
 Call make_call(const Tensor& scores, const Tensor& levels, const Tensor& columns,
                const Tensor& offsets, int64_t num_levels, const std::vector<int64_t>& kinds,
-               const std::vector<double>& parameters) {
+               const std::vector<double>& parameters, const std::string& method) {
   STD_TORCH_CHECK(scores.dim() == 2, "scores must have two dimensions, got ", scores.dim());
   const int64_t rows = scores.size(0), items = scores.size(1);
   STD_TORCH_CHECK(items < std::numeric_limits<int32_t>::max() / 2, "rows of more than 2^30 items");
@@ -71,8 +85,9 @@ Call make_call(const Tensor& scores, const Tensor& levels, const Tensor& columns
                   "columns and offsets must be int64, with an offset for every row and one more");
   STD_TORCH_CHECK(num_levels >= 1 && num_levels <= 255, "between 1 and 255 levels, got ",
                   num_levels);
-  Call call{torch::stable::contiguous(levels), torch::stable::contiguous(columns),
-            torch::stable::contiguous(offsets), num_levels, parse_comparators(kinds, parameters)};
+  Call call{torch::stable::contiguous(levels),    torch::stable::contiguous(columns),
+            torch::stable::contiguous(offsets),   num_levels,
+            parse_comparators(kinds, parameters), parse_method(method)};
 
   const auto* offset = static_cast<const int64_t*>(call.offsets.const_data_ptr());
   const auto* column = static_cast<const int64_t*>(call.columns.const_data_ptr());
@@ -86,89 +101,173 @@ Call make_call(const Tensor& scores, const Tensor& levels, const Tensor& columns
 }
 
 template <class T, CountsPass pass>
-Tensor run(const Tensor* grad, const Tensor* tangent, const Tensor& scores, const Call& call) {
-  constexpr bool to_items = pass == CountsPass::kBackward || pass == CountsPass::kDoubleBackward;
-  const ScalarType dtype = compute_type(scores);
-  const Tensor dense_scores = dense(scores, dtype);
-  const Tensor dense_grad = grad ? dense(*grad, dtype) : Tensor();
-  const Tensor dense_tangent = tangent ? dense(*tangent, dtype) : Tensor();
-  const int64_t rows = scores.size(0), items = scores.size(1), total = call.columns.numel();
-  STD_TORCH_CHECK(!grad || grad->numel() == total * call.num_levels, "gradient of another size");
-  STD_TORCH_CHECK(!tangent || tangent->numel() == rows * items, "tangent of another size");
-  Tensor out = to_items ? torch::stable::empty_like(dense_scores)
-                        : torch::stable::new_empty(dense_scores, {total, call.num_levels});
+class Run {
+ public:
+  Run(const Tensor* grad, const Tensor* tangent, const Tensor& scores, const Call& call)
+      : call_(call),
+        comparators_(call.comparators),
+        rows_(scores.size(0)),
+        items_(scores.size(1)),
+        width_(to_items(pass) ? 1 : call.num_levels),
+        scores_(dense(scores, compute_type(scores))),
+        grad_(grad ? dense(*grad, compute_type(scores)) : Tensor()),
+        tangent_(tangent ? dense(*tangent, compute_type(scores)) : Tensor()),
+        offsets_(static_cast<const int64_t*>(call.offsets.const_data_ptr())) {
+    const int64_t total = call.columns.numel();
+    STD_TORCH_CHECK(!grad || grad->numel() == total * call.num_levels, "gradient of another size");
+    STD_TORCH_CHECK(!tangent || tangent->numel() == rows_ * items_, "tangent of another size");
+    out_ = to_items(pass) ? torch::stable::empty_like(scores_)
+                          : torch::stable::new_empty(scores_, {total, call.num_levels});
+    for (Comparator& c : comparators_)
+      if (c.kind == Comparison::kSup && call.method != CountsMethod::kDirect)
+        c.beyond = saturating_sigmoid<T>(c.delta / c.tau, derivative_of(pass));
+  }
 
-  RankCountsRow<T> first{};
-  first.scores = static_cast<const T*>(dense_scores.const_data_ptr());
-  if (tangent) first.tangent = static_cast<const T*>(dense_tangent.const_data_ptr());
-  if (grad) first.grad = static_cast<const T*>(dense_grad.const_data_ptr());
-  first.levels = static_cast<const uint8_t*>(call.levels.const_data_ptr());
-  first.targets = static_cast<const int64_t*>(call.columns.const_data_ptr());
-  first.comparators = call.comparators.data();
-  first.items = items;
-  first.num_levels = call.num_levels;
-  first.out = static_cast<T*>(out.mutable_data_ptr());
-  const auto* offsets = static_cast<const int64_t*>(call.offsets.const_data_ptr());
-
-  const RankCountsKernel<T> kernel = pick_isa<RankCountsKernel<T>>(
-      baseline::rank_counts_row<T, pass>, avx2::rank_counts_row<T, pass>,
-      avx512::rank_counts_row<T, pass>);
-  const auto work = [&](int64_t begin, int64_t end) {
-    thread_local RankCountsScratch<T> scratch;
-    for (int64_t r = begin; r < end; ++r) {
-      RankCountsRow<T> row = first;
-      row.scores += r * items;
-      row.levels += r * items;
-      row.targets += offsets[r];
-      row.num_targets = offsets[r + 1] - offsets[r];
-      if (tangent) row.tangent += r * items;
-      if (grad) row.grad += offsets[r] * call.num_levels;
-      row.out += to_items ? r * items : offsets[r] * call.num_levels;
-      kernel(row, scratch);
+  Tensor operator()() {
+    const int64_t parts = parts_of_a_row();
+    if (parts > 1) {
+      for (int64_t r = 0; r < rows_; ++r) in_parts(r, parts);
+    } else {
+      constexpr int64_t kPairsPerTask = 1 << 16;
+      const int64_t pairs = items_ * (4 + call_.columns.numel() / std::max<int64_t>(rows_, 1));
+      const int64_t grain = kPairsPerTask / std::max<int64_t>(pairs, 1);
+      torch::stable::parallel_for(0, rows_, std::max<int64_t>(1, grain),
+                                  [&](int64_t begin, int64_t end) {
+                                    thread_local RankCountsScratch<T> scratch;
+                                    for (int64_t r = begin; r < end; ++r) whole(r, scratch);
+                                    scratch.trim();
+                                  });
     }
-    scratch.trim();
-  };
-  constexpr int64_t kPairsPerTask = 1 << 16;
-  const int64_t pairs = items * (4 + total / std::max<int64_t>(rows, 1));
-  torch::stable::parallel_for(
-      0, rows, std::max<int64_t>(1, kPairsPerTask / std::max<int64_t>(pairs, 1)), work);
-  return out;
-}
+    return out_;
+  }
+
+ private:
+  int64_t targets_of(int64_t r) const { return offsets_[r + 1] - offsets_[r]; }
+
+  // Where rows are few and long, the threads share the items of each.
+  int64_t parts_of_a_row() const {
+    constexpr int64_t kItemsPerPart = 1 << 14, kPairsPerPart = 1 << 20;
+    const auto threads = static_cast<int64_t>(torch::stable::get_num_threads());
+    if (rows_ == 0 || rows_ >= threads) return 1;
+    const int64_t pairs = items_ * (call_.columns.numel() / rows_);
+    return std::min(threads,
+                    std::max(items_ / kItemsPerPart, std::min(items_ / 64, pairs / kPairsPerPart)));
+  }
+
+  RankCountsRow<T> row_of(int64_t r, int64_t begin, int64_t end, double* sums) const {
+    RankCountsRow<T> row{};
+    row.scores = static_cast<const T*>(scores_.const_data_ptr()) + r * items_;
+    row.levels = static_cast<const uint8_t*>(call_.levels.const_data_ptr()) + r * items_;
+    row.targets = static_cast<const int64_t*>(call_.columns.const_data_ptr()) + offsets_[r];
+    row.comparators = comparators_.data();
+    row.begin = begin;
+    row.end = end;
+    row.num_targets = targets_of(r);
+    row.num_levels = call_.num_levels;
+    row.method = call_.method;
+    row.sums = sums;
+    if (has_tangent(pass))
+      row.tangent = static_cast<const T*>(tangent_.const_data_ptr()) + r * items_;
+    if (to_items(pass)) {
+      row.grad = static_cast<const T*>(grad_.const_data_ptr()) + offsets_[r] * call_.num_levels;
+      row.gradient = out() + r * items_;
+    }
+    return row;
+  }
+
+  void whole(int64_t r, RankCountsScratch<T>& scratch) const {
+    double* sums = scratch.sums.reserve(targets_of(r) * width_);
+    const RankCountsRow<T> row = row_of(r, 0, items_, sums);
+    finish(row, kernel(row, scratch), 1);
+  }
+
+  void in_parts(int64_t r, int64_t parts) const {
+    const int64_t size = targets_of(r) * width_, part = (items_ + parts - 1) / parts;
+    std::vector<double> sums(parts * size);
+    std::vector<char> finite(parts, true);
+    torch::stable::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
+      thread_local RankCountsScratch<T> scratch;
+      for (int64_t k = first; k < last; ++k)
+        finite[k] = kernel(row_of(r, std::min(k * part, items_), std::min((k + 1) * part, items_),
+                                  sums.data() + k * size),
+                           scratch);
+      scratch.trim();
+    });
+    const bool all = std::all_of(finite.begin(), finite.end(), [](char is) { return is; });
+    finish(row_of(r, 0, items_, sums.data()), all, parts);
+  }
+
+  // From the sums of all parts, one behind the other, to the result.
+  void finish(const RankCountsRow<T>& row, bool finite, int64_t parts) const {
+    constexpr T nan = std::numeric_limits<T>::quiet_NaN();
+    const int64_t size = row.num_targets * width_;
+    for (int64_t k = 0; finite && k < size; ++k)
+      for (int64_t part = 1; part < parts; ++part) row.sums[k] += row.sums[part * size + k];
+    if constexpr (to_items(pass)) {
+      for (int64_t k = 0; !finite && k < items_; ++k)
+        row.gradient[k] = row.levels[k] < row.num_levels ? nan : T(0);
+      for (int64_t t = 0; finite && t < size; ++t)
+        row.gradient[row.targets[t]] -= static_cast<T>(row.sums[t]);
+    } else {
+      const auto* columns = static_cast<const int64_t*>(call_.columns.const_data_ptr());
+      T* to = out() + (row.targets - columns) * width_;
+      for (int64_t k = 0; k < size; ++k) to[k] = finite ? static_cast<T>(row.sums[k]) : nan;
+    }
+  }
+
+  static bool kernel(const RankCountsRow<T>& row, RankCountsScratch<T>& scratch) {
+    static const RankCountsKernel<T> picked = pick_isa<RankCountsKernel<T>>(
+        baseline::rank_counts_row<T, pass>, avx2::rank_counts_row<T, pass>,
+        avx512::rank_counts_row<T, pass>);
+    return picked(row, scratch);
+  }
+
+  T* out() const { return static_cast<T*>(out_.mutable_data_ptr()); }
+
+  const Call& call_;
+  Comparators comparators_;
+  int64_t rows_, items_, width_;
+  Tensor scores_, grad_, tangent_, out_;
+  const int64_t* offsets_;
+};
 
 template <CountsPass pass>
 Tensor dispatch(const Tensor* grad, const Tensor* tangent, const Tensor& scores, const Call& call) {
-  const auto run_as =
-      compute_type(scores) == ScalarType::Double ? run<double, pass> : run<float, pass>;
-  return run_as(grad, tangent, scores, call);
+  if (compute_type(scores) == ScalarType::Double)
+    return Run<double, pass>(grad, tangent, scores, call)();
+  return Run<float, pass>(grad, tangent, scores, call)();
 }
 
 Tensor rank_counts(Tensor scores, Tensor levels, Tensor columns, Tensor offsets, int64_t num_levels,
-                   std::vector<int64_t> kinds, std::vector<double> parameters) {
+                   std::vector<int64_t> kinds, std::vector<double> parameters, std::string method) {
   return dispatch<CountsPass::kCounts>(
       nullptr, nullptr, scores,
-      make_call(scores, levels, columns, offsets, num_levels, kinds, parameters));
+      make_call(scores, levels, columns, offsets, num_levels, kinds, parameters, method));
 }
 
 Tensor rank_counts_tangent(Tensor tangent, Tensor scores, Tensor levels, Tensor columns,
                            Tensor offsets, int64_t num_levels, std::vector<int64_t> kinds,
-                           std::vector<double> parameters) {
+                           std::vector<double> parameters, std::string method) {
   return dispatch<CountsPass::kTangent>(
       nullptr, &tangent, scores,
-      make_call(scores, levels, columns, offsets, num_levels, kinds, parameters));
+      make_call(scores, levels, columns, offsets, num_levels, kinds, parameters, method));
 }
 
 Tensor rank_counts_backward(Tensor grad, Tensor scores, Tensor levels, Tensor columns,
                             Tensor offsets, int64_t num_levels, std::vector<int64_t> kinds,
-                            std::vector<double> parameters) {
-  const Call call = make_call(scores, levels, columns, offsets, num_levels, kinds, parameters);
+                            std::vector<double> parameters, std::string method) {
+  const Call call =
+      make_call(scores, levels, columns, offsets, num_levels, kinds, parameters, method);
   return as_type(dispatch<CountsPass::kBackward>(&grad, nullptr, scores, call),
                  scores.scalar_type());
 }
 
 Tensor rank_counts_double_backward(Tensor tangent, Tensor grad, Tensor scores, Tensor levels,
                                    Tensor columns, Tensor offsets, int64_t num_levels,
-                                   std::vector<int64_t> kinds, std::vector<double> parameters) {
-  const Call call = make_call(scores, levels, columns, offsets, num_levels, kinds, parameters);
+                                   std::vector<int64_t> kinds, std::vector<double> parameters,
+                                   std::string method) {
+  const Call call =
+      make_call(scores, levels, columns, offsets, num_levels, kinds, parameters, method);
   return as_type(dispatch<CountsPass::kDoubleBackward>(&grad, &tangent, scores, call),
                  scores.scalar_type());
 }

@@ -3,16 +3,34 @@
 
 #include <cstdint>
 
-#include "cpu/row.h"
+#include "cpu/panels.h"
+#include "math/saturating_sigmoid.h"
 
 namespace sodeep_fast {
 
-enum class Comparison { kSigmoid, kSup, kStep };
+enum class Comparison { kSigmoid, kSup, kStep, kRamp };
+enum class CountsMethod { kAuto, kDirect, kLinear };
 
 // H(x) of x = s_k - s_i; ../sodeep_fast/comparators.py has the equations.
 struct Comparator {
   Comparison kind;
   double tau, rho, delta, start, offset, at_zero;
+  double leak, beta, gamma;  // kRamp
+  SaturatingSigmoid beyond;  // kSup, linear method: the derivative asked for, from delta / tau on
+
+  bool has_sigmoid() const { return kind == Comparison::kSigmoid || kind == Comparison::kSup; }
+  // Where a ramp ends.
+  double end() const { return (1 - gamma) / beta; }
+  // Whether its derivative of an order is anything but 0.
+  bool has_derivative(int order) const {
+    return order == 0 || has_sigmoid() || (order == 1 && kind == Comparison::kRamp);
+  }
+
+  bool operator==(const Comparator& other) const {
+    return kind == other.kind && tau == other.tau && rho == other.rho && delta == other.delta &&
+           start == other.start && offset == other.offset && at_zero == other.at_zero &&
+           leak == other.leak && beta == other.beta && gamma == other.gamma;
+  }
 };
 
 // What is asked of a row with scores s, items k, targets i, levels l:
@@ -22,29 +40,54 @@ struct Comparator {
 //   kDoubleBackward  for an item, the derivative of sum g[i, l] tangent[i, l]
 enum class CountsPass { kCounts, kTangent, kBackward, kDoubleBackward };
 
+constexpr bool has_tangent(CountsPass pass) {
+  return pass == CountsPass::kTangent || pass == CountsPass::kDoubleBackward;
+}
+constexpr bool to_items(CountsPass pass) {
+  return pass == CountsPass::kBackward || pass == CountsPass::kDoubleBackward;
+}
+// Which derivative of H a pass sums.
+constexpr int derivative_of(CountsPass pass) {
+  return pass == CountsPass::kCounts ? 0 : pass == CountsPass::kDoubleBackward ? 2 : 1;
+}
+
+// A row, or the part of its items that one thread takes; every part has all targets.
 template <class T>
 struct RankCountsRow {
-  const T* scores;                // [items]
-  const T* tangent;               // [items] v, or null
-  const uint8_t* levels;          // [items] those of num_levels or more take no part
+  const T* scores;                // of the row
+  const T* tangent;               // of the row, v, or null
+  const uint8_t* levels;          // of the row; items of num_levels or more take no part
   const int64_t* targets;         // [num_targets] which items
   const T* grad;                  // [num_targets, num_levels] g, or null
   const Comparator* comparators;  // [3] for k of a lower, the same and a higher level than i
-  int64_t items, num_targets, num_levels;
-  T* out;  // [num_targets, num_levels] or [items]
+  int64_t begin, end;             // the items
+  int64_t num_targets, num_levels;
+  CountsMethod method;
+  double* sums;  // [num_targets, num_levels], or [num_targets] what backward takes from a target
+  T* gradient;   // of the row, or null
 };
 
 // Scratch of one thread.
 template <class T>
 struct RankCountsScratch {
-  Buffer<T> grouped;
-  Buffer<uint32_t> place;
+  Buffer<T> grouped, split, chosen, compared;
+  Buffer<uint32_t> place, slots, chosen_slots, cuts;
+  Buffer<uint8_t> classes, target_levels;
   Buffer<int64_t> order;
+  Buffer<Panel> runs;
+  Buffer<double> sums, moments, beyond;
+  OrderScratch<T> ordered;
 
-  void trim() { grouped.trim(), place.trim(), order.trim(); }
+  void trim() {
+    grouped.trim(), split.trim(), chosen.trim(), compared.trim();
+    place.trim(), slots.trim(), chosen_slots.trim(), cuts.trim(), classes.trim(),
+        target_levels.trim(), order.trim(), runs.trim();
+    sums.trim(), moments.trim(), beyond.trim(), ordered.trim();
+  }
 };
 
+// False if a score is not finite; then nothing has been written.
 template <class T>
-using RankCountsKernel = void (*)(const RankCountsRow<T>& row, RankCountsScratch<T>& scratch);
+using RankCountsKernel = bool (*)(const RankCountsRow<T>& row, RankCountsScratch<T>& scratch);
 
 }  // namespace sodeep_fast

@@ -1,138 +1,80 @@
 // All items of one level against a few targets of one level: items in lanes, the targets the same
 // in every lane. Included once for each instruction set, hence no include guard.
 
-#include "cpu/centred_exponential.h"
+#include "cpu/rank_counts_group.h"
+#include "cpu/rank_counts_pairs.h"
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-// H(x), tau H'(x) and tau^2 H''(x) of a pair, from what is kept of item and target.
-//
-// Kept are the exponentials of the scores, for rows whose range allows it.
-template <class T>
-struct FactoredSigmoidPairs {
-  inline Vec<T> value(Vec<T> e, Vec<T> own) const { return e * reciprocal<T>(own + e); }
-  inline Vec<T> slope(Vec<T> e, Vec<T> own) const {
-    const Vec<T> inverse = reciprocal<T>(own + e);
-    return (e * inverse) * (own * inverse);
-  }
-  inline Vec<T> curvature(Vec<T> e, Vec<T> own) const {
-    const Vec<T> inverse = reciprocal<T>(own + e);
-    return (e * inverse) * (own * inverse) * ((own - e) * inverse);
-  }
-};
-
-// Kept are the scores, here and below.
-template <class T>
-struct SigmoidPairs {
-  T inverse_tau;
-
-  explicit SigmoidPairs(const Comparator& c)
-      : inverse_tau(static_cast<T>(std::min<double>(1 / c.tau, std::numeric_limits<T>::max()))) {}
-
-  inline Vec<T> odds(Vec<T> s, Vec<T> own) const { return exponential<T>(inverse_tau * (own - s)); }
-  inline Vec<T> value(Vec<T> s, Vec<T> own) const { return reciprocal<T>(1 + odds(s, own)); }
-  inline Vec<T> slope(Vec<T> s, Vec<T> own) const {
-    const Vec<T> against = odds(s, own), win = reciprocal<T>(1 + against);
-    return against * win * win;
-  }
-  inline Vec<T> curvature(Vec<T> s, Vec<T> own) const {
-    const Vec<T> against = odds(s, own), win = reciprocal<T>(1 + against);
-    return against * win * win * ((against - 1) * win);
-  }
-};
-
-template <class T>
-struct SupPairs {
-  SigmoidPairs<T> sigmoid;
-  T rho, delta, start, offset, scaled_rho;
-
-  explicit SupPairs(const Comparator& c)
-      : sigmoid(c),
-        rho(static_cast<T>(c.rho)),
-        delta(static_cast<T>(c.delta)),
-        start(static_cast<T>(c.start)),
-        offset(static_cast<T>(c.offset)),
-        scaled_rho(static_cast<T>(c.rho * c.tau)) {}
-
-  inline Vec<T> value(Vec<T> s, Vec<T> own) const {
-    const Vec<T> x = s - own, zero = {},
-                 soft = sigmoid.value(s, own) + (x > 0 ? broadcast<T>(start) : zero);
-    return x > delta ? rho * (x - delta) + offset : soft;
-  }
-  inline Vec<T> slope(Vec<T> s, Vec<T> own) const {
-    return s - own > delta ? broadcast<T>(scaled_rho) : sigmoid.slope(s, own);
-  }
-  inline Vec<T> curvature(Vec<T> s, Vec<T> own) const {
-    const Vec<T> zero = {};
-    return s - own > delta ? zero : sigmoid.curvature(s, own);
-  }
-};
-
-template <class T>
-struct StepPairs {
-  T at_zero;
-
-  explicit StepPairs(const Comparator& c) : at_zero(static_cast<T>(c.at_zero)) {}
-
-  inline Vec<T> value(Vec<T> s, Vec<T> own) const {
-    const Vec<T> x = s - own, zero = {};
-    return x > 0 ? broadcast<T>(1) : x < 0 ? zero : broadcast<T>(at_zero);
-  }
-};
-
 // Up to four targets of one level.
 template <class T>
 struct Targets {
-  T kept[4], tangent[4];
-  int64_t place[4];  // among the grouped items
+  T scores[4], exponentials[4], tangent[4];
+  int64_t place[4];  // among the grouped items, or -1
 };
 
-// The items of one level.
+// The items of one level: all from begin to end or, where levels are given, those that have it.
 template <class T>
 struct Group {
-  const T *kept, *tangent;  // from the row's first grouped item on
+  const T *scores, *exponentials, *tangent;  // from the row's first (grouped) item on
   T* gradient;
-  int64_t begin, end;  // begin is a multiple of the lanes, and so is the room behind
+  const uint8_t* levels;  // or null
+  int level;
+  int64_t begin, end;
 };
 
 // Sums over lanes in T drift by their length, so they are kept this short, then go to double.
 template <class T>
 constexpr int64_t kBlock = 64 * kLanes<T>;
 
-// Calls visit(first item, lane -> item) for the vectors of a group, and block_done() now and then.
+// Calls visit(first item, whether its vector holds others too) for the vectors of a group, and
+// block_done() now and then.
 template <class T, class Visit, class Done>
 inline void for_each_block(const Group<T>& group, const Visit& visit, const Done& block_done) {
   constexpr int lanes = kLanes<T>;
   for (int64_t k = group.begin; k < group.end;) {
     const int64_t stop = std::min(k + kBlock<T>, group.end);
-    for (; k + lanes <= stop; k += lanes) visit(k, std::false_type{});
-    if (k < stop) {
-      visit(k, std::true_type{});
-      k = stop;
+    for (; k < stop; k += lanes) {
+      const bool mixed = group.levels && !are_alike<T>(group.levels + k, group.level);
+      if (k + lanes > stop || mixed)
+        visit(k, std::true_type{});
+      else
+        visit(k, std::false_type{});
     }
     block_done();
   }
 }
 
-// Which lanes hold an item of the group that is not the target itself.
 template <class T>
-inline IntVec<T> counted_lanes(int64_t first, int64_t end, int64_t self) {
-  using Int = std::remove_reference_t<decltype(std::declval<IntVec<T>>()[0])>;
+inline IntVec<T> lane_numbers() {
   IntVec<T> lane;
   for (int i = 0; i < kLanes<T>; ++i) lane[i] = i;
-  return (lane < static_cast<Int>(std::min<int64_t>(end - first, kLanes<T>))) &
-         (lane != static_cast<Int>(self >= first && self < first + kLanes<T> ? self - first : -1));
+  return lane;
+}
+
+// Which lanes hold an item of the group.
+template <class T>
+inline IntVec<T> member_lanes(const Group<T>& group, int64_t first) {
+  if (group.levels) return load_levels<T>(group.levels + first, group.end - first) == group.level;
+  return lane_numbers<T>() < static_cast<int>(std::min<int64_t>(group.end - first, kLanes<T>));
+}
+
+// Which lanes hold another item than the target's own.
+template <class T>
+inline IntVec<T> other_lanes(int64_t first, int64_t self) {
+  const bool is_here = self >= first && self < first + kLanes<T>;
+  return lane_numbers<T>() != (is_here ? static_cast<int>(self - first) : -1);
 }
 
 template <class T, class Pairs, CountsPass pass>
-inline Vec<T> compare(const Pairs& pairs, Vec<T> item, Vec<T> own) {
-  if constexpr (pass == CountsPass::kCounts)
+inline Vec<T> compare(const Pairs& pairs, Scored<T> item, Scored<T> own) {
+  if constexpr (derivative_of(pass) == 0)
     return pairs.value(item, own);
-  else if constexpr (pass == CountsPass::kDoubleBackward)
-    return pairs.curvature(item, own);
-  else
+  else if constexpr (derivative_of(pass) == 1)
     return pairs.slope(item, own);
+  else
+    return pairs.curvature(item, own);
 }
 
 // kCounts, kTangent: adds to sums[t] what the group adds to target t.
@@ -141,33 +83,42 @@ template <class T, class Pairs, CountsPass pass, int kTargets, bool kOwn>
 __attribute__((noinline)) void direct_group(const Pairs& pairs, const Group<T>& group,
                                             const Targets<T>& targets, const T* weights,
                                             double* sums) {
-  constexpr bool has_tangent = pass == CountsPass::kTangent || pass == CountsPass::kDoubleBackward;
-  constexpr bool to_items = pass == CountsPass::kBackward || pass == CountsPass::kDoubleBackward;
-  Vec<T> own[kTargets], own_tangent[kTargets], weight[kTargets], partial[kTargets] = {};
+  Scored<T> own[kTargets];
+  Vec<T> own_tangent[kTargets], weight[kTargets], partial[kTargets] = {};
+#pragma GCC unroll 4
   for (int t = 0; t < kTargets; ++t) {
-    own[t] = broadcast<T>(targets.kept[t]);
-    own_tangent[t] = broadcast<T>(has_tangent ? targets.tangent[t] : 0);
-    weight[t] = broadcast<T>(to_items ? weights[t] : 0);
+    own[t] = {broadcast<T>(targets.scores[t]), broadcast<T>(targets.exponentials[t])};
+    own_tangent[t] = broadcast<T>(has_tangent(pass) ? targets.tangent[t] : 0);
+    weight[t] = broadcast<T>(to_items(pass) ? weights[t] : 0);
   }
-  const auto visit = [&](int64_t k, auto is_tail) {
-    const Vec<T> items = load<T>(group.kept + k), zero = {};
+  const auto visit = [&](int64_t k, auto is_mixed) {
+    const int64_t count = is_mixed() ? group.end - k : kLanes<T>;
+    const Vec<T> zero = {};
+    Scored<T> items{load_first<T>(group.scores + k, count), zero};
+    if constexpr (Pairs::kFactored)
+      items.exponential = load_first<T>(group.exponentials + k, count);
     Vec<T> tangent = {}, gradient = {};
-    if constexpr (has_tangent) tangent = load<T>(group.tangent + k);
-    if constexpr (to_items) gradient = load<T>(group.gradient + k);
+    if constexpr (has_tangent(pass)) tangent = load_first<T>(group.tangent + k, count);
+    if constexpr (to_items(pass)) gradient = load_first<T>(group.gradient + k, count);
+    IntVec<T> is_member = {};
+    if constexpr (is_mixed()) is_member = member_lanes(group, k);
+    // Unrolled early, so that the partial sums live in registers.
+#pragma GCC unroll 4
     for (int t = 0; t < kTargets; ++t) {
       Vec<T> term = compare<T, Pairs, pass>(pairs, items, own[t]);
-      if constexpr (has_tangent) term *= tangent - own_tangent[t];
-      if constexpr (to_items) term *= weight[t];
-      if constexpr (kOwn || is_tail())
-        term = counted_lanes<T>(k, group.end, kOwn ? targets.place[t] : -1) ? term : zero;
+      if constexpr (has_tangent(pass)) term *= tangent - own_tangent[t];
+      if constexpr (kOwn) term = other_lanes<T>(k, targets.place[t]) ? term : zero;
+      if constexpr (is_mixed()) term = is_member ? term : zero;
       partial[t] += term;
-      if constexpr (to_items) gradient += term;
+      if constexpr (to_items(pass)) gradient += weight[t] * term;
     }
-    if constexpr (to_items) store<T>(group.gradient + k, gradient);
+    if constexpr (to_items(pass)) store_first<T>(group.gradient + k, gradient, count);
   };
   for_each_block(group, visit, [&] {
+#pragma GCC unroll 4
     for (int t = 0; t < kTargets; ++t) {
-      sums[t] += reduce<T>(partial[t], [](T a, T b) { return a + b; });
+      sums[t] += reduce<T>(partial[t], [](T a, T b) { return a + b; }) *
+                 static_cast<double>(to_items(pass) ? weights[t] : T(1));
       partial[t] = Vec<T>{};
     }
   });
@@ -178,7 +129,8 @@ void direct_tile(const Pairs& pairs, const Group<T>& group, const Targets<T>& ta
                  bool own, const T* weights, double* sums) {
   // Each target leaves itself out, at a lane of its own.
   for (int t = 0; own && t < count; ++t) {
-    const Targets<T> one{{targets.kept[t]}, {targets.tangent[t]}, {targets.place[t]}};
+    const Targets<T> one{
+        {targets.scores[t]}, {targets.exponentials[t]}, {targets.tangent[t]}, {targets.place[t]}};
     direct_group<T, Pairs, pass, 1, true>(pairs, group, one, weights + t, sums + t);
   }
   if (own) return;
@@ -187,6 +139,104 @@ void direct_tile(const Pairs& pairs, const Group<T>& group, const Targets<T>& ta
       direct_group<T, Pairs, pass, 1, false>, direct_group<T, Pairs, pass, 2, false>,
       direct_group<T, Pairs, pass, 3, false>, direct_group<T, Pairs, pass, 4, false>};
   kernels[count - 1](pairs, group, targets, weights, sums);
+}
+
+// The temperature whose exponentials are worth keeping, or 0: one exponential for each item and
+// target saves nothing for a single target.
+template <class T>
+double factored_temperature(const RankCountsRow<T>& row, double range) {
+  for (int c = 0; c < 3 && row.num_targets > 1; ++c) {
+    const Comparator& comparator = row.comparators[c];
+    if (comparator.has_sigmoid() && std::isfinite(1 / comparator.tau) &&
+        range / comparator.tau <= kMaxExponentRange<T>)
+      return comparator.tau;
+  }
+  return 0;
+}
+
+template <class T, CountsPass pass>
+Group<T> group_of(const RankCountsRow<T>& row, const GroupedRow<T>& grouped, int level) {
+  if (level != grouped.staying)
+    return {grouped.scores, grouped.exponentials, grouped.tangent,   grouped.gradient, nullptr,
+            level,          grouped.begin[level], grouped.end(level)};
+  return {row.scores + row.begin,
+          grouped.row_exponentials,
+          has_tangent(pass) ? row.tangent + row.begin : nullptr,
+          to_items(pass) ? row.gradient + row.begin : nullptr,
+          row.levels + row.begin,
+          level,
+          0,
+          row.end - row.begin};
+}
+
+template <class T, CountsPass pass>
+void rank_counts_direct(const RankCountsRow<T>& row, const GroupedRow<T>& grouped) {
+  const int64_t L = row.num_levels;
+  const double factored = factored_temperature(row, grouped.range());
+  if (factored != 0)
+    centred_exponentials<T>(grouped.scores, grouped.size, grouped.centre(), 1 / factored,
+                            grouped.exponentials);
+  if (factored != 0 && grouped.staying >= 0)
+    centred_exponentials<T>(row.scores + row.begin, row.end - row.begin, grouped.centre(),
+                            1 / factored, grouped.row_exponentials);
+
+  for (int64_t level = 0; level < L; ++level) {
+    for (int64_t t = grouped.first[level]; t < grouped.first[level + 1]; t += 4) {
+      const int size = static_cast<int>(std::min<int64_t>(4, grouped.first[level + 1] - t));
+      Targets<T> targets{};
+      for (int i = 0; i < size; ++i) {
+        const int64_t at = grouped.room + t + i;
+        targets.place[i] = grouped.place[grouped.order[t + i]];
+        targets.scores[i] = grouped.scores[at];
+        if (factored != 0) targets.exponentials[i] = grouped.exponentials[at];
+        if constexpr (has_tangent(pass)) targets.tangent[i] = grouped.tangent[at];
+      }
+      double to_targets[4] = {};
+      for (int64_t l = 0; l < L; ++l) {
+        if (grouped.count[l] == 0) continue;
+        const Comparator& comparator = row.comparators[l < level ? 0 : l == level ? 1 : 2];
+        const Group<T> group = group_of<T, pass>(row, grouped, static_cast<int>(l));
+        const double scale = derivative_scale<pass>(comparator);
+        T weights[4] = {};
+        double sums[4] = {};
+        bool wanted = !to_items(pass);
+        if constexpr (to_items(pass))
+          for (int i = 0; i < size; ++i) {
+            weights[i] = static_cast<T>(scale * row.grad[grouped.order[t + i] * L + l]);
+            wanted |= weights[i] != 0;
+          }
+        if (!wanted) continue;
+        const auto compare_all = [&](const auto& pairs) {
+          direct_tile<T, std::decay_t<decltype(pairs)>, pass>(pairs, group, targets, size,
+                                                              l == level, weights, sums);
+        };
+        if (!comparator.has_derivative(derivative_of(pass))) continue;
+        const bool is_factored = comparator.tau == factored;
+        if (comparator.kind == Comparison::kStep) {
+          if constexpr (pass == CountsPass::kCounts) compare_all(StepPairs<T>(comparator));
+        } else if (comparator.kind == Comparison::kRamp) {
+          if constexpr (derivative_of(pass) < 2) compare_all(RampPairs<T>(comparator));
+        } else if (comparator.kind == Comparison::kSup) {
+          if (is_factored)
+            compare_all(SupPairs<T, FactoredSigmoid<T>>(comparator));
+          else
+            compare_all(SupPairs<T, ExactSigmoid<T>>(comparator));
+        } else if (is_factored) {
+          compare_all(FactoredSigmoid<T>(comparator));
+        } else {
+          compare_all(ExactSigmoid<T>(comparator));
+        }
+        for (int i = 0; i < size; ++i) {
+          if constexpr (to_items(pass))
+            to_targets[i] += sums[i];
+          else
+            row.sums[grouped.order[t + i] * L + l] = scale * sums[i];
+        }
+      }
+      if constexpr (to_items(pass))
+        for (int i = 0; i < size; ++i) row.sums[grouped.order[t + i]] = to_targets[i];
+    }
+  }
 }
 
 }  // namespace SODEEP_FAST_ISA

@@ -1,167 +1,107 @@
-// One row from the caller's memory to the caller's memory: items brought together by level, targets
-// of a level taken four at a time. Included once for each instruction set, hence no include guard.
+// One row from the caller's memory to the caller's memory: groups, choice of method. Included once
+// for each instruction set, hence no include guard.
 
 #include "cpu/rank_counts_direct.h"
+#include "cpu/rank_counts_linear.h"
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-// Calls visit(first item, how many, level) for runs of items of one level: long ones where a whole
-// block is alike, which is most of a row with few relevant items.
-template <class Visit>
-inline void for_each_run(const uint8_t* levels, int64_t items, const Visit& visit) {
-  constexpr int kRun = 16;
-  int64_t k = 0;
-  for (; k + kRun <= items; k += kRun) {
-    uint64_t part[2];
-    __builtin_memcpy(part, levels + k, sizeof(part));
-    const uint64_t alike = levels[k] * 0x0101010101010101u;
-    if (part[0] == alike && part[1] == alike) {
-      visit(k, std::integral_constant<int, kRun>{}, levels[k]);
-    } else {
-      for (int64_t i = k; i < k + kRun; ++i) visit(i, std::integral_constant<int, 1>{}, levels[i]);
-    }
+// Panels need a width, and positions inside them, that T can hold.
+template <class T>
+bool has_panels(const Comparator* comparators) {
+  const double largest = std::numeric_limits<T>::max();
+  return std::all_of(comparators, comparators + 3, [=](const Comparator& c) {
+    return !c.has_sigmoid() || (c.tau <= largest && 2 / c.tau <= largest);
+  });
+}
+
+// Expected costs in ns on one AVX-512 core, fitted to timings of both methods (2026-11): 128 to
+// 8192 items, 2 to 2048 targets, 2 and 6 levels, ranges of 3 to 1000 temperatures. A panel pays for
+// every occupied panel in its reach; pairs gain most from width.
+template <class T, CountsPass pass>
+bool linear_is_faster(const RankCountsRow<T>& row, const GroupedRow<T>& grouped) {
+  constexpr bool single = sizeof(T) == 4, value = derivative_of(pass) == 0;
+  const int64_t L = row.num_levels;
+  // Items by the relation of their level to the target's; which levels meet which comparator.
+  double pairs[3] = {};
+  const int64_t items = grouped.items;
+  int64_t levels[3] = {}, below = 0;
+  for (int64_t l = 0; l < L; ++l) {
+    const auto targets = static_cast<double>(grouped.first[l + 1] - grouped.first[l]);
+    const int64_t own = grouped.count[l];
+    pairs[0] += targets * static_cast<double>(below);
+    pairs[1] += targets * static_cast<double>(own);
+    pairs[2] += targets * static_cast<double>(items - below - own);
+    levels[0] += own > 0 && grouped.first[l + 1] < grouped.first[L];
+    levels[1] += own > 0 && targets > 0;
+    levels[2] += own > 0 && grouped.first[l] > 0;
+    below += own;
   }
-  for (; k < items; ++k) visit(k, std::integral_constant<int, 1>{}, levels[k]);
+
+  const OrderNeeds<pass> needs(row.comparators);
+  const auto targets = static_cast<double>(grouped.first[L]);
+  const double entries = static_cast<double>(items) + targets;
+  const double factored = factored_temperature(row, grouped.range());
+  double direct = 1500 + entries;
+  double linear = 1500 + entries * (needs.sorted ? (single ? 13 : 18) : (single ? 4.5 : 6));
+  for (int which = 0; which < 3; ++which) {
+    const Comparator& comparator = row.comparators[which];
+    if (!comparator.has_derivative(derivative_of(pass))) continue;
+    if (!comparator.has_sigmoid()) {
+      direct += pairs[which] * (single ? 0.1 : 0.16);
+      linear += 3 * targets * static_cast<double>(levels[which]);
+      continue;
+    }
+    double pair = single ? 0.35 : 0.45;
+    if (comparator.tau == factored) pair = single ? (value ? 0.05 : 0.1) : (value ? 0.115 : 0.21);
+    if (comparator.kind == Comparison::kSup && value) pair += single ? 0.04 : 0.07;
+    direct += pairs[which] * pair * (64.0 / SODEEP_FAST_VECTOR_BYTES);
+
+    // Relations that share a comparator share their sums.
+    int first = 0;
+    while (!(row.comparators[first] == comparator)) ++first;
+    if (first < which && levels[first] >= levels[which]) continue;
+    const auto sums = static_cast<double>(levels[which] - (first < which ? levels[first] : 0));
+    const double range = grouped.range() / comparator.tau;
+    const auto panels = static_cast<double>(panel_limit(range, static_cast<int64_t>(entries)));
+    const double neighbours = std::min(panels, 2.0 * kPanelReach<T> - 1) * panels / (range + 1);
+    const double visit = single ? (value ? 1.5 : 2.5) : (value ? 10 : 15);
+    linear += sums * (5 * targets + panels * (single ? 20 : 40) +
+                      std::min(panels, targets) * neighbours * visit);
+  }
+  return linear < direct;
 }
 
 template <class T, CountsPass pass>
-void rank_counts_row(const RankCountsRow<T>& row, RankCountsScratch<T>& scratch) {
-  constexpr int lanes = kLanes<T>;
-  constexpr bool has_tangent = pass == CountsPass::kTangent || pass == CountsPass::kDoubleBackward;
-  constexpr bool to_items = pass == CountsPass::kBackward || pass == CountsPass::kDoubleBackward;
-  constexpr T nan = std::numeric_limits<T>::quiet_NaN();
-  const int64_t L = row.num_levels, P = row.num_targets;
-  T* const out_end = row.out + (to_items ? row.items : P * L);
-  if (row.items == 0 || (P == 0 && !to_items)) return;
+bool rank_counts_row(const RankCountsRow<T>& row, RankCountsScratch<T>& scratch) {
+  GroupedRow<T> grouped;
+  if (!survey_row(row, scratch, grouped)) return false;
 
-  // Each level begins with a new vector; what takes no part goes behind all levels.
-  int64_t count[256] = {}, begin[256], cursor[256];
-  for_each_run(row.levels, row.items, [&](int64_t, auto n, int level) { count[level] += n(); });
-  int64_t room = 0;
-  for (int64_t l = 0; l < L; ++l) {
-    begin[l] = cursor[l] = room;
-    room += (count[l] + lanes - 1) / lanes * lanes;
-  }
-  std::fill(cursor + L, cursor + 256, room);
-
-  // One place behind the last level takes everything that takes no part.
-  const int64_t stride = room + 16;
-  T* grouped = scratch.grouped.reserve(4 * stride);
-  T* tangent = grouped + stride;
-  T* gradient = tangent + stride;
-  T* exponentials = gradient + stride;
-  uint32_t* place = scratch.place.reserve(row.items);
-  for_each_run(row.levels, row.items, [&](int64_t k, auto n, int level) {
-    const int64_t to = cursor[level];
-    for (int i = 0; i < n(); ++i) {
-      place[k + i] = static_cast<uint32_t>(to + i);
-      grouped[to + i] = row.scores[k + i];
-      if constexpr (has_tangent) tangent[to + i] = row.tangent[k + i];
-    }
-    if (level < L) cursor[level] += n();
+  const int64_t sums = row.num_targets * (to_items(pass) ? 1 : row.num_levels);
+  std::fill(row.sums, row.sums + sums, 0.0);
+  if constexpr (to_items(pass)) std::fill(row.gradient + row.begin, row.gradient + row.end, T(0));
+  const bool is_flat = std::none_of(row.comparators, row.comparators + 3, [](const Comparator& c) {
+    return c.has_derivative(derivative_of(pass));
   });
+  if (grouped.first[row.num_levels] == 0 || grouped.items == 0 || is_flat) return true;
 
-  // Padding is one of the items, so that it widens no range.
-  const int64_t any = std::find_if(count, count + L, [](int64_t n) { return n > 0; }) - count;
-  for (int64_t l = 0; l < L && room > 0; ++l) {
-    const int64_t from = begin[l] + count[l], to = l + 1 < L ? begin[l + 1] : room;
-    std::fill(grouped + from, grouped + to, grouped[begin[any]]);
-    std::fill(tangent + from, tangent + to, T(0));
-  }
-
-  T lo = 0, hi = 0;
-  const bool finite = P == 0 || room == 0 || find_range(grouped, room, lo, hi);
-
-  // A single target takes as many exponentials either way.
-  const Comparator* const factored =
-      std::find_if(row.comparators, row.comparators + 3,
-                   [](const Comparator& c) { return c.kind == Comparison::kSigmoid; });
-  double factored_tau = 0;
-  if (factored != row.comparators + 3 && finite && P > 1 && std::isfinite(1 / factored->tau) &&
-      (static_cast<double>(hi) - static_cast<double>(lo)) / factored->tau <= kMaxExponentRange<T>) {
-    factored_tau = factored->tau;
-    const double centre = 0.5 * (static_cast<double>(lo) + static_cast<double>(hi));
-    centred_exponentials<T>(grouped, room, centre, 1 / factored_tau, exponentials);
-  }
-  if constexpr (to_items) {
-    std::fill(gradient, gradient + room, finite ? T(0) : nan);
-    std::fill(gradient + room, gradient + stride, T(0));
-  } else {
-    std::fill(row.out, out_end, finite ? T(0) : nan);
-  }
-
-  // Targets in the order of their levels; those that take no part are left out.
-  int64_t* order = scratch.order.reserve(P);
-  int64_t first[257] = {};
-  for (int64_t t = 0; t < P; ++t) ++first[row.levels[row.targets[t]] + 1];
-  std::partial_sum(first, first + 257, first);
-  std::copy(first, first + 256, cursor);
-  for (int64_t t = 0; t < P; ++t) order[cursor[row.levels[row.targets[t]]]++] = t;
-
-  for (int64_t level = 0; finite && level < L; ++level) {
-    for (int64_t t = first[level]; t < first[level + 1]; t += 4) {
-      const int size = static_cast<int>(std::min<int64_t>(4, first[level + 1] - t));
-      Targets<T> targets{};
-      for (int i = 0; i < size; ++i) {
-        targets.place[i] = place[row.targets[order[t + i]]];
-        targets.kept[i] = grouped[targets.place[i]];
-        if constexpr (has_tangent) targets.tangent[i] = tangent[targets.place[i]];
-      }
-      double to_targets[4] = {};
-      for (int64_t l = 0; l < L; ++l) {
-        if (count[l] == 0) continue;
-        const Comparator& comparator = row.comparators[l < level ? 0 : l == level ? 1 : 2];
-        Group<T> group{grouped, tangent, gradient, begin[l], begin[l] + count[l]};
-        const double scale = pass == CountsPass::kCounts ? 1
-                             : pass == CountsPass::kDoubleBackward
-                                 ? 1 / comparator.tau / comparator.tau
-                                 : 1 / comparator.tau;
-        T weights[4] = {};
-        double sums[4] = {};
-        bool wanted = !to_items;
-        if constexpr (to_items)
-          for (int i = 0; i < size; ++i) {
-            weights[i] = static_cast<T>(scale * row.grad[order[t + i] * L + l]);
-            wanted |= weights[i] != 0;
-          }
-        if (!wanted) continue;
-        const auto compare_all = [&](const auto& pairs) {
-          direct_tile<T, std::decay_t<decltype(pairs)>, pass>(pairs, group, targets, size,
-                                                              l == level, weights, sums);
-        };
-        switch (comparator.kind) {
-          case Comparison::kSigmoid:
-            if (comparator.tau == factored_tau) {
-              group.kept = exponentials;
-              for (int i = 0; i < size; ++i) targets.kept[i] = exponentials[targets.place[i]];
-              compare_all(FactoredSigmoidPairs<T>());
-              for (int i = 0; i < size; ++i) targets.kept[i] = grouped[targets.place[i]];
-            } else {
-              compare_all(SigmoidPairs<T>(comparator));
-            }
-            break;
-          case Comparison::kSup:
-            compare_all(SupPairs<T>(comparator));
-            break;
-          case Comparison::kStep:
-            if constexpr (pass == CountsPass::kCounts) compare_all(StepPairs<T>(comparator));
-        }
-        for (int i = 0; i < size; ++i) {
-          if constexpr (to_items)
-            to_targets[i] += sums[i];
-          else
-            row.out[order[t + i] * L + l] = static_cast<T>(scale * sums[i]);
-        }
-      }
-      if constexpr (to_items)
-        for (int i = 0; i < size; ++i) gradient[targets.place[i]] -= static_cast<T>(to_targets[i]);
-    }
-  }
-  if constexpr (to_items)
-    for_each_run(row.levels, row.items, [&](int64_t k, auto n, int) {
-      std::copy_n(gradient + place[k], n(), row.out + k);
+  const bool linear =
+      row.method != CountsMethod::kDirect && has_panels<T>(row.comparators) &&
+      (row.method == CountsMethod::kLinear || linear_is_faster<T, pass>(row, grouped));
+  grouped.staying = linear ? -1 : staying_level(row, grouped);
+  uint32_t* places = scratch.place.reserve(row.end - row.begin);
+  group_row<T, pass>(row, scratch, places, grouped);
+  if (linear)
+    LinearRow<T, pass>(row, grouped, scratch).run();
+  else
+    rank_counts_direct<T, pass>(row, grouped);
+  if constexpr (to_items(pass))
+    for_each_run(row.levels + row.begin, row.end - row.begin, [&](int64_t k, auto n, int level) {
+      if (level != grouped.staying)
+        std::copy_n(grouped.gradient + places[k], n(), row.gradient + row.begin + k);
     });
+  return true;
 }
 
 }  // namespace SODEEP_FAST_ISA

@@ -8,19 +8,20 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <new>
 #include <utility>
 
 namespace sodeep_fast {
 
 // Scratch memory that only grows, so that a thread's rows and calls share it: memory fresh from the
-// system costs more than what is computed in it.
+// system costs more than what is computed in it. It begins at a cache line.
 template <class T>
 class Buffer {
  public:
   T* reserve(int64_t size) {
     if (size > capacity_) {
       release();  // before the new allocation, so that the two never coexist
-      memory_.reset(new T[size]);
+      memory_.reset(static_cast<T*>(::operator new(size * sizeof(T), kAlignment)));
       capacity_ = size;
     }
     return memory_.get();
@@ -38,7 +39,12 @@ class Buffer {
     capacity_ = 0;
   }
 
-  std::unique_ptr<T[]> memory_;
+  static constexpr std::align_val_t kAlignment{64};
+  struct Delete {
+    void operator()(T* memory) const { ::operator delete(memory, kAlignment); }
+  };
+
+  std::unique_ptr<T, Delete> memory_;
   int64_t capacity_ = 0;
 };
 

@@ -52,28 +52,46 @@ inline Vec<T> broadcast(T x) {
   return x - Vec<T>{};
 }
 
+// b where either is NaN.
 template <class V>
 inline V minimum(V a, V b) {
+#if SODEEP_FAST_VECTOR_BYTES == 64
+  if constexpr (std::is_same_v<V, Vec<float>>) return (V)_mm512_min_ps((__m512)a, (__m512)b);
+  if constexpr (std::is_same_v<V, Vec<double>>) return (V)_mm512_min_pd((__m512d)a, (__m512d)b);
+#endif
   return a < b ? a : b;
 }
 
 template <class V>
 inline V maximum(V a, V b) {
+#if SODEEP_FAST_VECTOR_BYTES == 64
+  if constexpr (std::is_same_v<V, Vec<float>>) return (V)_mm512_max_ps((__m512)a, (__m512)b);
+  if constexpr (std::is_same_v<V, Vec<double>>) return (V)_mm512_max_pd((__m512d)a, (__m512d)b);
+#endif
   return a > b ? a : b;
+}
+
+// 1 / x to more than half of the digits, for normal x whose reciprocal is normal.
+template <class T>
+inline Vec<T> reciprocal_guess(Vec<T> x) {
+#if SODEEP_FAST_VECTOR_BYTES == 64
+  if constexpr (sizeof(T) == 4) {
+    return (Vec<T>)_mm512_rcp14_ps((__m512)x);
+  } else {
+    const Vec<T> guess = (Vec<T>)_mm512_rcp14_pd((__m512d)x);
+    return guess + guess * (1 - x * guess);
+  }
+#else
+  return 1 / x;
+#endif
 }
 
 // 1 / x to about one rounding error, for normal x whose reciprocal is normal.
 template <class T>
 inline Vec<T> reciprocal(Vec<T> x) {
 #if SODEEP_FAST_VECTOR_BYTES == 64
-  if constexpr (sizeof(T) == 4) {
-    const Vec<T> guess = (Vec<T>)_mm512_rcp14_ps((__m512)x);
-    return guess + guess * (1 - x * guess);
-  } else {
-    Vec<T> guess = (Vec<T>)_mm512_rcp14_pd((__m512d)x);
-    guess = guess + guess * (1 - x * guess);
-    return guess + guess * (1 - x * guess);
-  }
+  const Vec<T> guess = reciprocal_guess<T>(x);
+  return guess + guess * (1 - x * guess);
 #else
   return 1 / x;
 #endif
@@ -83,24 +101,40 @@ inline Vec<T> reciprocal(Vec<T> x) {
 template <class T>
 constexpr int kExponentialTerms = sizeof(T) == 4 ? 7 : 13;
 
+// exp(x) = scale * exp(rest) with |rest| <= ln2/2, for x within the range of normal results.
+template <class T>
+struct SplitExponent {
+  Vec<T> rest, scale;
+
+  inline explicit SplitExponent(Vec<T> x) {
+    using S = Simd<T>;
+    const Vec<T> rounded = x * T(1.44269504088896340736) + S::kRound;
+    const Vec<T> power = rounded - S::kRound;
+    rest = (x - power * S::kLn2Hi) - power * S::kLn2Lo;
+    IntVec<T> bits;
+    __builtin_memcpy(&bits, &rounded, sizeof(bits));
+    bits = (bits + S::kBias) << S::kMantissaBits;
+    __builtin_memcpy(&scale, &bits, sizeof(scale));
+  }
+};
+
+// The series of exp(x) on [-ln2/2, ln2/2] from x^kFirst / kFirst! on, over x^kFirst.
+template <class T, int kFirst, int kTerms = kExponentialTerms<T>>
+inline Vec<T> exponential_series(Vec<T> x) {
+  T inverse_factorial[kTerms + 1] = {1};
+  for (int k = 1; k <= kTerms; ++k) inverse_factorial[k] = inverse_factorial[k - 1] / k;
+  Vec<T> value = broadcast<T>(inverse_factorial[kTerms]);
+  for (int k = kTerms - 1; k >= kFirst; --k) value = value * x + inverse_factorial[k];
+  return value;
+}
+
 // exp(x) to about one rounding error; x is first limited to the range of normal results.
 template <class T, int kTerms = kExponentialTerms<T>>
 inline Vec<T> exponential(Vec<T> x) {
   using S = Simd<T>;
   x = minimum(maximum(x, broadcast<T>(-S::kExpLimit)), broadcast<T>(S::kExpLimit));
-  const Vec<T> rounded = x * T(1.44269504088896340736) + S::kRound;
-  const Vec<T> power = rounded - S::kRound;
-  const Vec<T> rest = (x - power * S::kLn2Hi) - power * S::kLn2Lo;
-  T inverse_factorial[kTerms + 1] = {1};
-  for (int k = 1; k <= kTerms; ++k) inverse_factorial[k] = inverse_factorial[k - 1] / k;
-  Vec<T> value = broadcast<T>(inverse_factorial[kTerms]);
-  for (int k = kTerms - 1; k >= 0; --k) value = value * rest + inverse_factorial[k];
-  IntVec<T> bits;
-  __builtin_memcpy(&bits, &rounded, sizeof(bits));
-  bits = (bits + S::kBias) << S::kMantissaBits;
-  Vec<T> scale;
-  __builtin_memcpy(&scale, &bits, sizeof(scale));
-  return value * scale;
+  const SplitExponent<T> split(x);
+  return exponential_series<T, 0, kTerms>(split.rest) * split.scale;
 }
 
 // The lanes folded into one by halves.
@@ -140,6 +174,9 @@ template <class T>
 inline Vec<double> load_as_double(const T* from) {
   typename Narrow<T>::V v;
   __builtin_memcpy(&v, from, sizeof(v));
+#if SODEEP_FAST_VECTOR_BYTES == 64  // the compiler would convert it by halves
+  if constexpr (sizeof(T) == 4) return (Vec<double>)_mm512_cvtps_pd((__m256)v);
+#endif
   return __builtin_convertvector(v, Vec<double>);
 }
 
@@ -212,7 +249,26 @@ inline Vec<T> fold(Vec<T> a, Vec<T> b, std::index_sequence<lane...>) {
   return SODEEP_FAST_SHUFFLE(T, a, b, ((lane & half ? n : 0) + (lane & ~half))...) +
          SODEEP_FAST_SHUFFLE(T, a, b, ((lane & half ? n : 0) + (lane | half))...);
 }
+
+// Lane L of rows[i] and lane i of rows[L] change places.
+template <class T, int half, size_t... lane>
+inline void exchange(Vec<T>& a, Vec<T>& b, std::index_sequence<lane...>) {
+  constexpr int n = kLanes<T>;
+  const Vec<T> kept = a;
+  a = SODEEP_FAST_SHUFFLE(T, kept, b, (lane & half ? n + (lane & ~half) : lane)...);
+  b = SODEEP_FAST_SHUFFLE(T, kept, b, (lane & half ? n + lane : lane | half)...);
+}
 #undef SODEEP_FAST_SHUFFLE
+
+template <class T, int half = 1>
+inline void transpose(Vec<T> (&rows)[kLanes<T>]) {
+  if constexpr (half < kLanes<T>) {
+    for (int i = 0; i < kLanes<T>; ++i)
+      if (!(i & half))
+        exchange<T, half>(rows[i], rows[i + half], std::make_index_sequence<kLanes<T>>());
+    transpose<T, 2 * half>(rows);
+  }
+}
 
 // Lane L of the result is the sum over the lanes of rows[L]; three instructions a row.
 template <class T, int half = 1>

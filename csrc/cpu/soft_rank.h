@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "cpu/row.h"
+#include "cpu/panels.h"
 
 namespace sodeep_fast {
 
@@ -28,15 +28,12 @@ struct SoftRankRow {
 // Scratch of one thread. Rows may use several threads inside; then only one row runs at a time.
 template <class T>
 struct SoftRankScratch {
-  Buffer<T> compact, direct, sorted;
-  Buffer<uint32_t> valid, order, counts;
+  Buffer<T> compact, direct;
+  Buffer<uint32_t> valid;
   Buffer<double> moments;
-  Buffer<char> panels, keys;
+  OrderScratch<T> order;
 
-  void trim() {
-    compact.trim(), direct.trim(), sorted.trim(), valid.trim(), order.trim(), counts.trim();
-    moments.trim(), panels.trim(), keys.trim();
-  }
+  void trim() { compact.trim(), direct.trim(), valid.trim(), moments.trim(), order.trim(); }
 };
 
 template <class T>

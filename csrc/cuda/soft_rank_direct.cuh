@@ -5,6 +5,17 @@
 // over the valid j. A group of threads owns as many targets of one row and walks over its sources
 // in shared memory. Two terms share one division, the slowest instruction of a pair. Where a row is
 // narrow, exp(x) is a product of one exponential per target and one per source.
+//
+// Expected on an H200 in float32 (3.3e13 instructions of a thread a second on 132 multiprocessors
+// at 1.98 GHz; bytes are nothing beside them), by instructions a pair counted in the code for
+// sm_90:
+//
+//                     narrow   wide   (512, 100): 7e6 pairs   (8, 100000): 8e10 pairs
+//   ranks                8      16          2 to 3 us              20 to 37 ms
+//   gradient            12      20          2 to 4 us              28 to 48 ms
+//   second                      26              5 us                   62 ms
+//
+// A launch and the scan of the row before the sums add 2 to 4 us. Nothing of this is measured.
 #pragma once
 
 #include "cuda/soft_rank_rows.cuh"

@@ -16,6 +16,13 @@
 // median; items outside, and those so near an edge that they would feel items outside, are summed
 // over all pairs, block by block. That is rare (outliers, heavy tails) unless the scores spread
 // over more than capacity / lam, and right always. No decision is taken on the host.
+//
+// Expected on an H200 in float32, none of it measured. Five launches of 2 us are all that (512,
+// 100) costs. At (8, 100000), scores are read three times and written once: 13 MB, 3 us of the
+// caches or of memory at 4.3 TB/s, and 3 MB more for each gradient and pass. Accumulating is the
+// most: 340 instructions an item for the ranks, 560 for the gradient, 1030 for the second,
+// of 3.3e13 a second at best: 8, 13 and 25 us, perhaps twice that, since 200 blocks are two for
+// some multiprocessors and one for others. Together with plan and combine, some 40, 50 and 80 us.
 #pragma once
 
 #include "cuda/soft_rank_plan.cuh"

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 import sodeep_fast
+from sodeep_fast.benchmark.measure import Call
 from sodeep_fast.benchmark.model import Case, Operator
 from sodeep_fast.benchmark.registry import OPERATORS
 
@@ -68,7 +69,19 @@ def measure_here(operator: Operator, case: Case, device: str) -> int | None:
     from sodeep_fast.benchmark.run import make_call
 
     make_call(operator, Case(case.provider, case.mode, WARM_UP), device)()
-    call = make_call(operator, case, device, check=False)
+    return peak_of(make_call(operator, case, device, check=False), device)
+
+
+def peak_of(call: Call, device: str) -> int | None:
+    """Returns the peak memory of a call beyond what is held before it, in a fresh process.
+
+    Arguments:
+        call: what to measure; something like it should have run before, at a small size.
+        device: "cpu", where resident memory counts (Linux only), or "cuda", where PyTorch's does.
+
+    Returns:
+        bytes, or None where the platform does not tell.
+    """
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before_cuda = torch.cuda.memory_allocated()

@@ -58,6 +58,8 @@ class Operator:
         quick_memory_shapes: (rows, n) at which the quick run measures memory.
         make_scores: takes a shape and a device, returns the float32 input.
         min_bytes: takes a mode and a shape; what any implementation must read and write.
+        route: takes a backend and a method, returns our function by these two.
+        value_shape: takes (rows, n), returns the shape of the value. Default: the same.
     """
 
     name: str
@@ -68,6 +70,8 @@ class Operator:
     quick_memory_shapes: tuple[Shape, ...]
     make_scores: Callable[[Shape, str], Tensor]
     min_bytes: Callable[[str, Shape], float]
+    route: Callable[[str, str], Function]
+    value_shape: Callable[[Shape], tuple[int, ...]] = lambda shape: shape
 
 
 @dataclass(frozen=True)
@@ -85,9 +89,9 @@ class Row:
 
     `status` is "ok", "missing" (the provider cannot run here), "skipped" (too long or too large),
     or "refused" (its result is wrong); only "ok" rows carry numbers. `slowdown` is its median over
-    that of our default provider in the same rounds; `share` the machine's copy bandwidth that the
-    bytes which must move would take in this time; `pairs` the pairs of a row over the time, whether
-    or not the provider visits them one by one.
+    that of our default provider in the same rounds; `launches` the GPU kernels of a call; `share`
+    the machine's copy bandwidth that the bytes which must move would take in this time; `pairs` the
+    pairs of a row over the time, whether or not the provider visits them one by one.
     """
 
     operator: str
@@ -103,6 +107,7 @@ class Row:
     rounds: int = 0
     slowdown: float | None = None
     peak_bytes: int | None = None
+    launches: int | None = None
     pairs: float | None = None
     share: float | None = None
     samples: list[float] = field(default_factory=list, repr=False)

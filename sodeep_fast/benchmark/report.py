@@ -10,7 +10,8 @@ from pathlib import Path
 from sodeep_fast.benchmark.model import Row
 
 MODE_TITLES = {"forward": "forward", "backward": "backward", "both": "forward + backward"}
-HEADER = ("provider", "median", "20-80 %", "/ ours", "peak", "pairs/s", "copy limit", "")
+NUMBERS = ("median", "20-80 %", "/ ours", "peak", "launches", "pairs/s", "copy limit")
+HEADER = ("provider", *NUMBERS, "")
 
 
 def table(rows: Iterable[Row]) -> str:
@@ -99,13 +100,14 @@ def _digits(value: float) -> str:
 
 def _cells(row: Row) -> tuple[str, ...]:
     if row.median is None or row.q20 is None or row.q80 is None:
-        return row.provider, "", "", "", "", "", "", f"{row.status}: {row.note}"
+        return row.provider, "", "", "", "", "", "", "", f"{row.status}: {row.note}"
     return (
         row.provider,
         time_text(row.median),
         f"{time_text(row.q20)} - {time_text(row.q80)}",
         "" if row.slowdown is None else f"{_digits(row.slowdown)} x",
         "" if row.peak_bytes is None else bytes_text(row.peak_bytes),
+        "" if row.launches is None else str(row.launches),
         "" if row.pairs is None else f"{_digits(row.pairs / 1e9)} G",
         "" if row.share is None else f"{100 * row.share:.2f} %",
         row.note,

@@ -180,7 +180,7 @@ def make_call(operator: Operator, case: Case, device: str, *, check: bool = True
 
     leaf = scores.clone().requires_grad_()
     generator = torch.Generator().manual_seed(1)
-    grad = torch.randn(case.shape, generator=generator).to(device)
+    grad = torch.randn(operator.value_shape(case.shape), generator=generator).to(device)
 
     def both() -> Tensor:
         return torch.autograd.grad(function(leaf), leaf, grad)[0]

@@ -79,10 +79,10 @@ def check_sigmoid_rank(
     for row in sorted({0, count // 2, count - 1}):
         incoming = torch.zeros_like(scores[row]) if grad is None else grad[row]
         exact, slope, scale = spot_values(scores[row].double(), incoming.double(), index)
-        _within(ranks[row, index].double() - exact, torch.full_like(exact, rank_bound), "rank")
+        within(ranks[row, index].double() - exact, torch.full_like(exact, rank_bound), "rank")
         if grad_scores is not None:
             bound = 1e-4 * scale + 1e-6
-            _within(grad_scores[row, index].double() - slope, bound, "gradient")
+            within(grad_scores[row, index].double() - slope, bound, "gradient")
 
 
 def check_sort(
@@ -106,10 +106,11 @@ def check_permutahedron(
     slack = 1e-3 * n
     if not bool((ordered.diff(dim=-1) >= -slack).all()):
         raise WrongResult("the ranks are not in the order of the scores")
-    _within(ordered.mean(-1) - (n + 1) / 2, torch.full_like(ordered[:, 0], slack), "mean rank")
+    within(ordered.mean(-1) - (n + 1) / 2, torch.full_like(ordered[:, 0], slack), "mean rank")
 
 
-def _within(error: Tensor, bound: Tensor, what: str) -> None:
+def within(error: Tensor, bound: Tensor, what: str) -> None:
+    """Raises `WrongResult` unless every error is within its bound."""
     # NaN compares false, so it is refused too.
     if not bool((error.abs() <= bound).all()):
         worst = (error.abs() / bound).nan_to_num(nan=torch.inf).argmax()
@@ -150,6 +151,11 @@ def build_compile_sym(device: str) -> Function:
     return SymmetricRank.apply
 
 
+def route(backend: str, method: str) -> Function:
+    """Ours by a backend and a method."""
+    return functools.partial(soft_rank, lam=LAM, backend=backend, method=method)
+
+
 def build_ours(method: str) -> Callable[[str], Function]:
     """Ours, by one method; unavailable where it would be the reference under another name."""
 
@@ -157,7 +163,7 @@ def build_ours(method: str) -> Callable[[str], Function]:
         backend, reason = _backend.choose(device)
         if backend == "reference":
             raise Unavailable(f"no kernel for {device} here: {reason}")
-        return functools.partial(soft_rank, lam=LAM, method=method)
+        return route("auto", method)
 
     return build
 
@@ -237,4 +243,5 @@ OPERATOR = Operator(
     quick_memory_shapes=((64, 1000),),
     make_scores=make_scores,
     min_bytes=min_bytes,
+    route=route,
 )

@@ -1,5 +1,8 @@
 """From values of the targets, one after the other, to values of their queries."""
 
+import operator
+from functools import reduce
+
 import torch
 from torch import Tensor
 
@@ -7,6 +10,14 @@ from torch import Tensor
 def sum_by_query(values: Tensor, rows: Tensor, queries: int) -> Tensor:
     """Returns (queries, ...): the sums of the (T, ...) values of each query's targets."""
     return values.new_zeros((queries, *values.shape[1:])).index_add(0, rows, values)
+
+
+def sum_levels(counts: Tensor) -> Tensor:
+    """Returns (T,): the sums of the (T, L) counts over their levels.
+
+    Column by column: `sum` over a last dimension of 2 or 3 takes four times as long on a CPU.
+    """
+    return reduce(operator.add, counts.unbind(-1))
 
 
 def count_by_query(rows: Tensor, queries: int) -> Tensor:

@@ -1,12 +1,15 @@
 """H-AP: average precision for relevances of several levels."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from sodeep_fast._checks import check_matrix, check_positive
-from sodeep_fast.comparators import ByLevel, Comparator, Step
-from sodeep_fast.losses._by_query import sum_by_query
+from sodeep_fast.comparators import ByLevel, Comparator, Ramp, Step, check_comparator
+from sodeep_fast.losses._by_query import sum_by_query, sum_levels
 from sodeep_fast.ops.rank_counts import rank_counts
+from sodeep_fast.retrieval.hierarchical import HierarchicalLoss
 
 
 def h_ap(
@@ -16,14 +19,15 @@ def h_ap(
     *,
     relevances: Tensor | None = None,
     alpha: float = 1.0,
+    h_rank: Ramp | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
     """Returns the hierarchical average precision of every query, with a gradient.
 
     The sum over items j of (rel_j + sum over k that outrank j of min(rel_j, rel_k)) / rank_j, over
-    the sum of the rel_j. The numerator counts exactly, ties too, and has no gradient; ranks are by
-    `comparator`. Ramzi et al., HAPPIER, ECCV 2022, whose program ranks a query among its own
-    gallery, at the highest level.
+    the sum of the rel_j. The numerator counts exactly, ties too, and has no gradient, unless
+    `h_rank` gives it one; ranks are by `comparator`. Ramzi et al., HAPPIER, ECCV 2022, whose
+    program ranks a query among its own gallery, at the highest level.
 
     Arguments:
         scores: (B, M) floating-point scores of B queries and M items, larger for more relevant.
@@ -35,6 +39,8 @@ def h_ap(
             Default: level^alpha over the number of the query's items of that level, as in HAPPIER;
             so a lone coarse match may weigh more than one of many fine ones.
         alpha: exponent of the default relevances, positive.
+        h_rank: how the numerator counts items that are more relevant than j; the value may then
+            leave [0, 1]. Default: exactly. HAPPIER's `with_hrank` is `Ramp()`.
         mask: (B, M) bool, True where the item is in the query's gallery. Default: all are.
 
     Returns:
@@ -68,18 +74,99 @@ def h_ap(
         scores, levels, comparator=comparator, mask=mask, num_levels=num_levels
     )
     queries, num_levels = len(scores), counts.shape[-1]
-    exact = rank_counts(
-        scores.detach(), levels, comparator=Step(), mask=mask, num_levels=num_levels
-    ).counts
-
     own = levels[rows, columns].long()
+    relevant = levels > 0 if mask is None else (levels > 0) & mask
+    if h_rank is not None:
+        numerator = ByLevel(Step(), Step(), h_rank)
+        outranking = rank_counts(
+            scores, levels, comparator=numerator, mask=relevant, num_levels=num_levels
+        ).counts
+    else:
+        outranking = _exact_counts(scores.detach(), levels, relevant, comparator, counts, own)
+
     if relevances is None:
         of_level = torch.bincount(rows * num_levels + own, minlength=queries * num_levels)
         level = torch.arange(num_levels, dtype=counts.dtype, device=counts.device)
         relevances = level**alpha / of_level.view(queries, num_levels).clamp(min=1)
     of_query = relevances.to(counts.dtype).expand(queries, num_levels)[rows]
     relevance = of_query.gather(-1, own.unsqueeze(-1))
-    shared = relevance.squeeze(-1) + (exact * of_query.minimum(relevance)).sum(-1)
-    found = sum_by_query(shared / (1 + counts.sum(-1)), rows, queries)
+    shared = relevance.squeeze(-1) + sum_levels(outranking * of_query.minimum(relevance))
+    found = sum_by_query(shared / (1 + sum_levels(counts)), rows, queries)
     most = sum_by_query(relevance.squeeze(-1), rows, queries)
     return (found / most.masked_fill(most == 0, 1)).masked_fill(most == 0, torch.nan)
+
+
+def _exact_counts(
+    scores: Tensor,
+    levels: Tensor,
+    relevant: Tensor,
+    comparator: Comparator,
+    counts: Tensor,
+    own: Tensor,
+) -> Tensor:
+    """Returns how many items of each level but 0, which is not asked for, outrank each target.
+
+    Arguments:
+        scores, levels: (B, M) of all items.
+        relevant: (B, M) bool, the targets.
+        comparator: what `counts` are by; what it counts exactly is not counted again.
+        counts: (T, L) by the comparator.
+        own: (T,) the level of each target.
+    """
+    num_levels = counts.shape[-1]
+    exact = isinstance(comparator, ByLevel) and comparator.same == comparator.higher == Step()
+    least = 2 if exact else 1  # the level of the targets that have something left to count
+    if num_levels <= least:
+        return counts.detach()
+    missing = rank_counts(
+        scores,
+        levels,
+        comparator=Step(),
+        targets=levels >= least,
+        mask=relevant,
+        num_levels=num_levels,
+    ).counts
+    return counts.detach().index_put((own >= least,), missing) if exact else missing
+
+
+class HierarchicalAPLoss(HierarchicalLoss):
+    """1 - the hierarchical average precision of embeddings, averaged over the queries.
+
+    An item's level is how many labels it shares with the query. Ramzi et al., HAPPIER, ECCV 2022.
+    By default a query ranks itself, at the highest level, as in the official program;
+    `exclude_query=True` gives the metric's own convention.
+
+    Arguments:
+        comparator: how ranks count. Default: `ByLevel()`, a bound by the `Sup` of the paper.
+            HAPPIER's program has `ByLevel(Sup(offset=1.44))`.
+        alpha: exponent of the relevances level^alpha / (number of items of that level), positive.
+        options: those of `RetrievalLoss`.
+
+    Raises:
+        TypeError: a comparator that is none, or alpha that is not a number.
+        ValueError: alpha that is not positive.
+
+    Example:
+        >>> import torch, sodeep_fast
+        >>> loss = sodeep_fast.HierarchicalAPLoss(exclude_query=True)
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
+        >>> loss(embeddings, torch.tensor([[0, 0], [1, 0], [0, 0], [2, 1]]))
+        tensor(0.4187)
+    """
+
+    def __init__(
+        self, comparator: Comparator | None = None, alpha: float = 1.0, **options: Any
+    ) -> None:
+        super().__init__(**options)
+        self.comparator = ByLevel() if comparator is None else comparator
+        check_comparator(self.comparator)
+        check_positive(alpha, "alpha")
+        self.alpha = alpha
+
+    def values(self, scores: Tensor, relation: Tensor, mask: Tensor | None) -> Tensor:
+        """Returns `h_ap`."""
+        return h_ap(scores, relation, self.comparator, alpha=self.alpha, mask=mask)
+
+    def extra_repr(self) -> str:
+        """Returns comparator, alpha and options."""
+        return f"comparator={self.comparator}, alpha={self.alpha}, {super().extra_repr()}"

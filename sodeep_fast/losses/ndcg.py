@@ -1,12 +1,15 @@
 """Normalized discounted cumulative gain with soft ranks."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from sodeep_fast._checks import check_matrix
-from sodeep_fast.comparators import ByLevel, Comparator, Sigmoid, Sup
-from sodeep_fast.losses._by_query import sum_by_query
+from sodeep_fast.comparators import ByLevel, Comparator, Sigmoid, Sup, check_comparator
+from sodeep_fast.losses._by_query import sum_by_query, sum_levels
 from sodeep_fast.ops.rank_counts import rank_counts
+from sodeep_fast.retrieval.hierarchical import HierarchicalLoss
 
 
 def smooth_ndcg(
@@ -39,7 +42,7 @@ def smooth_ndcg(
         >>> sodeep_fast.smooth_ndcg(scores, torch.tensor([[1, 2, 0, 0]]))
         tensor([0.7967])
     """
-    return _ndcg(scores, levels, Sigmoid(tau), mask)
+    return discounted_gain(scores, levels, Sigmoid(tau), mask)
 
 
 def sup_ndcg(
@@ -68,16 +71,21 @@ def sup_ndcg(
         >>> sodeep_fast.sup_ndcg(scores, torch.tensor([[1, 2, 0, 0]]))
         tensor([0.5431])
     """
-    return _ndcg(scores, levels, ByLevel(Sup() if comparator is None else comparator), mask)
+    return discounted_gain(
+        scores, levels, ByLevel(Sup() if comparator is None else comparator), mask
+    )
 
 
-def _ndcg(scores: Tensor, levels: Tensor, comparator: Comparator, mask: Tensor | None) -> Tensor:
+def discounted_gain(
+    scores: Tensor, levels: Tensor, comparator: Comparator, mask: Tensor | None
+) -> Tensor:
+    """Returns the normalized discounted cumulative gain of every query, ranks by `comparator`."""
     check_matrix(scores, "(B, M)")
     counts, rows, columns = rank_counts(scores, levels, comparator=comparator, mask=mask)
     queries, num_levels = len(scores), counts.shape[-1]
     own = levels[rows, columns].long()
     gain = torch.arange(num_levels, dtype=counts.dtype, device=counts.device).exp2() - 1
-    found = sum_by_query(gain[own] / (2 + counts.sum(-1)).log2(), rows, queries)
+    found = sum_by_query(gain[own] / (2 + sum_levels(counts)).log2(), rows, queries)
 
     # The best order has the highest level first: each level a stretch of the summed discounts.
     of_level = torch.bincount(rows * num_levels + own, minlength=queries * num_levels)
@@ -87,3 +95,41 @@ def _ndcg(scores: Tensor, levels: Tensor, comparator: Comparator, mask: Tensor |
     stretches = discounts - torch.cat([discounts[:, 1:], torch.zeros_like(discounts[:, :1])], -1)
     best = (gain * stretches).sum(-1).to(counts.dtype)
     return (found / best.masked_fill(best == 0, 1)).masked_fill(best == 0, torch.nan)
+
+
+class NDCGLoss(HierarchicalLoss):
+    """1 - the normalized discounted cumulative gain of embeddings, averaged over the queries.
+
+    The gain of an item is 2^level - 1, its level how many labels it shares with the query. Ramzi et
+    al., SupRank, TPAMI 2025. By default a query ranks itself, at the highest level, as in the
+    official program; `exclude_query=True` gives the metric's own convention.
+
+    Arguments:
+        comparator: how ranks count. Default: `ByLevel()`, SupRank's bound by the `Sup` of its
+            paper; `ByLevel(Sup(offset=1.44))` is that of its configuration files, `Sigmoid(0.01)`
+            its smooth NDCG.
+        options: those of `RetrievalLoss`.
+
+    Raises:
+        TypeError: a comparator that is none.
+
+    Example:
+        >>> import torch, sodeep_fast
+        >>> loss = sodeep_fast.NDCGLoss(sodeep_fast.Sigmoid(0.01), exclude_query=True)
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
+        >>> loss(embeddings, torch.tensor([[0, 0], [1, 0], [0, 0], [2, 1]]))
+        tensor(0.1716)
+    """
+
+    def __init__(self, comparator: Comparator | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self.comparator = ByLevel() if comparator is None else comparator
+        check_comparator(self.comparator)
+
+    def values(self, scores: Tensor, relation: Tensor, mask: Tensor | None) -> Tensor:
+        """Returns the normalized discounted cumulative gain."""
+        return discounted_gain(scores, relation, self.comparator, mask)
+
+    def extra_repr(self) -> str:
+        """Returns comparator and options."""
+        return f"comparator={self.comparator}, {super().extra_repr()}"

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sodeep_fast._checks import check_count, check_labels, check_matrix, check_positive
 from sodeep_fast.comparators import ByLevel, Comparator, Sigmoid, Sup
-from sodeep_fast.losses._by_query import count_by_query, sum_by_query
+from sodeep_fast.losses._by_query import count_by_query, sum_by_query, sum_levels
 from sodeep_fast.ops.rank_counts import rank_counts
 
 KS = (1, 2, 4, 8, 16)
@@ -57,7 +57,7 @@ def smooth_recall(
         >>> sodeep_fast.smooth_recall(scores, labels, ks=[2])
         tensor([0.5000])
     """
-    return _recall(scores, labels, ks, Sigmoid(tau), temperature, clip, mask)
+    return recall_at(scores, labels, ks, Sigmoid(tau), temperature, clip, mask)
 
 
 def sup_recall(
@@ -98,10 +98,10 @@ def sup_recall(
         tensor([0.6155])
     """
     lower = Sup() if comparator is None else comparator
-    return _recall(scores, labels, ks, ByLevel(lower), temperature, clip, mask)
+    return recall_at(scores, labels, ks, ByLevel(lower), temperature, clip, mask)
 
 
-def _recall(
+def recall_at(
     scores: Tensor,
     labels: Tensor,
     ks: Sequence[int],
@@ -110,16 +110,14 @@ def _recall(
     clip: bool,
     mask: Tensor | None,
 ) -> Tensor:
+    """Returns the recall at k of every query, averaged over `ks`, with ranks by `comparator`."""
     check_matrix(scores, "(B, M)")
     check_labels(labels, scores)
     check_positive(temperature, "temperature")
-    for k in ks:
-        check_count(k, "every k of ks")
-    if len(ks) == 0:
-        raise ValueError("ks must hold at least one k, got none")
+    check_cutoffs(ks)
 
     counts, rows, _ = rank_counts(scores, labels.bool(), comparator=comparator, mask=mask)
-    ranks = 1 + counts.sum(-1, keepdim=True)
+    ranks = 1 + sum_levels(counts).unsqueeze(-1)
     cutoffs = torch.tensor(ks, dtype=ranks.dtype, device=ranks.device)
     found = sum_by_query(torch.sigmoid((cutoffs - ranks) / temperature), rows, len(scores))
     if clip:
@@ -127,3 +125,11 @@ def _recall(
     positives = count_by_query(rows, len(scores)).unsqueeze(-1)
     recall = (found / cutoffs.minimum(positives.clamp(min=1))).mean(-1)
     return recall.masked_fill(positives.squeeze(-1) == 0, torch.nan)
+
+
+def check_cutoffs(ks: Sequence[int]) -> None:
+    """Raises unless `ks` holds integers of at least one, and at least one of them."""
+    for k in ks:
+        check_count(k, "every k of ks")
+    if len(ks) == 0:
+        raise ValueError("ks must hold at least one k, got none")

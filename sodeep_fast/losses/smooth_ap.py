@@ -1,10 +1,12 @@
 """Smooth-AP: average precision with sigmoids for ranks."""
 
+from typing import Any
+
 from torch import Tensor
 
 from sodeep_fast._checks import check_labels, check_matrix, check_positive
 from sodeep_fast.comparators import Comparator, Sigmoid
-from sodeep_fast.losses._by_query import mean_by_query
+from sodeep_fast.losses._by_query import mean_by_query, sum_levels
 from sodeep_fast.ops.rank_counts import rank_counts
 from sodeep_fast.retrieval import RetrievalLoss
 
@@ -51,7 +53,7 @@ def average_precision(
     check_matrix(scores, "(B, M)")
     check_labels(labels, scores)
     counts, rows, _ = rank_counts(scores, labels.bool(), comparator=comparator, mask=mask)
-    precision = (1 + counts[:, 1]) / (1 + counts.sum(-1))
+    precision = (1 + counts[:, 1]) / (1 + sum_levels(counts))
     return mean_by_query(precision, rows, len(scores))
 
 
@@ -59,12 +61,12 @@ class SmoothAPLoss(RetrievalLoss):
     """1 - Smooth-AP of embeddings, averaged over the queries.
 
     Brown et al., Smooth-AP, ECCV 2020. By default a query is its own positive, as in the official
-    program, whose value this is for any classes.
+    program, whose value this is for any classes; `exclude_query=True` gives the metric's own
+    convention.
 
     Arguments:
         temperature: of the sigmoids, in units of score, positive. Default: 0.01.
-        normalize: scale embeddings to unit length, so that scores are cosines. Default: True.
-        exclude_query: leave every query out of its own gallery, as the metric does. Default: False.
+        options: those of `RetrievalLoss`.
 
     Raises:
         TypeError: a temperature that is not a number.
@@ -78,16 +80,14 @@ class SmoothAPLoss(RetrievalLoss):
         tensor(0.2128)
     """
 
-    def __init__(
-        self, temperature: float = 0.01, normalize: bool = True, exclude_query: bool = False
-    ) -> None:
-        super().__init__(normalize, exclude_query)
+    def __init__(self, temperature: float = 0.01, **options: Any) -> None:
+        super().__init__(**options)
         check_positive(temperature, "temperature")
         self.temperature = temperature
 
-    def values(self, scores: Tensor, same: Tensor, mask: Tensor | None) -> Tensor:
+    def values(self, scores: Tensor, relation: Tensor, mask: Tensor | None) -> Tensor:
         """Returns `smooth_ap`."""
-        return smooth_ap(scores, same, self.temperature, mask=mask)
+        return smooth_ap(scores, relation, self.temperature, mask=mask)
 
     def extra_repr(self) -> str:
         """Returns temperature and options."""

@@ -1,5 +1,7 @@
 """SupAP: an upper bound of the loss of average precision whose gradient does not vanish."""
 
+from typing import Any
+
 from torch import Tensor
 
 from sodeep_fast.comparators import ByLevel, Sup
@@ -48,13 +50,12 @@ class SupAPLoss(RetrievalLoss):
     """1 - SupAP of embeddings, averaged over the queries: ROADMAP's first term.
 
     Ramzi et al., ROADMAP, NeurIPS 2021. By default a query is its own positive, as in the official
-    program.
+    program; `exclude_query=True` gives the metric's own convention.
 
     Arguments:
         comparator: how negatives are counted; `Sup` lists the published variants. Default:
             `Sup()`, the paper's.
-        normalize: scale embeddings to unit length, so that scores are cosines. Default: True.
-        exclude_query: leave every query out of its own gallery, as the metric does. Default: False.
+        options: those of `RetrievalLoss`.
 
     Raises:
         TypeError: a comparator that is none.
@@ -67,16 +68,14 @@ class SupAPLoss(RetrievalLoss):
         tensor(0.4675)
     """
 
-    def __init__(
-        self, comparator: Sup | None = None, normalize: bool = True, exclude_query: bool = False
-    ) -> None:
-        super().__init__(normalize, exclude_query)
+    def __init__(self, comparator: Sup | None = None, **options: Any) -> None:
+        super().__init__(**options)
         self.comparator = Sup() if comparator is None else comparator
         ByLevel(self.comparator)  # refuses what is no comparator
 
-    def values(self, scores: Tensor, same: Tensor, mask: Tensor | None) -> Tensor:
+    def values(self, scores: Tensor, relation: Tensor, mask: Tensor | None) -> Tensor:
         """Returns `sup_ap`."""
-        return sup_ap(scores, same, self.comparator, mask=mask)
+        return sup_ap(scores, relation, self.comparator, mask=mask)
 
     def extra_repr(self) -> str:
         """Returns comparator and options."""

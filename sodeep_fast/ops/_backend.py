@@ -19,7 +19,12 @@ from sodeep_fast._checks import check_choice
 
 BACKENDS = ("auto", "cpp", "triton", "cuda", "reference")
 # Which kernels exist; an operator that is not named has all of them.
-KERNELS = {"rank_counts": ("cpp",), "hard_rank": ("cpp",)}
+KERNELS = {
+    "rank_counts": ("cpp", "triton"),
+    "hard_rank": ("cpp",),
+    "soft_histogram": ("cpp", "triton"),
+    "bilstm": ("cpp",),
+}
 
 
 @functools.cache

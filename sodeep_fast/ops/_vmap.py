@@ -1,4 +1,4 @@
-"""The vmap rule of operators that work row by row."""
+"""The vmap rules of operators that work row by row."""
 
 from typing import Any
 
@@ -18,15 +18,52 @@ def batching_rule(name: str, tensors: int) -> Any:
     """
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
-        size = info.batch_size
-        moved = [
-            value
-            if value is None
-            else value.movedim(dim, 0)
-            if dim is not None
-            else value.expand(size, *value.shape)
-            for value, dim in zip(args[:tensors], in_dims[:tensors], strict=True)
-        ]
+        moved = _batch_first(info.batch_size, args[:tensors], in_dims[:tensors])
         return getattr(torch.ops.sodeep_fast, name)(*moved, *args[tensors:]), 0
 
     return rule
+
+
+def targets_batching_rule(name: str, matrices: int, to_items: bool) -> Any:
+    """Returns a vmap rule for operators on some items of each row: a batch is more rows.
+
+    Their tensors are matrices, with a row for each row or for each target; the last of them are
+    scores and levels (B, M). Then come columns (T,) and offsets (B + 1,).
+
+    Arguments:
+        name: of the operator in `torch.ops.sodeep_fast`.
+        matrices: how many matrices there are.
+        to_items: whether the result is (B, M) rather than (T, L).
+
+    Returns:
+        what `torch.library.register_vmap` takes.
+    """
+    tensors = matrices + 2
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
+        *moved, columns, offsets = _batch_first(info.batch_size, args[:tensors], in_dims[:tensors])
+        size, targets = columns.shape
+        starts = torch.arange(size, device=columns.device).unsqueeze(-1) * targets
+        ends = (offsets + starts)[-1:, -1]
+        result = getattr(torch.ops.sodeep_fast, name)(
+            *(matrix.flatten(0, 1) for matrix in moved),
+            columns.flatten(),
+            torch.cat([(offsets + starts)[:, :-1].flatten(), ends]),
+            *args[tensors:],
+        )
+        rows = offsets.shape[1] - 1 if to_items else targets
+        return result.view(size, rows, result.shape[-1]), 0
+
+    return rule
+
+
+def _batch_first(size: int, values: Any, dims: Any) -> list[Any]:
+    """The tensors of a call, each with the batch as its first dimension; None stays None."""
+    return [
+        value
+        if value is None
+        else value.movedim(dim, 0)
+        if dim is not None
+        else value.expand(size, *value.shape)
+        for value, dim in zip(values, dims, strict=True)
+    ]

@@ -1,4 +1,4 @@
-"""How many items of each level outrank each target: public function, fakes, autograd."""
+"""How many items of each level outrank each target: public function, fakes, autograd, vmap."""
 
 from typing import Any, NamedTuple
 
@@ -7,12 +7,21 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from sodeep_fast import _native
-from sodeep_fast._checks import check_count, check_levels, check_mask, check_matrix
+from sodeep_fast._checks import (
+    check_choice,
+    check_count,
+    check_levels,
+    check_mask,
+    check_matrix,
+    rank_dtype,
+)
 from sodeep_fast.comparators import Comparator, Sigmoid, check_comparator, encode
 from sodeep_fast.ops import _backend
+from sodeep_fast.ops._levels import compact_levels, find_marked
+from sodeep_fast.ops._vmap import targets_batching_rule
 from sodeep_fast.reference.rank_counts import rank_counts as reference_rank_counts
 
-IGNORED = 255  # the level of items that take no part
+METHODS = ("auto", "direct", "linear")
 # Pairs that the reference compares at a time: 64 MiB in float32 for each of its intermediates.
 REFERENCE_PAIRS = 1 << 24
 
@@ -39,6 +48,7 @@ def rank_counts(
     targets: Tensor | None = None,
     mask: Tensor | None = None,
     num_levels: int | None = None,
+    method: str = "auto",
     backend: str = "auto",
 ) -> RankCounts:
     """Returns, for chosen items of every row, how many items of each level outrank them.
@@ -50,13 +60,19 @@ def rank_counts(
     Arguments:
         scores: (B, M) float16, bfloat16, float32 or float64; a row is ranked by itself.
         levels: (B, M) bool or integers from 0, irrelevant, to 254; bool and uint8 cost least.
-        comparator: a `Sigmoid`, `Sup`, `Step`, or a `ByLevel` of them. Default: `Sigmoid()`.
+        comparator: a `Sigmoid`, `Sup`, `Step`, `Ramp`, or a `ByLevel` of them. Default:
+            `Sigmoid()`.
         targets: (B, M) bool, the items whose counts are wanted. Default: those of level >= 1.
         mask: (B, M) bool, True where valid. The others count for nobody and are no targets,
             whatever their score and level. Default: all valid.
         num_levels: L, more than the largest level. Default: what is found, 2 for bool; finding it
             makes the host wait for a GPU.
-        backend: "cpp" or "reference"; "auto" takes the best one built for the device of `scores`.
+        method: "direct" compares every pair; "linear" sorts a row and takes moments and running
+            sums of it, which costs little more for many targets than for few, to the same
+            accuracy; "auto" takes, row by row, the one expected to be faster. The Triton kernels
+            are direct.
+        backend: "cpp", "triton" or "reference"; "auto" takes the best one built for the device of
+            `scores`.
 
     Returns:
         (counts, rows, columns) of T targets: (T, L) counts, float64 for float64 scores and float32
@@ -67,8 +83,8 @@ def rank_counts(
         TypeError: scores that are not floating point, levels that are neither integer nor bool,
             targets or mask that are not bool, or no comparator.
         ValueError: scores that are not a matrix, another tensor of another shape or device, levels
-            below 0, of num_levels or more, or above 254, an unknown backend, or one that is not
-            available here.
+            below 0, of num_levels or more, or above 254, an unknown method or backend, or a backend
+            that is not available here.
 
     Example:
         >>> import torch, sodeep_fast
@@ -86,24 +102,25 @@ def rank_counts(
     found = check_levels(levels, scores, num_levels, mask)
     comparator = Sigmoid() if comparator is None else comparator
     check_comparator(comparator)
+    check_choice(method, METHODS, "method")
 
-    compact = levels.view(torch.uint8) if levels.dtype == torch.bool else levels.to(torch.uint8)
-    if mask is not None:
-        compact = compact.masked_fill(~mask, IGNORED)
+    compact = compact_levels(levels, mask)
     if targets is None:
-        targets = levels if levels.dtype == torch.bool else compact > 0
-    rows, columns = (targets if mask is None else targets & mask).nonzero(as_tuple=True)
+        targets = compact if mask is None else (compact > 0) & mask
+    elif mask is not None:
+        targets = targets & mask
+    rows, columns = find_marked(targets)
 
-    backend = _backend.resolve(backend, scores, operator="rank_counts")
+    backend = _backend.resolve(backend, scores, "rank_counts", method)
     if backend == "reference":
         counts = _by_reference(scores, compact, rows, columns, found, comparator)
     else:
         # The targets of row b are those from offsets[b] to offsets[b + 1].
         offsets = torch.searchsorted(rows, torch.arange(len(scores) + 1, device=rows.device))
         kinds, parameters = encode(comparator)
-        counts = torch.ops.sodeep_fast.rank_counts(
-            scores, compact, columns, offsets, found, kinds, parameters
-        )
+        op = torch.ops.sodeep_fast
+        call = op.triton_rank_counts if backend == "triton" else op.rank_counts
+        counts = call(scores, compact, columns, offsets, found, kinds, parameters, method)
     return RankCounts(counts, rows, columns)
 
 
@@ -134,21 +151,25 @@ def _by_reference(
     return torch.cat(parts)
 
 
-def _register() -> None:
-    """Gives the four operators their fakes and derivatives."""
+def _register(prefix: str) -> None:
+    """Gives the four operators of one implementation their fakes, derivatives and vmap rules."""
+    forward, tangent, backward, double_backward = (
+        f"sodeep_fast::{prefix}rank_counts{suffix}"
+        for suffix in ("", "_tangent", "_backward", "_double_backward")
+    )
 
     def counts_like(scores: Tensor, columns: Tensor, num_levels: int) -> Tensor:
-        dtype = torch.float64 if scores.dtype == torch.float64 else torch.float32
-        return torch.empty((columns.shape[0], num_levels), dtype=dtype, device=scores.device)
+        shape = (columns.shape[0], num_levels)
+        return torch.empty(shape, dtype=rank_dtype(scores), device=scores.device)
 
     def scores_like(scores: Tensor) -> Tensor:
         return torch.empty(scores.shape, dtype=scores.dtype, device=scores.device)
 
-    @torch.library.register_fake("sodeep_fast::rank_counts")
+    @torch.library.register_fake(forward)
     def _(scores: Tensor, levels: Tensor, columns: Tensor, offsets: Tensor, *rest: Any) -> Tensor:
         return counts_like(scores, columns, rest[0])
 
-    @torch.library.register_fake("sodeep_fast::rank_counts_tangent")
+    @torch.library.register_fake(tangent)
     def _(
         tangent: Tensor,
         scores: Tensor,
@@ -159,15 +180,19 @@ def _register() -> None:
     ) -> Tensor:
         return counts_like(scores, columns, rest[0])
 
-    @torch.library.register_fake("sodeep_fast::rank_counts_backward")
+    @torch.library.register_fake(backward)
     def _(grad: Tensor, scores: Tensor, *rest: Any) -> Tensor:
         return scores_like(scores)
 
-    @torch.library.register_fake("sodeep_fast::rank_counts_double_backward")
+    @torch.library.register_fake(double_backward)
     def _(tangent: Tensor, grad: Tensor, scores: Tensor, *rest: Any) -> Tensor:
         return scores_like(scores)
 
     ops = torch.ops.sodeep_fast
+    call_tangent, call_backward, call_double_backward = (
+        getattr(ops, name.removeprefix("sodeep_fast::"))
+        for name in (tangent, backward, double_backward)
+    )
 
     def setup_forward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         scores, levels, columns, offsets, *ctx.options = inputs
@@ -175,8 +200,8 @@ def _register() -> None:
             ctx.save_for_backward(scores, levels, columns, offsets)
 
     def differentiate_forward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        result = ops.rank_counts_backward(grad, *ctx.saved_tensors, *ctx.options)
-        return result, *[None] * 6
+        result = call_backward(grad, *ctx.saved_tensors, *ctx.options)
+        return result, *[None] * 7
 
     def setup_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs[:5])
@@ -186,18 +211,30 @@ def _register() -> None:
         grad, *saved = ctx.saved_tensors
         for_grad = for_scores = None
         if ctx.needs_input_grad[0]:
-            for_grad = ops.rank_counts_tangent(tangent, *saved, *ctx.options).to(grad.dtype)
+            for_grad = call_tangent(tangent, *saved, *ctx.options).to(grad.dtype)
         if ctx.needs_input_grad[1]:
-            for_scores = ops.rank_counts_double_backward(tangent, grad, *saved, *ctx.options)
-        return for_grad, for_scores, *[None] * 6
+            for_scores = call_double_backward(tangent, grad, *saved, *ctx.options)
+        return for_grad, for_scores, *[None] * 7
 
-    torch.library.register_autograd(
-        "sodeep_fast::rank_counts", differentiate_forward, setup_context=setup_forward
-    )
-    torch.library.register_autograd(
-        "sodeep_fast::rank_counts_backward", differentiate_backward, setup_context=setup_backward
-    )
+    torch.library.register_autograd(forward, differentiate_forward, setup_context=setup_forward)
+    torch.library.register_autograd(backward, differentiate_backward, setup_context=setup_backward)
+
+    for suffix, matrices, to_items in (
+        ("", 2, False),
+        ("_tangent", 3, False),
+        ("_backward", 3, True),
+        ("_double_backward", 4, True),
+    ):
+        name = f"{prefix}rank_counts{suffix}"
+        torch.library.register_vmap(
+            f"sodeep_fast::{name}", targets_batching_rule(name, matrices, to_items)
+        )
 
 
 if _native.HAS_CPU:
-    _register()
+    _register("")
+    _register("triton_")
+    if _backend.has_triton():
+        for _suffix in ("", "_tangent", "_backward", "_double_backward"):
+            _function = f"rank_counts{_suffix}"
+            _backend.register_triton(f"triton_{_function}", "rank_counts", _function)

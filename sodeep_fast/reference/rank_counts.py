@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sodeep_fast.comparators import Comparator, Sigmoid, Simple, Sup, by_level
+from sodeep_fast.comparators import Comparator, Ramp, Sigmoid, Simple, Sup, by_level
 
 
 def compare(comparator: Simple, x: Tensor) -> Tensor:
@@ -15,6 +15,9 @@ def compare(comparator: Simple, x: Tensor) -> Tensor:
         soft = torch.sigmoid(x / comparator.tau)
         soft = torch.where(x > 0, comparator.start + soft, soft)
         return torch.where(x > delta, comparator.rho * (x - delta) + offset, soft)
+    if isinstance(comparator, Ramp):
+        ramp = torch.where(x > 0, comparator.beta * x + comparator.gamma, comparator.leak * x)
+        return torch.where(x > (1 - comparator.gamma) / comparator.beta, 1.0, ramp)
     return torch.where(x == 0, comparator.at_zero, (x > 0).to(x.dtype))
 
 

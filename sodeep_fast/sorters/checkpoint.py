@@ -6,18 +6,19 @@ Neither kind is ever unpickled into arbitrary objects, so no file can run code.
 import argparse
 import io
 import json
-import os
 import pickle
-import types
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sodeep_fast._files import FilePath, import_safetensors, write_atomically
 from sodeep_fast.sorters.cnn import CNNSorter, ReleasedCNNSorter
+from sodeep_fast.sorters.equivariant import EquivariantSorter
 from sodeep_fast.sorters.exact import ExactSorter
 from sodeep_fast.sorters.gru import GRUSorter, RepeatedGRUSorter
 from sodeep_fast.sorters.handcrafted import HandcraftedSorter
@@ -29,6 +30,7 @@ _TYPES: dict[str, Any] = {
     sorter.__name__: sorter
     for sorter in (
         CNNSorter,
+        EquivariantSorter,
         ExactSorter,
         GRUSorter,
         HandcraftedSorter,
@@ -44,7 +46,10 @@ _KEY = "sodeep_fast"
 
 _FORMAT = 1
 
-FilePath = str | os.PathLike[str]
+_WEIGHTS = Path(__file__).parent / "weights"
+
+SHIPPED = tuple(sorted(path.stem for path in _WEIGHTS.glob("*.safetensors")))
+"""The names of the trained sorters that come with the package."""
 
 
 def save_sorter(
@@ -73,22 +78,25 @@ def save_sorter(
         >>> sodeep_fast.load_sorter(path).arguments()["hidden_size"]
         4
     """
-    safetensors = _import_safetensors()
+    safetensors = import_safetensors()
     name = type(sorter).__name__
     if _TYPES.get(name) is not type(sorter):
         raise TypeError(f"sorter must be one of {', '.join(_TYPES)}, got {name}")
     header = {
         "format": _FORMAT,
         "type": name,
-        "arguments": sorter.arguments(),  # type: ignore[operator]
+        "arguments": described(sorter),
         "record": dict(record or {}),
     }
     try:
         metadata = {_KEY: json.dumps(header)}
     except (TypeError, ValueError) as error:
         raise TypeError(f"record must be something that JSON can hold: {error}") from None
-    tensors = {key: value.detach().cpu().clone() for key, value in sorter.state_dict().items()}
-    _write_atomically(Path(path), safetensors.torch.save(tensors, metadata))
+    tensors = {
+        key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for key, value in sorter.state_dict().items()
+    }
+    write_atomically(Path(path), safetensors.torch.save(tensors, metadata))
 
 
 def load_sorter(
@@ -97,13 +105,15 @@ def load_sorter(
     *,
     trainable: bool = False,
 ) -> nn.Module:
-    """Returns the sorter in a file of `save_sorter`, or in a checkpoint of the released program.
+    """Returns a trained sorter of the package, or the one in a file.
 
-    The latter are files made by torch.save, `best_model.pth.tar`, whose contents are read without
-    running any code from them; sorters saved on a GPU load everywhere.
+    Files are those of `save_sorter`, and checkpoints of the released program. The latter are files
+    made by torch.save, `best_model.pth.tar`, whose contents are read without running any code from
+    them; sorters saved on a GPU load everywhere.
 
     Arguments:
-        path: the file.
+        path: the name of a sorter of the package, one of `sodeep_fast.sorters.checkpoint.SHIPPED`;
+            or a file.
         map_location: the device to put the sorter on. Default: the CPU.
         trainable: whether its weights want gradients; see `LSTMSorter`. Default: False.
 
@@ -112,10 +122,16 @@ def load_sorter(
         unless trainable.
 
     Raises:
-        FileNotFoundError: no such file.
+        FileNotFoundError: no such file, and no sorter of that name.
         ImportError: a safetensors file, and safetensors is not installed.
         ValueError: a file that is damaged, that holds something else or another architecture's
             weights, or that would run code if it were unpickled.
+
+    Example:
+        >>> import torch, sodeep_fast
+        >>> sorter = sodeep_fast.load_sorter("equivariant")
+        >>> sorter(torch.tensor([0.3, 0.9, -1.0, 0.5])).shape
+        torch.Size([4])
     """
     path = _existing(path)
     if not _is_safetensors(path):
@@ -128,14 +144,32 @@ def load_sorter(
     if make is None:
         raise ValueError(f"{path} holds a sorter of unknown type {header['type']!r}")
     options = {"trainable": trainable} if "trainable" in make.__init__.__annotations__ else {}
-    safetensors = _import_safetensors()
+    safetensors = import_safetensors()
     with safetensors.safe_open(path, "pt", device="cpu") as file:
         state = {key: file.get_tensor(key).to(map_location) for key in file.keys()}  # noqa: SIM118
-    return _assemble(lambda: make(**header["arguments"], **options), state, path)
+    arguments = dict(header["arguments"])
+    standardize = arguments.pop("standardize", False)
+
+    def made() -> nn.Module:
+        sorter = make(**arguments, **options)
+        if standardize:
+            sorter.standardize = True
+        return cast(nn.Module, sorter)
+
+    return _assemble(made, state, path)
+
+
+def described(sorter: nn.Module) -> dict[str, Any]:
+    """Returns the arguments that make a sorter, with `standardize` where it is not as made."""
+    arguments: dict[str, Any] = sorter.arguments()  # type: ignore[operator]
+    return arguments | {"standardize": True} if getattr(sorter, "standardize", False) else arguments
 
 
 def read_record(path: FilePath) -> dict[str, Any]:
     """Returns the training record in a file of `save_sorter`, without reading the weights.
+
+    Arguments:
+        path: the name of a sorter of the package, or a file; as in `load_sorter`.
 
     Raises:
         FileNotFoundError: no such file.
@@ -152,8 +186,8 @@ def read_released(
     """Returns (model_type, seq_len, state_dict) of a checkpoint of the released program.
 
     Such a file is made by torch.save and holds a dict with the weights under "state_dict" and an
-    argparse.Namespace under "args_dict". Nothing but tensors, plain Python values and that one
-    class is unpickled.
+    argparse.Namespace under "args_dict". Nothing but tensors, plain Python values, NumPy's
+    floating-point scalars and that one class is unpickled.
 
     Arguments:
         path: the file.
@@ -167,7 +201,7 @@ def read_released(
     path = _existing(path)
     data = io.BytesIO(path.read_bytes())
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        with torch.serialization.safe_globals(_released_globals()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             content = torch.load(data, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -196,6 +230,18 @@ def read_released(
     return model_type, length, {key: value.to(map_location) for key, value in state.items()}
 
 
+def _released_globals() -> list[Any]:
+    """Returns what the released program's files name besides what torch reads anyway.
+
+    The best error of a training is a NumPy scalar where it came from one, and NumPy 1 and 2 call
+    the function that makes it by two names.
+    """
+    scalar = np.float64(0).__reduce__()[0]
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+    kinds = [type(np.dtype(kind)) for kind in (np.float32, np.float64)]
+    return [argparse.Namespace, np.dtype, *kinds, *((scalar, name) for name in names)]
+
+
 def _assemble(make: Any, state: dict[str, Tensor], path: Path) -> nn.Module:
     """Returns the sorter that `make` makes, with the weights of the file."""
     try:
@@ -209,9 +255,13 @@ def _assemble(make: Any, state: dict[str, Tensor], path: Path) -> nn.Module:
 
 
 def _existing(path: FilePath) -> Path:
-    """Returns the path of a file, or raises if there is none."""
+    """Returns the path of a file or of a sorter of the package, or raises if there is none."""
+    if path in SHIPPED:
+        return _WEIGHTS / f"{path}.safetensors"
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no sorter checkpoint at {path}")
+        raise FileNotFoundError(
+            f"no sorter checkpoint at {path}; the package has {', '.join(SHIPPED) or 'none'}"
+        )
     return Path(path)
 
 
@@ -223,7 +273,7 @@ def _is_safetensors(path: Path) -> bool:
 
 def _read_header(path: Path) -> dict[str, Any]:
     """Returns the JSON header of a file of `save_sorter`."""
-    safetensors = _import_safetensors()
+    safetensors = import_safetensors()
     try:
         with safetensors.safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get(_KEY)
@@ -244,28 +294,3 @@ def _read_header(path: Path) -> dict[str, Any]:
     if not {"type", "arguments", "record"} <= header.keys():
         raise ValueError(f"{path} is damaged: its header has {', '.join(header)} only")
     return header
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file under another name, and moves it over `path` once it is safely on the disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _import_safetensors() -> types.ModuleType:
-    """Returns the module safetensors, which only files need."""
-    try:
-        import safetensors
-        import safetensors.torch
-    except ImportError:
-        raise ImportError(
-            "sorters are stored as safetensors: pip install safetensors, or sodeep-fast[sorters]"
-        ) from None
-    return safetensors

@@ -1,12 +1,13 @@
 """What the learned sorters share: shapes, dtypes, the scale of the ranks, and freezing."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sodeep_fast._checks import check_count, check_scores
+from sodeep_fast._checks import check_count, check_mask, check_scores
+from sodeep_fast.sorters.standardize import standardize
 
 
 class LearnedSorter(nn.Module):
@@ -18,10 +19,18 @@ class LearnedSorter(nn.Module):
     `eval()` is called, its parameters for an optimiser to find. A subclass's constructor ends by
     setting `trainable`, which may be set again later.
 
+    A network knows the scale of the scores that it was trained on, and no other. Where its
+    attribute `standardize` is set, which is to be done before training, it reads rows of mean 0 and
+    standard deviation 1, and its ranks no longer depend on the shift and scale of a row.
+    Checkpoints keep it.
+
     Arguments:
         length: the only n that the network takes; None if it takes any.
         normalize: return ranks divided by n.
     """
+
+    takes_mask: ClassVar[bool] = False
+    """Whether `relative_ranks` has a second argument, the mask (b, n)."""
 
     def __init__(self, length: int | None, normalize: bool) -> None:
         super().__init__()
@@ -29,6 +38,7 @@ class LearnedSorter(nn.Module):
             check_count(length, "length")
         self.length = length
         self.normalize = normalize
+        self.standardize = False
 
     @property
     def trainable(self) -> bool:
@@ -55,23 +65,24 @@ class LearnedSorter(nn.Module):
         Arguments:
             scores: (..., n) float16, bfloat16, float32 or float64, computed in the dtype of the
                 weights; each row is ranked by itself.
-            mask: for the losses' sake only: a network reads whole rows, so anything but None is
-                refused.
+            mask: (..., n) bool, True where valid, for `EquivariantSorter`; the other networks read
+                whole rows and refuse it.
 
         Returns:
-            (..., n) ranks, about 1 (or 1 / n) for the largest; float64 for float64 weights and
-            float32 otherwise.
+            (..., n) ranks, about 1 (or 1 / n) for the largest, 0 where the mask is False; float64
+            for float64 weights and float32 otherwise.
 
         Raises:
-            TypeError: scores that are not floating point.
-            ValueError: a scalar tensor, a mask, or rows of another length than the network was made
-                for.
+            TypeError: scores that are not floating point, or a mask that is not bool.
+            ValueError: a scalar tensor, a mask for a network that takes none or of another shape,
+                or rows of another length than the network was made for.
         """
         check_scores(scores)
-        if mask is not None:
+        check_mask(mask, scores)
+        if mask is not None and not self.takes_mask:
             raise ValueError(
                 f"mask must be None for {type(self).__name__}, which reads whole rows; "
-                "HandcraftedSorter takes masks"
+                "HandcraftedSorter and EquivariantSorter take masks"
             )
         n = scores.shape[-1]
         if self.length is not None and n != self.length:
@@ -84,8 +95,14 @@ class LearnedSorter(nn.Module):
         if scores.numel() == 0:
             return scores.to(result).clone()
         rows = torch.atleast_2d(scores).flatten(0, -2).to(weights)
-        ranks = self.relative_ranks(rows).to(result).view(scores.shape)
-        return ranks if self.normalize else ranks * n
+        if mask is not None:
+            mask = torch.atleast_2d(mask).flatten(0, -2)
+        if self.standardize:
+            rows = standardize(rows, mask)
+        ranks = self.relative_ranks(*((rows,) if mask is None else (rows, mask))).to(result)
+        if not self.normalize:
+            ranks = ranks * (n if mask is None else mask.sum(-1, keepdim=True))
+        return ranks.view(scores.shape)
 
     def train(self, mode: bool = True) -> "LearnedSorter":
         """Sets training or evaluation mode; frozen, it stays in evaluation mode."""
@@ -98,7 +115,8 @@ class LearnedSorter(nn.Module):
 
     def extra_repr(self) -> str:
         """Returns the constructor's arguments."""
-        return ", ".join(f"{name}={value!r}" for name, value in self.arguments().items())
+        text = ", ".join(f"{name}={value!r}" for name, value in self.arguments().items())
+        return f"{text}, standardize=True" if self.standardize else text
 
 
 def check_head(head: str, length: int | None) -> None:

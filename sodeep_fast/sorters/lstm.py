@@ -2,12 +2,18 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sodeep_fast._checks import check_choice, check_count
+from sodeep_fast.ops import _backend
+from sodeep_fast.ops.bilstm import bilstm
 from sodeep_fast.sorters.learned import LearnedSorter, apply_dense_head, check_head
 
 HEADS = ("position", "dense")
+# Hidden states that are in memory at a time where nothing is differentiated: what caches hold.
+HIDDEN_BYTES = 16 << 20
+LEAST_ROWS = 60  # that the weights are read for at a time
 
 
 class LSTMSorter(LearnedSorter):
@@ -63,7 +69,23 @@ class LSTMSorter(LearnedSorter):
 
     def relative_ranks(self, rows: Tensor) -> Tensor:
         """Returns ranks / n (b, n) of scores (b, n)."""
-        hidden, _ = self.lstm(rows.unsqueeze(-1))
+        if torch.is_grad_enabled():
+            return self.project(self._hidden(rows))
+        row_bytes = rows.shape[1] * 2 * self.lstm.hidden_size * rows.dtype.itemsize
+        # Of equal sizes, and none of few rows.
+        count = max(1, len(rows) // max(LEAST_ROWS, HIDDEN_BYTES // row_bytes))
+        parts = rows.tensor_split(count)
+        return torch.cat([self.project(self._hidden(part)) for part in parts])
+
+    def _hidden(self, rows: Tensor) -> Tensor:
+        """The LSTM's last hidden states (b, n, 2 hidden), by our kernel where there is one."""
+        if _backend.choose(rows.device.type, "bilstm")[0] == "reference":
+            hidden: Tensor = self.lstm(rows.unsqueeze(-1))[0]
+            return hidden
+        return bilstm(rows, [weight for weights in self.lstm.all_weights for weight in weights])
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """The ranks / n (b, n) of hidden states (b, n, 2 hidden)."""
         if self.length is None:
             return self.linear(hidden).squeeze(-1)
         return apply_dense_head(self.conv1, hidden)

@@ -1,0 +1,281 @@
+// One layer of a bidirectional LSTM and its derivatives on the CPU: the operators' boundary, and
+// threads over tiles of rows.
+
+#include "cpu/bilstm.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <optional>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "boundary.h"
+
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+#define SODEEP_FAST_KERNELS "cpu/bilstm_layer.h"
+#define SODEEP_FAST_WITH_BF16
+#include "cpu/foreach_isa.h"
+
+namespace sodeep_fast {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+template <class T>
+LstmKernels<T> kernels(bool bf16) {
+  if constexpr (sizeof(T) == sizeof(float))
+    if (bf16 && has_bf16_pairs()) return avx512_bf16::lstm_kernels<T>();
+  return pick_isa(baseline::lstm_kernels<T>, avx2::lstm_kernels<T>, avx512::lstm_kernels<T>)();
+}
+
+// The parameters in PyTorch's order, of one direction and then of the other.
+struct Weights {
+  std::vector<Tensor> tensors;
+  int64_t hidden, features;
+
+  Weights(const std::vector<Tensor>& given, ScalarType dtype) {
+    STD_TORCH_CHECK(given.size() == 8, "a layer has 8 weights, got ", given.size());
+    for (const Tensor& tensor : given) tensors.push_back(dense(tensor, dtype));
+    STD_TORCH_CHECK(given[0].dim() == 2, "weights of the input must have two dimensions");
+    hidden = given[0].size(0) / 4;
+    features = given[0].size(1);
+    STD_TORCH_CHECK(hidden > 0 && features > 0, "a layer needs features and hidden units");
+    for (int k = 0; k < 8; ++k) {
+      const int64_t columns = k % 4 == 0 ? features : k % 4 == 1 ? hidden : 1;
+      STD_TORCH_CHECK(tensors[k].numel() == 4 * hidden * columns, "weight ", k,
+                      " of a layer differs in size from the others");
+    }
+  }
+
+  template <class T>
+  LstmWeights<T> direction(int d) const {
+    const auto at = [&](int k) {
+      return static_cast<const T*>(tensors[4 * d + k].const_data_ptr());
+    };
+    return {at(0), at(1), {at(2), at(3)}};
+  }
+};
+
+Tensor rows_contiguous(const Tensor& tensor, ScalarType dtype) {
+  const Tensor typed = as_type(tensor, dtype);
+  const bool kept = typed.size(2) == 1 || typed.stride(2) == 1;
+  return kept ? typed : torch::stable::contiguous(typed);
+}
+
+template <class T, class Pointer>
+Sequence<T> sequence(Pointer* data, const Tensor& tensor) {
+  return {static_cast<T*>(data), tensor.stride(0), tensor.stride(1)};
+}
+
+template <class T>
+void pack(const LstmPacking<T>& packing, const Weights& weights, LstmLayer<T>& layer,
+          Buffer<T>& memory) {
+  const int64_t size = packing.lay_out(layer, nullptr);
+  packing.lay_out(layer, memory.reserve(size));
+  const LstmWeights<T> directions[2] = {weights.direction<T>(0), weights.direction<T>(1)};
+  const int64_t pieces = packing.pieces(layer);
+  constexpr int64_t kSizePerTask = 1 << 15;
+  torch::stable::parallel_for(0, pieces, std::max<int64_t>(1, kSizePerTask * pieces / size),
+                              [&](int64_t begin, int64_t end) {
+                                for (int64_t k = begin; k < end; ++k)
+                                  packing.pack(layer, directions, k);
+                              });
+}
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// The rows of a tile, and how many of its tiles each of a direction's tasks takes, in turn.
+struct Plan {
+  int64_t batch, rows, tiles, groups;
+
+  // So many rows that the weights, read once for all of them, cost little against the products, and
+  // so few that what is kept of them stays in the cache; up to twice that, lest few be left over.
+  template <class T>
+  Plan(const LstmLayer<T>& layer, bool keeps_all_steps) : batch(layer.batch) {
+    constexpr int64_t kRows = 60, kRowsTogether = 6, kKept = 16 << 20;
+    const int64_t row_bytes = layer.steps * kLstmSaved * layer.hidden * int64_t(sizeof(T));
+    const int64_t kept = keeps_all_steps ? std::min(kRows, kKept / row_bytes) : kRows;
+    // Both directions at the same time, each in half of the threads.
+    const int64_t pairs = divide_up(torch::stable::get_num_threads(), 2);
+    const int64_t least = std::max<int64_t>(1, batch / std::max(kept, kRowsTogether));
+    const int64_t wanted = divide_up(least, pairs) * pairs;
+    rows = divide_up(divide_up(batch, wanted), kRowsTogether) * kRowsTogether;
+    tiles = divide_up(batch, rows);
+    groups = std::min(tiles, pairs);
+  }
+
+  // Calls work(tile, task, scratch), each task in one thread. What a row gets does not depend on
+  // the tile that it is in.
+  template <class T, class F>
+  void run(const LstmLayer<T>& layer, F&& work) const {
+    constexpr int64_t kProductsPerTask = 1 << 18;
+    const int64_t products =
+        layer.steps * batch * layer.hidden * (layer.hidden + layer.features) / groups;
+    torch::stable::parallel_for(
+        0, 2 * groups, std::max<int64_t>(1, kProductsPerTask / std::max<int64_t>(products, 1)),
+        [&](int64_t begin, int64_t end) {
+          thread_local LstmScratch<T> scratch;
+          for (int64_t task = begin; task < end; ++task) {
+            const int64_t group = task % groups;
+            for (int64_t k = group * tiles / groups; k < (group + 1) * tiles / groups; ++k) {
+              const int64_t first = k * rows;
+              work(LstmTile{static_cast<int>(task / groups), first, std::min(rows, batch - first)},
+                   task, scratch);
+            }
+          }
+          scratch.trim();
+        });
+  }
+};
+
+template <class T>
+LstmForward<T> make_forward(const Tensor& input, const Weights& weights) {
+  LstmForward<T> call{};
+  auto& layer = call.layer;
+  layer.steps = input.size(0), layer.batch = input.size(1);
+  layer.features = weights.features, layer.hidden = weights.hidden;
+  call.input = sequence<const T>(input.const_data_ptr(), input);
+  return call;
+}
+
+// saved: [2, steps, batch, kLstmSaved, hidden]
+template <class T>
+void set_saved(LstmForward<T>& call, void* saved) {
+  const int64_t row = kLstmSaved * call.layer.hidden, step = call.layer.batch * row;
+  for (int d = 0; d < 2; ++d)
+    call.saved[d] = {static_cast<T*>(saved) + d * call.layer.steps * step, step, row};
+}
+
+// Asks for large pages, which cost the system less to supply than the many that they are made of.
+void expect_to_fill(void* memory, int64_t bytes) {
+#ifdef __linux__
+  constexpr uintptr_t kLargePage = 2 << 20;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(memory);
+  const uintptr_t first = (begin + kLargePage - 1) / kLargePage * kLargePage;
+  const uintptr_t last = (begin + static_cast<uintptr_t>(bytes)) / kLargePage * kLargePage;
+  if (last > first) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
+}
+
+template <class T>
+std::tuple<Tensor, Tensor> run_forward(const Tensor& input, const Weights& weights, bool saves,
+                                       bool bf16) {
+  const Tensor rows =
+      rows_contiguous(input, sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float);
+  LstmForward<T> call = make_forward<T>(rows, weights);
+  auto& layer = call.layer;
+  Tensor output = torch::stable::new_empty(rows, {layer.steps, layer.batch, 2 * layer.hidden});
+  Tensor saved = torch::stable::new_empty(
+      rows, {2, saves ? layer.steps : 0, layer.batch, kLstmSaved, layer.hidden});
+  if (layer.steps == 0 || layer.batch == 0) return {output, saved};
+  call.output = sequence<T>(output.mutable_data_ptr(), output);
+  if (saves) set_saved(call, saved.mutable_data_ptr());
+  for (Tensor* filled : {&output, &saved})
+    expect_to_fill(filled->mutable_data_ptr(), filled->numel() * int64_t(sizeof(T)));
+  const LstmKernels<T> kernel = kernels<T>(bf16);
+  thread_local Buffer<T> packed;
+  pack(kernel.forward_packing, weights, layer, packed);
+  Plan(layer, false).run(layer, [&](const LstmTile& tile, int64_t, LstmScratch<T>& scratch) {
+    kernel.forward(call, tile, scratch);
+  });
+  packed.trim();
+  return {output, saved};
+}
+
+using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+
+template <class T>
+Gradients run_backward(const Tensor& grad, const Tensor& input, const Weights& weights,
+                       const std::optional<Tensor>& output, const Tensor& saved, bool wants_input,
+                       bool bf16) {
+  constexpr ScalarType dtype = sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float;
+  const bool wants_weights = output.has_value();
+  const Tensor rows = rows_contiguous(input, dtype), incoming = rows_contiguous(grad, dtype);
+  const Tensor states = wants_weights ? rows_contiguous(*output, dtype) : Tensor();
+  const Tensor values = dense(saved, dtype);
+  LstmBackward<T> call{};
+  call.forward = make_forward<T>(rows, weights);
+  auto& layer = call.forward.layer;
+  const int64_t numel = layer.steps * layer.batch * layer.hidden;
+  STD_TORCH_CHECK(grad.numel() == 2 * numel && (!output || output->numel() == 2 * numel) &&
+                      (saved.numel() == 0 || saved.numel() == 2 * numel * kLstmSaved),
+                  "the gradient, output, or what was saved differs in size from the layer");
+  Tensor input_grad = torch::stable::new_empty(
+      rows, {2, wants_input ? layer.steps : 0, layer.batch, layer.features});
+  const int64_t gates = wants_weights ? 4 * layer.hidden : 0;
+  Tensor input_weights = torch::stable::new_zeros(rows, {2, gates, layer.features});
+  Tensor recurrent_weights = torch::stable::new_zeros(rows, {2, gates, layer.hidden});
+  Tensor biases = torch::stable::new_zeros(rows, {2, gates});
+  const Gradients result{input_grad, input_weights, recurrent_weights, biases};
+  if (numel == 0) return result;
+
+  call.grad = sequence<const T>(incoming.const_data_ptr(), incoming);
+  // Read only, from here on.
+  if (wants_weights)
+    call.forward.output = sequence<T>(const_cast<void*>(states.const_data_ptr()), states);
+  const bool is_saved = saved.numel() > 0;
+  if (is_saved) set_saved(call.forward, const_cast<void*>(values.const_data_ptr()));
+  for (int d = 0; wants_input && d < 2; ++d)
+    call.input_grad[d] = {static_cast<T*>(input_grad.mutable_data_ptr()) + d * input_grad.stride(0),
+                          input_grad.stride(1), input_grad.stride(2)};
+
+  const LstmKernels<T> kernel = kernels<T>(bf16);
+  thread_local Buffer<T> packed, packed_transposed, weight_grads;
+  if (!is_saved) pack(kernel.forward_packing, weights, layer, packed);
+  pack(kernel.backward_packing, weights, layer, packed_transposed);
+  const Plan plan(layer, !is_saved);
+  const int64_t size = wants_weights ? kernel.weight_grads_size(layer) : 0;
+  T* parts = weight_grads.reserve(2 * plan.groups * size);
+  std::fill(parts, parts + 2 * plan.groups * size, T(0));
+  plan.run(layer, [&](const LstmTile& tile, int64_t task, LstmScratch<T>& scratch) {
+    kernel.backward(call, tile, wants_weights ? parts + task * size : nullptr, scratch);
+  });
+  for (int64_t d = 0; wants_weights && d < 2; ++d) {
+    const auto at = [&](Tensor& sums) {
+      return static_cast<T*>(sums.mutable_data_ptr()) + d * sums.stride(0);
+    };
+    kernel.sum_weight_grads(layer, parts + d * plan.groups * size, plan.groups,
+                            {at(input_weights), at(recurrent_weights), at(biases)});
+  }
+  packed.trim(), packed_transposed.trim(), weight_grads.trim();
+  return result;
+}
+
+std::tuple<Tensor, Tensor> bilstm_layer(Tensor input, std::vector<Tensor> weights, bool saves,
+                                        bool bf16) {
+  const ScalarType dtype = compute_type(input);
+  const Weights typed(weights, dtype);
+  STD_TORCH_CHECK(input.dim() == 3 && input.size(2) == typed.features,
+                  "input must have shape (steps, batch, features)");
+  const auto run = dtype == ScalarType::Double ? run_forward<double> : run_forward<float>;
+  return run(input, typed, saves, bf16);
+}
+
+Gradients bilstm_layer_backward(Tensor grad, Tensor input, std::vector<Tensor> weights,
+                                std::optional<Tensor> output, Tensor saved, bool wants_input,
+                                bool bf16) {
+  const ScalarType dtype = compute_type(input);
+  const Weights typed(weights, dtype);
+  STD_TORCH_CHECK(input.dim() == 3 && input.size(2) == typed.features && grad.dim() == 3 &&
+                      (!output || output->dim() == 3),
+                  "input, gradient and output must have shape (steps, batch, ...)");
+  const auto run = dtype == ScalarType::Double ? run_backward<double> : run_backward<float>;
+  return run(grad, input, typed, output, saved, wants_input, bf16);
+}
+
+}  // namespace
+}  // namespace sodeep_fast
+
+STABLE_TORCH_LIBRARY_IMPL(sodeep_fast, CPU, m) {
+  m.impl("bilstm_layer", TORCH_BOX(&sodeep_fast::bilstm_layer));
+  m.impl("bilstm_layer_backward", TORCH_BOX(&sodeep_fast::bilstm_layer_backward));
+}

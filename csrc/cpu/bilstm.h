@@ -1,0 +1,106 @@
+// One layer of a bidirectional LSTM, as the instruction sets implement it.
+//
+// Time-major: a step's rows lie next to each other. Gates are in PyTorch's order i, f, g, o.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/row.h"
+
+namespace sodeep_fast {
+
+// The parameters of one direction, in PyTorch's layout.
+template <class T>
+struct LstmWeights {
+  const T* input;      // [4 hidden, features]
+  const T* recurrent;  // [4 hidden, hidden]
+  const T* biases[2];  // [4 hidden] each
+};
+
+// The same, as the kernels of one instruction set read them; cpu/bilstm_pack.h has the layouts.
+template <class T>
+struct PackedLstmWeights {
+  T *bias, *input, *recurrent;                 // of the gates
+  T *input_transposed, *recurrent_transposed;  // for the backward
+};
+
+// A tensor (steps, batch, width) whose last dimension is contiguous.
+template <class T>
+struct Sequence {
+  T* data;
+  int64_t step, row;  // strides
+
+  T* at(int64_t t, int64_t r) const { return data + t * step + r * row; }
+};
+
+template <class T>
+struct LstmLayer {
+  int64_t steps, batch, features, hidden;
+  PackedLstmWeights<T> weights[2];
+};
+
+// What is kept of a row's step in one direction for the backward: i, f, g, o and the cell state.
+constexpr int64_t kLstmSaved = 5;
+
+template <class T>
+struct LstmForward {
+  LstmLayer<T> layer;
+  Sequence<const T> input;  // [steps, batch, features]
+  Sequence<T> output;       // [steps, batch, 2 hidden], or null
+  Sequence<T> saved[2];     // [steps, batch, kLstmSaved hidden] by direction, or null
+};
+
+// The forward has saved what this needs, or has not: then it is computed once more, tile by tile.
+template <class T>
+struct LstmBackward {
+  LstmForward<T> forward;
+  Sequence<const T> grad;     // [steps, batch, 2 hidden]
+  Sequence<T> input_grad[2];  // [steps, batch, features] by direction, or null
+};
+
+// The gradients of one direction's weights.
+template <class T>
+struct LstmWeightGrads {
+  T* input;      // [4 hidden, features]
+  T* recurrent;  // [4 hidden, hidden]
+  T* bias;       // [4 hidden]
+};
+
+// A direction of a few rows, which run through all the steps by themselves.
+struct LstmTile {
+  int direction;
+  int64_t first, rows;
+};
+
+// Scratch of one thread.
+template <class T>
+struct LstmScratch {
+  Buffer<T> state, saved, inputs;
+  Buffer<const T*> rows;
+
+  void trim() { state.trim(), saved.trim(), inputs.trim(), rows.trim(); }
+};
+
+// How an instruction set packs the weights for one pass: pieces may be packed in any order.
+template <class T>
+struct LstmPacking {
+  // Sets where the weights will lie in `memory`, and returns how much of it they take.
+  int64_t (*lay_out)(LstmLayer<T>& layer, T* memory);
+  int64_t (*pieces)(const LstmLayer<T>& layer);
+  void (*pack)(const LstmLayer<T>& layer, const LstmWeights<T> (&weights)[2], int64_t piece);
+};
+
+template <class T>
+struct LstmKernels {
+  LstmPacking<T> forward_packing, backward_packing;
+  void (*forward)(const LstmForward<T>& call, const LstmTile& tile, LstmScratch<T>& scratch);
+  // Adds to the gradients of the weights, in a layout of its own, unless they are null.
+  void (*backward)(const LstmBackward<T>& call, const LstmTile& tile, T* weight_grads,
+                   LstmScratch<T>& scratch);
+  int64_t (*weight_grads_size)(const LstmLayer<T>& layer);
+  // Sums `count` of them into PyTorch's layout.
+  void (*sum_weight_grads)(const LstmLayer<T>& layer, const T* parts, int64_t count,
+                           const LstmWeightGrads<T>& sums);
+};
+
+}  // namespace sodeep_fast

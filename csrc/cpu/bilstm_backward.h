@@ -1,0 +1,147 @@
+// The derivative of a few rows of one direction, from the last step that it took to the first.
+// Included once for each instruction set, hence no include guard.
+
+namespace sodeep_fast {
+namespace SODEEP_FAST_ISA {
+
+// to[q] [columns] = from[q] [depth] * packed weights, for q below `count`. As much of a panel at a
+// time as lets the nearest cache hold it.
+template <class T, class From, class To>
+void transposed_products(int64_t count, From&& from, int64_t depth, const T* packed, To&& to,
+                         int64_t columns) {
+  constexpr int64_t kBytes = 32 << 10, width = kPanelColumns<T>;
+  constexpr int64_t kDepth = kBytes / (width * static_cast<int64_t>(sizeof(T)));
+  for (int64_t left = 0; left < columns; left += width, packed += depth * width)
+    for (int64_t begin = 0; begin < depth; begin += kDepth)
+      for_each_rows(count, [&](auto rows, int64_t first) {
+        const T* in[rows];
+        T* out[rows];
+        for (int i = 0; i < rows; ++i) {
+          in[i] = from(first + i) + begin;
+          out[i] = to(first + i) + left;
+        }
+        const auto call = begin == 0 ? product<T, rows, false> : product<T, rows, true>;
+        call(in, std::min(kDepth, depth - begin), packed + begin * width, out,
+             std::min(width, columns - left));
+      });
+}
+
+// What of a tile's forward the backward reads.
+template <class T>
+struct SavedSteps {
+  Sequence<const T> values;  // [steps, row of the tile, kLstmSaved hidden]
+  const LstmTile& tile;
+  int64_t steps;
+
+  // At the step that the direction took after s others.
+  const T* at(int64_t s, int64_t r) const { return values.at(step_of(tile, steps, s), r); }
+};
+
+// One step of one row: writes the gradients of its gates [block, gate, lane], plain unless null and
+// packed, and what goes back to the cell state before; returns the gradient of the input, if it has
+// one feature.
+template <class T>
+inline T backward_row(const LstmLayer<T>& layer, const SavedSteps<T>& steps, int64_t s, int64_t r,
+                      const T* grad, const T* grad_hidden, T* grad_cell, T* gates, T* packed) {
+  constexpr int lanes = kLanes<T>;
+  const int64_t hidden = layer.hidden;
+  const T* saved = steps.at(s, r);
+  const T* before = s == 0 ? nullptr : steps.at(s - 1, r) + 4 * hidden;
+  const T* weights = layer.weights[steps.tile.direction].input;
+  Vec<T> input_grad = {};
+  for (int64_t unit = 0; unit < hidden; unit += lanes) {
+    const int64_t left = hidden - unit;
+    const auto read = [&](const T* from) { return load_first<T>(from + unit, left); };
+    const LstmCell<T> cell{read(saved), read(saved + hidden), read(saved + 2 * hidden),
+                           read(saved + 3 * hidden), read(saved + 4 * hidden)};
+    const LstmCell<T> back =
+        differentiate_cell<T>(cell, before == nullptr ? Vec<T>{} : read(before),
+                              read(grad) + load<T>(grad_hidden + unit), load<T>(grad_cell + unit));
+    store<T>(grad_cell + unit, back.c);
+    const Vec<T> of_gates[kPanelVectors] = {back.i, back.f, back.g, back.o};
+    for (int v = 0; v < kPanelVectors; ++v) {
+      const int64_t at = unit * kPanelVectors + v * lanes;
+      if (gates != nullptr) store<T>(gates + at, of_gates[v]);
+      store_packed<T>(packed + at / kPacked, of_gates[v]);
+      if (layer.features == 1) input_grad += of_gates[v] * load<T>(weights + at);
+    }
+  }
+  return layer.features == 1 ? reduce<T>(input_grad, [](T a, T b) { return a + b; }) : T(0);
+}
+
+// The forward of a tile, for what it saves alone.
+template <class T>
+Sequence<const T> run_forward_again(const LstmForward<T>& call, const LstmTile& tile,
+                                    LstmScratch<T>& scratch) {
+  const int64_t row = kLstmSaved * call.layer.hidden, step = tile.rows * row;
+  T* saved = scratch.saved.reserve(call.layer.steps * step);
+  LstmForward<T> again = call;
+  again.input.data += tile.first * call.input.row;
+  again.output.data = nullptr;
+  again.saved[tile.direction] = {saved, step, row};
+  lstm_forward(again, {tile.direction, 0, tile.rows}, scratch);
+  return {saved, step, row};
+}
+
+template <class T>
+void lstm_backward(const LstmBackward<T>& call, const LstmTile& tile, T* weight_grads,
+                   LstmScratch<T>& scratch) {
+  const auto& layer = call.forward.layer;
+  const auto& weights = layer.weights[tile.direction];
+  const auto& saved = call.forward.saved[tile.direction];
+  const SavedSteps<T> steps{
+      saved.data == nullptr
+          ? run_forward_again(call.forward, tile, scratch)
+          : Sequence<const T>{saved.data + tile.first * saved.row, saved.step, saved.row},
+      tile, layer.steps};
+  const Sequence<T>& input_grad = call.input_grad[tile.direction];
+  const bool sums_input = input_grad.data != nullptr && layer.features == 1;
+  const bool multiplies_input = input_grad.data != nullptr && layer.features > 1;
+  // Padded to whole blocks of units and, for the products, to whole panels of columns.
+  const int64_t width = column_panels<T>(layer.hidden) * kPanelColumns<T>;
+  const int64_t depth = unit_blocks<T>(layer.hidden) * kPanelColumns<T>;
+  const int64_t together = multiplies_input || weight_grads ? steps_together(tile) : 1;
+  const int64_t regressors = weight_grads ? regressor_size(layer) : 0;
+  const int64_t packed_depth = packed_size(depth), total = together * tile.rows;
+  T* grad_hidden =
+      scratch.state.reserve(2 * tile.rows * width + total * (depth + packed_depth + regressors));
+  T* grad_cell = grad_hidden + tile.rows * width;
+  T* packed = grad_cell + tile.rows * width;
+  T* gates = packed + total * packed_depth;
+  std::fill(grad_hidden, packed, T(0));
+
+  for (int64_t done = 0; done < layer.steps; done += together) {
+    const int64_t count = std::min(together, layer.steps - done);
+    const int64_t last = layer.steps - 1 - done;
+    for (int64_t k = 0; k < count; ++k) {
+      const int64_t s = last - k, t = step_of(tile, layer.steps, s);
+      T* step_packed = packed + k * tile.rows * packed_depth;
+      for (int64_t r = 0; r < tile.rows; ++r) {
+        const T* grad = call.grad.at(t, tile.first + r) + tile.direction * layer.hidden;
+        T* plain = weight_grads == nullptr ? nullptr : gates + (k * tile.rows + r) * depth;
+        const T sum = backward_row(layer, steps, s, r, grad, grad_hidden + r * width,
+                                   grad_cell + r * width, plain, step_packed + r * packed_depth);
+        if (sums_input) *input_grad.at(t, tile.first + r) = sum;
+      }
+      if (s > 0)
+        transposed_products<T>(
+            tile.rows, [&](int64_t r) { return step_packed + r * packed_depth; }, packed_depth,
+            weights.recurrent_transposed, [&](int64_t r) { return grad_hidden + r * width; },
+            width);
+    }
+    if (multiplies_input)
+      transposed_products<T>(
+          count * tile.rows, [&](int64_t q) { return packed + q * packed_depth; }, packed_depth,
+          weights.input_transposed,
+          [&](int64_t q) {
+            const int64_t t = step_of(tile, layer.steps, last - q / tile.rows);
+            return input_grad.at(t, tile.first + q % tile.rows);
+          },
+          layer.features);
+    if (weight_grads != nullptr)
+      add_weight_grads(call.forward, tile, last, count, gates, gates + total * depth, weight_grads);
+  }
+}
+
+}  // namespace SODEEP_FAST_ISA
+}  // namespace sodeep_fast

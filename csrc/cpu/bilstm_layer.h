@@ -1,0 +1,28 @@
+// What an instruction set brings for one layer of an LSTM. Included once for each, hence no include
+// guard.
+
+// clang-format off: each needs those before it
+#include "cpu/simd.h"
+#include "cpu/bilstm_product.h"
+#include "cpu/bilstm_pack.h"
+#include "cpu/bilstm_cell.h"
+#include "cpu/bilstm_forward.h"
+#include "cpu/bilstm_weights.h"
+#include "cpu/bilstm_backward.h"
+// clang-format on
+
+namespace sodeep_fast {
+namespace SODEEP_FAST_ISA {
+
+template <class T>
+LstmKernels<T> lstm_kernels() {
+  return {{lay_out_forward<T>, forward_pieces<T>, pack_forward<T>},
+          {lay_out_backward<T>, backward_pieces<T>, pack_backward<T>},
+          lstm_forward<T>,
+          lstm_backward<T>,
+          weight_grads_size<T>,
+          sum_weight_grads<T>};
+}
+
+}  // namespace SODEEP_FAST_ISA
+}  // namespace sodeep_fast

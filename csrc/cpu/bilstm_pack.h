@@ -1,0 +1,146 @@
+// The weights as the products read them, in pairs of bfloat16 where these do. Included once for
+// each instruction set, hence no include guard.
+//
+// Forward, in blocks of one vector of units, padded with zeros: [block, depth, gate, lane]. The
+// four gates of a unit meet in the same lane of four registers.
+// Backward, in panels of columns: [panel, (block, gate, lane), column].
+
+namespace sodeep_fast {
+namespace SODEEP_FAST_ISA {
+
+template <class T>
+int64_t unit_blocks(int64_t hidden) {
+  return (hidden + kLanes<T> - 1) / kLanes<T>;
+}
+
+template <class T>
+int64_t column_panels(int64_t columns) {
+  return (columns + kPanelColumns<T> - 1) / kPanelColumns<T>;
+}
+
+// One block of weights [4 hidden, depth].
+template <class T>
+void pack_block(const T* weights, int64_t hidden, int64_t depth, int64_t block, T* packed) {
+  constexpr int lanes = kLanes<T>;
+  packed += block * packed_size(depth) * kPanelColumns<T>;
+  for (int gate = 0; gate < kPanelVectors; ++gate)
+    for (int64_t k = 0; k < depth; k += lanes) {
+      Vec<T> rows[lanes];
+      for (int lane = 0; lane < lanes; ++lane) {
+        const int64_t unit = block * lanes + lane;
+        const T* row = weights + (gate * hidden + unit) * depth + k;
+        rows[lane] = load_first<T>(row, unit < hidden ? depth - k : 0);
+      }
+      transpose<T>(rows);
+      T* to = packed + k / kPacked * kPanelColumns<T> + gate * lanes;
+      for (int i = 0; i < lanes && k + i < depth; i += kPacked)
+        store<T>(to + i / kPacked * kPanelColumns<T>, pack_terms<T>(rows + i));
+    }
+}
+
+// The weights of a single feature, which are not multiplied as the others are.
+template <class T>
+void copy_block(const T* weights, int64_t hidden, int64_t block, T* to) {
+  const int64_t unit = block * kLanes<T>;
+  for (int gate = 0; gate < kPanelVectors; ++gate)
+    store<T>(to + block * kPanelColumns<T> + gate * kLanes<T>,
+             load_first<T>(weights + gate * hidden + unit, hidden - unit));
+}
+
+// One panel of the columns of weights [4 hidden, columns].
+template <class T>
+void pack_panel(const T* weights, int64_t hidden, int64_t columns, int64_t panel, T* packed) {
+  constexpr int64_t width = kPanelColumns<T>, lanes = kLanes<T>;
+  const int64_t first = panel * width, depth = unit_blocks<T>(hidden) * width;
+  packed += panel * packed_size(depth) * width;
+  for (int64_t k = 0; k < depth; k += kPacked, packed += width)
+    for (int64_t column = first; column < first + width; column += lanes) {
+      Vec<T> terms[kPacked];
+      for (int i = 0; i < kPacked; ++i) {
+        const int64_t unit = k / width * lanes + (k + i) % lanes, gate = k % width / lanes;
+        terms[i] = load_first<T>(weights + (gate * hidden + unit) * columns + column,
+                                 unit < hidden ? columns - column : 0);
+      }
+      store<T>(packed + column - first, pack_terms<T>(terms));
+    }
+}
+
+// Where what the forward reads lies in `memory`; returns its size.
+template <class T>
+int64_t lay_out_forward(LstmLayer<T>& layer, T* memory) {
+  const int64_t width = unit_blocks<T>(layer.hidden) * kPanelColumns<T>;
+  int64_t size = 0;
+  for (auto& direction : layer.weights) {
+    direction.bias = memory + size;
+    direction.input = direction.bias + width;
+    const int64_t input = layer.features == 1 ? 1 : packed_size(layer.features);
+    direction.recurrent = direction.input + width * input;
+    size += width * (1 + input + packed_size(layer.hidden));
+  }
+  return size;
+}
+
+// Packs one of 2 unit_blocks pieces.
+template <class T>
+void pack_forward(const LstmLayer<T>& layer, const LstmWeights<T> (&weights)[2], int64_t piece) {
+  const int64_t blocks = unit_blocks<T>(layer.hidden), block = piece % blocks;
+  const auto& from = weights[piece / blocks];
+  const auto& to = layer.weights[piece / blocks];
+  for (int c = 0; c < kPanelColumns<T>; ++c) {
+    const int64_t unit = block * kLanes<T> + c % kLanes<T>;
+    const int64_t row = c / kLanes<T> * layer.hidden + unit;
+    to.bias[block * kPanelColumns<T> + c] =
+        unit < layer.hidden ? from.biases[0][row] + from.biases[1][row] : T(0);
+  }
+  if (layer.features == 1)
+    copy_block(from.input, layer.hidden, block, to.input);
+  else
+    pack_block(from.input, layer.hidden, layer.features, block, to.input);
+  pack_block(from.recurrent, layer.hidden, layer.hidden, block, to.recurrent);
+}
+
+template <class T>
+int64_t forward_pieces(const LstmLayer<T>& layer) {
+  return 2 * unit_blocks<T>(layer.hidden);
+}
+
+// The backward with respect to one feature is a sum, which reads the weights as the forward does.
+template <class T>
+int64_t lay_out_backward(LstmLayer<T>& layer, T* memory) {
+  const int64_t width = unit_blocks<T>(layer.hidden) * kPanelColumns<T>;
+  const int64_t panel = packed_size(width) * kPanelColumns<T>;
+  int64_t size = 0;
+  for (auto& direction : layer.weights) {
+    const int64_t input = layer.features == 1 ? width : column_panels<T>(layer.features) * panel;
+    if (layer.features == 1)
+      direction.input = memory + size;
+    else
+      direction.input_transposed = memory + size;
+    direction.recurrent_transposed = memory + size + input;
+    size += input + column_panels<T>(layer.hidden) * panel;
+  }
+  return size;
+}
+
+template <class T>
+int64_t backward_pieces(const LstmLayer<T>& layer) {
+  return 2 * (column_panels<T>(layer.hidden) + column_panels<T>(layer.features));
+}
+
+template <class T>
+void pack_backward(const LstmLayer<T>& layer, const LstmWeights<T> (&weights)[2], int64_t piece) {
+  const int64_t recurrent = column_panels<T>(layer.hidden), pieces = backward_pieces(layer) / 2;
+  const int64_t panel = piece % pieces;
+  const auto& from = weights[piece / pieces];
+  const auto& to = layer.weights[piece / pieces];
+  if (panel < recurrent)
+    pack_panel(from.recurrent, layer.hidden, layer.hidden, panel, to.recurrent_transposed);
+  else if (layer.features > 1)
+    pack_panel(from.input, layer.hidden, layer.features, panel - recurrent, to.input_transposed);
+  else
+    for (int64_t block = 0; block < unit_blocks<T>(layer.hidden); ++block)
+      copy_block(from.input, layer.hidden, block, to.input);
+}
+
+}  // namespace SODEEP_FAST_ISA
+}  // namespace sodeep_fast

@@ -1,0 +1,136 @@
+// Sums over the items beyond a threshold, which in sorted order are those on one side of a cut: one
+// pass over the items leaves running sums, from which each point takes those at its cut. Included
+// once for each instruction set, hence no include guard.
+
+namespace sodeep_fast {
+namespace SODEEP_FAST_ISA {
+
+// Items q and points p, both ascending. Beyond a point's threshold are the first (kBelow) or the
+// last beyond[i] items.
+template <class T, bool kBelow>
+struct Threshold {
+  const T* q;
+  const T* weights[2];  // null: 1
+  int64_t items;
+  const T* p;
+  const uint32_t* beyond;
+  int64_t points;
+
+  // From the farthest item to the nearest, and so the points, whose `beyond` then rises.
+  int64_t item(int64_t k) const { return kBelow ? k : items - 1 - k; }
+  int64_t point(int64_t i) const { return kBelow ? i : points - 1 - i; }
+};
+
+// Lane k of the result is x^(k + 1).
+inline Vec<double> lane_powers(double x) {
+  IntVec<double> lane;
+  for (int k = 0; k < kLanes<double>; ++k) lane[k] = k;
+  Vec<double> power = broadcast<double>(x), square = power;
+  for (int bit = 1; bit < kLanes<double>; bit *= 2, square *= square)
+    power *= (lane & bit) != 0 ? square : broadcast<double>(1);
+  return power;
+}
+
+// exp(x) for x <= 0; 0 where it is below any rounding. Whole vectors.
+template <class T>
+inline void exponentials(double* x, int64_t n) {
+  for (int64_t i = 0; i < n; i += kLanes<double>) {
+    const Vec<double> given = load<double>(x + i), zero = {};
+    store<double>(x + i, given < -700 ? zero : exponential<double, kExponentialTerms<T>>(given));
+  }
+}
+
+// A long sum; for T = double its rounding errors are summed beside it (Knuth's two-sum).
+template <class T, class V>
+struct RunningSum {
+  V total, error;
+
+  inline void add(V x) {
+    if constexpr (sizeof(T) == sizeof(double)) {
+      const V sum = total + x, kept = sum - x;
+      error += (total - kept) + (x - (sum - kept));
+      total = sum;
+    } else {
+      total += x;
+    }
+  }
+  inline void scale(V factor) { total *= factor, error *= factor; }
+  inline V value() const { return sizeof(T) == sizeof(double) ? total + error : total; }
+};
+
+// The sums over a point's items beyond, of weights w at distances d.
+struct BeyondSums {
+  double weight, distance,
+      decayed;  // of w, of w d, of w times the sum over k of c_k e^(-k d / tau)
+};
+
+// Calls use(point, channel, sums) for every point that has an item beyond, for each of kChannels
+// weights. `decay` is room for the points and a vector; c has kTerms terms, none if kTerms is 0.
+template <class T, int kChannels, int kTerms, bool kBelow, class Use>
+void for_each_beyond(const Threshold<T, kBelow>& side, double tau, const double* c, double* decay,
+                     const Use& use) {
+  constexpr int lanes = kLanes<double>, kPowers = (kTerms + lanes - 1) / lanes;
+  constexpr int64_t kBlock = 256;  // items whose sums are in cache together
+  double powers[kChannels][kBlock][kPowers ? kPowers * lanes : 1];
+  double weights[kChannels][kBlock], distances[kChannels][kBlock];
+  double gap[kBlock], growth[kBlock];
+  RunningSum<T, Vec<double>> power_sum[kChannels][kPowers ? kPowers : 1] = {};
+  RunningSum<T, double> weight_sum[kChannels] = {}, distance_sum[kChannels] = {};
+
+  const auto distance = [&](int64_t i) {  // from the nearest item, negative if it is not beyond
+    const double q = static_cast<double>(side.q[side.item(side.beyond[i] - 1)]);
+    const double p = static_cast<double>(side.p[i]);
+    return kBelow ? p - q : q - p;
+  };
+  int64_t point = 0;
+  while (point < side.points && side.beyond[side.point(point)] == 0) ++point;
+  if constexpr (kTerms > 0) {
+    for (int64_t j = point; j < side.points; ++j) decay[j] = -distance(side.point(j)) / tau;
+    exponentials<T>(decay + point, side.points - point);
+  }
+
+  for (int64_t begin = 0; point < side.points; begin += kBlock) {
+    const int64_t count = std::min(kBlock, side.items - begin);
+    for (int64_t k = 0; k < count; ++k) {
+      const T before = side.q[side.item(std::max<int64_t>(begin + k - 1, 0))];
+      gap[k] =
+          std::abs(static_cast<double>(side.q[side.item(begin + k)]) - static_cast<double>(before));
+    }
+    if constexpr (kTerms > 0) {
+      for (int64_t k = 0; k < kBlock; ++k) growth[k] = k < count ? -gap[k] / tau : 0;
+      exponentials<T>(growth, count);
+    }
+    for (int ch = 0; ch < kChannels; ++ch)
+      for (int64_t k = 0; k < count; ++k) {
+        const T* given = side.weights[ch];
+        const double w = given ? static_cast<double>(given[side.item(begin + k)]) : 1.0;
+        distance_sum[ch].add(gap[k] * weight_sum[ch].value());
+        weight_sum[ch].add(w);
+        distances[ch][k] = distance_sum[ch].value();
+        weights[ch][k] = weight_sum[ch].value();
+        if constexpr (kTerms > 0) {
+          const Vec<double> first = lane_powers(growth[k]);
+          Vec<double> factor = first;
+          for (int v = 0; v < kPowers; ++v, factor *= first[lanes - 1]) {
+            power_sum[ch][v].scale(factor);
+            power_sum[ch][v].add(broadcast<double>(w));
+            store<double>(powers[ch][k] + v * lanes,
+                          power_sum[ch][v].value() * load<double>(c + v * lanes));
+          }
+        }
+      }
+    for (; point < side.points; ++point) {
+      const int64_t i = side.point(point), k = side.beyond[i] - 1 - begin;
+      if (k >= count) break;
+      const double d = distance(i);
+      for (int ch = 0; ch < kChannels; ++ch) {
+        double decayed = 0;
+        for (int m = kTerms - 1; m >= 0; --m) decayed = (decayed + powers[ch][k][m]) * decay[point];
+        use(i, ch, BeyondSums{weights[ch][k], distances[ch][k] + d * weights[ch][k], decayed});
+      }
+    }
+  }
+}
+
+}  // namespace SODEEP_FAST_ISA
+}  // namespace sodeep_fast

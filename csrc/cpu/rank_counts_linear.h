@@ -1,0 +1,172 @@
+// The counts of a row, or a derivative, without visiting the pairs: its items and targets are put
+// in order together, and each level's items meet the targets through panels (the sigmoid) and
+// running sums (what lies beyond a threshold). Backward takes the same sums the other way round,
+// with the targets' gradients as weights. Included once for each instruction set, hence no include
+// guard.
+
+#include "cpu/rank_counts_order.h"
+#include "cpu/rank_counts_sums.h"
+
+namespace sodeep_fast {
+namespace SODEEP_FAST_ISA {
+
+// The targets whose comparator for items of a level is a given one, in order.
+template <class T>
+struct ChosenTargets {
+  T *scores, *tangent, *weight, *weighted;  // s, v, g, g v
+  uint32_t *number, *before;  // among the ordered targets; [targets + 1] chosen before each target
+  int64_t count;
+};
+
+template <class T, CountsPass pass>
+class LinearRow {
+ public:
+  LinearRow(const RankCountsRow<T>& row, const GroupedRow<T>& grouped,
+            RankCountsScratch<T>& scratch)
+      : row_(row),
+        grouped_(grouped),
+        scratch_(scratch),
+        split_(split_order<T, pass>(row, grouped, scratch)),
+        targets_(grouped.first[row.num_levels]),
+        first_target_(split_.begin[row.num_levels]) {
+    const int64_t stride = targets_ + 16;
+    T* memory = scratch.chosen.reserve(4 * stride);
+    uint32_t* numbers = scratch.chosen_slots.reserve(3 * stride + split_.entries + 1);
+    chosen_ = {memory,
+               memory + stride,
+               memory + 2 * stride,
+               memory + 3 * stride,
+               numbers + stride,
+               numbers,
+               0};
+    target_ = numbers + 2 * stride;
+    counted_ = numbers + 3 * stride;
+    target_level_ = scratch.target_levels.reserve(targets_);
+    for (int64_t k = 0; k < targets_; ++k) {
+      const int64_t t = grouped.order[split_.slot[first_target_ + k] - grouped.room];
+      target_[k] = static_cast<uint32_t>(t);
+      target_level_[k] = row.levels[row.targets[t]];
+    }
+    runs_ = scratch.runs.reserve(2 * (split_.entries + 1));
+  }
+
+  void run() {
+    double panels_of = 0;
+    for (int which = 0; which < 3; ++which) {
+      const Comparator& comparator = row_.comparators[which];
+      bool used[3];
+      for (int other = 0; other < 3; ++other) used[other] = row_.comparators[other] == comparator;
+      const bool is_done = (which > 0 && used[0]) || (which > 1 && used[1]);
+      if (is_done || !comparator.has_derivative(kDerivative)) continue;
+      if (comparator.has_sigmoid() && comparator.tau != panels_of) {
+        panels_of = comparator.tau;
+        if (OrderNeeds<pass>(row_.comparators).sorted)
+          cut_panels(split_.entries, 1 / panels_of, split_.together);
+      }
+      ComparedSums<T, kDerivative, kChannels> compared(comparator, split_, counted_, targets_,
+                                                       scratch_);
+      for (int64_t l = 0; l < row_.num_levels; ++l)
+        if (grouped_.count[l] > 0 && has_targets(l, used) && choose(l, used))
+          add_level(l, comparator, compared);
+    }
+  }
+
+ private:
+  static constexpr int kDerivative = derivative_of(pass);
+  static constexpr int kChannels = has_tangent(pass) ? 2 : 1;
+
+  // Whether a target compares items of a level by the comparator of such relations.
+  bool has_targets(int64_t l, const bool (&used)[3]) const {
+    const int64_t* first = grouped_.first;
+    return (used[2] && first[l] > 0) || (used[1] && first[l + 1] > first[l]) ||
+           (used[0] && targets_ > first[l + 1]);
+  }
+
+  // False if there are none.
+  bool choose(int64_t l, const bool (&used)[3]) {
+    ChosenTargets<T>& to = chosen_;
+    to.count = 0;
+    for (int64_t k = 0; k < targets_; ++k) {
+      const int64_t level = target_level_[k];
+      bool is_chosen = used[(l >= level) + (l > level)];
+      to.scores[to.count] = split_.scores[first_target_ + k];
+      to.number[to.count] = static_cast<uint32_t>(k);
+      to.before[k] = static_cast<uint32_t>(to.count);
+      if constexpr (has_tangent(pass)) to.tangent[to.count] = split_.tangent[first_target_ + k];
+      if constexpr (to_items(pass)) {
+        const T weight = row_.grad[target_[k] * row_.num_levels + l];
+        to.weight[to.count] = weight;
+        if constexpr (has_tangent(pass)) to.weighted[to.count] = weight * to.tangent[to.count];
+        is_chosen &= weight != 0;
+      }
+      to.count += is_chosen;
+    }
+    to.before[targets_] = static_cast<uint32_t>(to.count);
+    return to.count > 0;
+  }
+
+  void count_level(int64_t l) {
+    uint32_t count = 0;
+    for (int64_t k = 0; k < split_.entries; ++k) {
+      counted_[k] = count;
+      count += split_.classes[k] == l;
+    }
+    counted_[split_.entries] = count;
+  }
+
+  void add_level(int64_t l, const Comparator& comparator,
+                 ComparedSums<T, kDerivative, kChannels>& compared) {
+    const double scale = derivative_scale<pass>(comparator);
+    const int64_t from = split_.begin[l], L = row_.num_levels;
+    const T* tangent = has_tangent(pass) ? split_.tangent + from : nullptr;
+    count_level(l);
+    Side<T> items{split_.scores + from, {nullptr, tangent}, grouped_.count[l], runs_, 0};
+    Side<T> targets{chosen_.scores,
+                    {chosen_.weight, chosen_.weighted},
+                    chosen_.count,
+                    runs_ + split_.entries + 1,
+                    0};
+    if (comparator.has_sigmoid()) {
+      items.find_runs(split_.together, [&](int64_t k) { return counted_[k]; });
+      targets.find_runs(split_.together,
+                        [&](int64_t k) { return chosen_.before[split_.targets_before[k]]; });
+    }
+    const double at_itself = comparator.has_sigmoid() ? 0.5 : comparator.at_zero;
+    compared.template visit<false>(
+        items, targets, chosen_.number, [&](int64_t i, const double* sums) {
+          const uint32_t k = chosen_.number[i], t = target_[k];
+          if constexpr (pass == CountsPass::kCounts) {
+            const bool is_counted = target_level_[k] == l && grouped_.place[t] >= 0;
+            row_.sums[t * L + l] = sums[0] - (is_counted ? at_itself : 0);
+          } else {
+            double value = sums[0];
+            if constexpr (has_tangent(pass)) value = sums[1] - chosen_.tangent[i] * sums[0];
+            if constexpr (to_items(pass))
+              row_.sums[t] += scale * chosen_.weight[i] * value;
+            else
+              row_.sums[t * L + l] = scale * value;
+          }
+        });
+    if constexpr (to_items(pass))
+      compared.template visit<true>(
+          targets, items, chosen_.number, [&](int64_t k, const double* sums) {
+            double value = sums[0];
+            if constexpr (has_tangent(pass)) value = tangent[k] * sums[0] - sums[1];
+            grouped_.gradient[split_.slot[from + k]] += static_cast<T>(scale * value);
+          });
+  }
+
+  const RankCountsRow<T>& row_;
+  const GroupedRow<T>& grouped_;
+  RankCountsScratch<T>& scratch_;
+  SplitOrder<T> split_;
+  int64_t targets_, first_target_;
+  ChosenTargets<T> chosen_;
+  uint32_t* target_;       // [targets] in order, as the caller numbers them
+  uint32_t* counted_;      // [entries + 1] items of a level before each place in the order
+  uint8_t* target_level_;  // [targets] in order
+  Panel* runs_;
+};
+
+}  // namespace SODEEP_FAST_ISA
+}  // namespace sodeep_fast

@@ -1,0 +1,179 @@
+// Items and targets of a row in one order, which is that of their panels. Included once for each
+// instruction set, hence no include guard.
+
+#include "cpu/panel_order.h"
+
+namespace sodeep_fast {
+namespace SODEEP_FAST_ISA {
+
+// Items, and targets that are none of them, together in order; and then apart: items by level, and
+// behind them all targets.
+template <class T>
+struct SplitOrder {
+  T *scores, *tangent;  // [size]
+  uint32_t* slot;       // [size] place in the grouped row
+  int64_t begin[257];   // of the items of each level, and of the targets
+  int64_t size;         // items and targets
+  OrderedRow<T> together;
+  int64_t entries;           // of `together`
+  uint8_t* classes;          // [entries] of `together`: level of an item, num_levels of a target
+  uint32_t* targets_before;  // [entries + 1] of `together`
+  uint32_t* target_at;       // [targets] where in `together` each is
+};
+
+// Finds for each target i, in order, the first of `together` with s_k - s_i > threshold;
+// differences as the direct method takes them, so that both decide alike.
+template <class T>
+void first_beyond(const SplitOrder<T>& split, int64_t targets, T threshold, uint32_t* first) {
+  // Several searches side by side, none of which branches, from where those before ended.
+  constexpr int kSide = 16;
+  const auto n = static_cast<int32_t>(split.entries);
+  const T* scores = split.together.scores;
+  int32_t at[kSide] = {};
+  for (int64_t i = 0; i < targets; i += kSide) {
+    T score[kSide];
+    for (int k = 0; k < kSide; ++k) {
+      score[k] = scores[split.target_at[std::min(i + k, targets - 1)]];
+      at[k] = at[kSide - 1];
+    }
+    int64_t reach = kSide;
+    while (at[0] + reach <= n && !(scores[at[0] + reach - 1] - score[kSide - 1] > threshold))
+      reach *= 2;
+    for (auto step = static_cast<int32_t>(reach / 2); step > 0; step /= 2)
+      for (int k = 0; k < kSide; ++k) {
+        const int32_t next = std::min(at[k] + step, n);
+        at[k] = scores[next - 1] - score[k] > threshold ? at[k] : next;
+      }
+    std::copy_n(at, std::min<int64_t>(kSide, targets - i), first + i);
+  }
+}
+
+// The same for s_k - s_i > 0 and, in `level`, for s_k - s_i >= 0.
+template <class T>
+void first_above(const SplitOrder<T>& split, int64_t targets, uint32_t* level, uint32_t* above) {
+  const T* scores = split.together.scores;
+  for (int64_t i = 0; i < targets; ++i) {
+    int64_t begin = split.target_at[i], end = begin + 1;
+    const T score = scores[begin];
+    if (i > 0 && above[i - 1] >= end) {
+      level[i] = level[i - 1];
+      above[i] = above[i - 1];
+      continue;
+    }
+    while (begin > 0 && scores[begin - 1] - score >= 0) --begin;
+    while (end < split.entries && !(scores[end] - score > 0)) ++end;
+    level[i] = static_cast<uint32_t>(begin);
+    above[i] = static_cast<uint32_t>(end);
+  }
+}
+
+// What of a row's comparators decides how it is ordered.
+template <CountsPass pass>
+struct OrderNeeds {
+  bool sorted = false;
+  double steepest = 0;  // the largest 1 / tau; 0 where no panels are needed
+
+  explicit OrderNeeds(const Comparator* comparators) {
+    double gentlest = std::numeric_limits<double>::infinity();
+    for (int c = 0; c < 3; ++c) {
+      if (!comparators[c].has_derivative(derivative_of(pass))) continue;
+      sorted |= comparators[c].kind != Comparison::kSigmoid;
+      if (!comparators[c].has_sigmoid()) continue;
+      steepest = std::max(steepest, 1 / comparators[c].tau);
+      gentlest = std::min(gentlest, 1 / comparators[c].tau);
+    }
+    sorted |= gentlest < steepest;
+  }
+};
+
+template <class T, CountsPass pass>
+SplitOrder<T> split_order(const RankCountsRow<T>& row, const GroupedRow<T>& grouped,
+                          RankCountsScratch<T>& scratch) {
+  constexpr uint32_t kNone = std::numeric_limits<uint32_t>::max();
+  const int64_t L = row.num_levels, targets = grouped.first[L];
+  SplitOrder<T> split{};
+  int64_t items = 0, base[257] = {};  // base: first slot of each level less its first entry
+  for (int64_t l = 0; l < L; ++l) {
+    split.begin[l] = items;
+    base[l] = grouped.begin[l] - items;
+    items += grouped.count[l];
+  }
+  split.begin[L] = items;
+  split.size = items + targets;
+  const int64_t stride = split.size + targets + 16;  // room for targets that are no items
+  split.scores = scratch.split.reserve(3 * stride);
+  split.tangent = split.scores + stride;
+  T* entries = split.tangent + stride;
+  uint32_t* memory = scratch.slots.reserve(4 * stride);
+  split.slot = memory;
+  split.targets_before = memory + stride;
+  split.target_at = memory + 2 * stride;
+  uint32_t* target_of = memory + 3 * stride;
+  split.classes = scratch.classes.reserve(2 * stride);
+  uint8_t* classes = split.classes + stride;
+
+  int64_t n = items;
+  for (int64_t l = 0; l < L; ++l) {
+    const int64_t begin = split.begin[l], count = grouped.count[l];
+    std::copy_n(grouped.scores + grouped.begin[l], count, entries + begin);
+    std::fill_n(classes + begin, count, static_cast<uint8_t>(l));
+    std::fill_n(target_of + begin, count, kNone);
+    for (int64_t at = grouped.first[l]; at < grouped.first[l + 1]; ++at) {
+      const int64_t own = grouped.place[grouped.order[at]];
+      int64_t entry = begin + own - grouped.begin[l];
+      if (own < 0 || target_of[entry] != kNone) {  // of another part, or a target twice
+        entry = n++;
+        entries[entry] = grouped.scores[grouped.room + at];
+        classes[entry] = static_cast<uint8_t>(L);
+      }
+      target_of[entry] = static_cast<uint32_t>(at);
+    }
+  }
+  split.entries = n;
+
+  const OrderNeeds<pass> needs(row.comparators);
+  const double range = needs.steepest * grouped.range();
+  split.together = reserve_order<T>(n, range, scratch.ordered);
+  if (needs.sorted)
+    order_by_score(entries, n, scratch.ordered, split.together);
+  else if (needs.steepest > 0)
+    order_by_panel(entries, n, needs.steepest, grouped.lo, range, scratch.ordered, split.together);
+
+  int64_t cursor[257];
+  std::copy(split.begin, split.begin + L, cursor);
+  cursor[L] = split.size;  // an entry that is no item goes behind everything
+  uint32_t target = 0;
+  const auto place = [&](const SplitOrder<T> to) {  // a copy, which no store can alter
+    T* target_scores = to.scores + items;
+    uint32_t* target_slots = to.slot + items;
+    const auto room = static_cast<uint32_t>(grouped.room);
+    for (int64_t k = 0; k < n; ++k) {
+      const uint32_t entry = to.together.origin[k], own = target_of[entry];
+      const T score = to.together.scores[k];
+      const uint8_t c = classes[entry];
+      const int64_t at = cursor[c]++;
+      to.classes[k] = c;
+      to.scores[at] = score;
+      to.slot[at] = static_cast<uint32_t>(entry + base[c]);
+      to.targets_before[k] = target;
+      to.target_at[target] = static_cast<uint32_t>(k);
+      target_scores[target] = score;
+      target_slots[target] = room + own;
+      target += own != kNone;
+    }
+    to.targets_before[n] = target;
+  };
+  place(split);
+  if constexpr (has_tangent(pass)) {
+    // Shifting v by a constant changes nothing but the rounding: the sums take differences.
+    T lo, hi;
+    const bool finite = find_range(grouped.tangent, grouped.size, lo, hi);
+    const T shift = finite ? lo / 2 + hi / 2 : std::numeric_limits<T>::quiet_NaN();
+    for (int64_t k = 0; k < split.size; ++k)
+      split.tangent[k] = grouped.tangent[split.slot[k]] - shift;
+  }
+  return split;
+}
+
+}  // namespace SODEEP_FAST_ISA
+}  // namespace sodeep_fast

@@ -1,0 +1,226 @@
+// The sums of a comparator over items in order, at points in order: panels for the sigmoid, running
+// sums for what lies beyond a threshold. Included once for each instruction set, hence no include
+// guard.
+
+#include "cpu/panel_moments.h"
+#include "cpu/rank_counts_beyond.h"
+
+namespace sodeep_fast {
+namespace SODEEP_FAST_ISA {
+
+// Items of a level, or targets that share a comparator, in order.
+template <class T>
+struct Side {
+  const T* scores;
+  const T* weights[2];  // null: 1
+  int64_t count;
+  Panel* runs;  // the panels that they occupy
+  int64_t run_count;
+
+  // before(place) is how many of them the order has before a place.
+  template <class Before>
+  void find_runs(const OrderedRow<T>& order, const Before& before) {
+    run_count = 0;
+    for (int64_t q = 0; q < order.panel_count; ++q) {
+      Panel run = order.panels[q];
+      run.begin = before(run.begin);
+      run.end = before(run.end);
+      runs[run_count] = run;
+      run_count += run.begin < run.end;
+    }
+  }
+};
+
+// out[c][i] = sum over the items k of w_c[k] sigmoid^(m)((s_k - s_i) / tau), for each point i.
+template <class T, int kDerivative, int kChannels>
+void sigmoid_sums(const Side<T>& items, const Side<T>& points, double lam, Buffer<double>& memory,
+                  T* const (&out)[2]) {
+  constexpr int p = kPanelOrder<T>, lanes = kLanes<T>;
+  static const std::vector<double> table = make_panel_table<T, kDerivative>();
+  const T to_t = static_cast<T>(2 * lam);
+  double* moments = memory.reserve(items.run_count * kChannels * p);
+  std::fill(moments, moments + items.run_count * kChannels * p, 0.0);
+  for (int64_t r = 0; r < items.run_count; ++r) {
+    const Panel& run = items.runs[r];
+    const auto centre = panel_centre<T>(run.anchor, run.index, lam);
+    for (int c = 0; c < kChannels; ++c)
+      add_moments<T>(items.scores + run.begin,
+                     items.weights[c] ? items.weights[c] + run.begin : nullptr, run.end - run.begin,
+                     centre, to_t, moments + (r * kChannels + c) * p);
+  }
+
+  PanelWindow window{};
+  int64_t above = 0;
+  for (int64_t r = 0; r < points.run_count; ++r) {
+    const Panel& run = points.runs[r];
+    double wide[kChannels][p];
+    T narrow[kChannels][p];
+    advance<T>(window, items.runs, items.run_count, run.place);
+    gather_coefficients<T, kChannels>(table.data(), moments, items.runs, window, run.place, wide);
+    if constexpr (kDerivative == 0) {  // items of the panels above count in full
+      while (above < items.run_count && items.runs[above].place <= run.place) ++above;
+      if (above < items.run_count)
+        wide[0][0] += static_cast<double>(items.count - items.runs[above].begin);
+    }
+    for (int c = 0; c < kChannels; ++c)
+      for (int a = 0; a < p; ++a) narrow[c][a] = static_cast<T>(wide[c][a]);
+    const auto centre = panel_centre<T>(run.anchor, run.index, lam);
+    for (int64_t i = run.begin; i < run.end; i += lanes) {
+      const Vec<T> score = load_first<T>(points.scores + i, run.end - i);
+      const Vec<T> t = ((score - centre.hi) - centre.lo) * to_t;
+      for (int c = 0; c < kChannels; ++c)
+        store_first<T>(out[c] + i, evaluate_powers<T>(narrow[c], t), run.end - i);
+    }
+  }
+}
+
+// The same sums of H or a derivative of H for a comparator, exact where it breaks. For a reversed
+// comparison, of H(s_i - s_k), which is what backward needs, the derivative is at least the first.
+template <class T, int kDerivative, int kChannels>
+class ComparedSums {
+ public:
+  ComparedSums(const Comparator& comparator, const SplitOrder<T>& split, const uint32_t* counted,
+               int64_t targets, RankCountsScratch<T>& scratch)
+      : comparator_(comparator), split_(split), counted_(counted), scratch_(scratch) {
+    const int64_t stride = split.size + 16;
+    T* memory = scratch.compared.reserve(2 * stride);
+    for (int c = 0; c < 2; ++c) soft_[c] = memory + c * stride;
+    double* doubles = scratch.beyond.reserve(3 * stride);
+    for (int c = 0; c < 2; ++c) beyond_[c] = doubles + c * stride;
+    decay_ = doubles + 2 * stride;
+    uint32_t* cuts = scratch.cuts.reserve(4 * stride);
+    ahead_ = cuts;
+    level_ = cuts + stride;
+    above_ = cuts + 2 * stride;
+    beyond_end_ = cuts + 3 * stride;
+    if (comparator.kind == Comparison::kSigmoid) return;
+    first_above(split, targets, level_, above_);
+    if (comparator.kind == Comparison::kStep) return;
+    const bool is_sup = comparator.kind == Comparison::kSup;
+    first_beyond(split, targets, static_cast<T>(is_sup ? comparator.delta : comparator.end()),
+                 beyond_end_);
+  }
+
+  // Calls use(i, sums of the channels) for every point. Of items and points, one are the items of
+  // the level counted, the other (kReversed: the items) targets, `number` of all.
+  template <bool kReversed, class Use>
+  void visit(const Side<T>& items, const Side<T>& points, const uint32_t* number, const Use& use) {
+    const bool has_sigmoid = comparator_.has_sigmoid();
+    const bool has_threshold = comparator_.kind != Comparison::kSigmoid;
+    if (has_sigmoid)
+      sigmoid_sums<T, kDerivative, kChannels>(items, points, 1 / comparator_.tau, scratch_.moments,
+                                              soft_);
+    if (has_threshold) {
+      for (int c = 0; c < kChannels; ++c) std::fill_n(beyond_[c], points.count, 0.0);
+      add_threshold<kReversed>(items, points, number);
+    }
+    // sigmoid'' is odd, sigmoid' even.
+    const double sign = kReversed && kDerivative == 2 ? -1 : 1;
+    for (int64_t i = 0; i < points.count; ++i) {
+      double sums[kChannels];
+      for (int c = 0; c < kChannels; ++c)
+        sums[c] = (has_sigmoid ? sign * static_cast<double>(soft_[c][i]) : 0.0) +
+                  (has_threshold ? beyond_[c][i] : 0.0);
+      use(i, sums);
+    }
+  }
+
+ private:
+  template <bool kReversed>
+  void add_threshold(const Side<T>& items, const Side<T>& points, const uint32_t* number) {
+    const Threshold<T, kReversed> side{items.scores, {items.weights[0], items.weights[1]},
+                                       items.count,  points.scores,
+                                       ahead_,       points.count};
+    if (comparator_.kind == Comparison::kStep) {
+      add_ahead(level_, comparator_.at_zero, points, number);
+      add_ahead(above_, 1 - comparator_.at_zero, points, number);
+      return;
+    }
+    if (comparator_.kind == Comparison::kRamp) {
+      if constexpr (kDerivative < 2) {
+        // The leak everywhere; right of 0 the ramp instead, and right of its end 1 instead.
+        const double leak = comparator_.leak, beta = comparator_.beta, gamma = comparator_.gamma;
+        std::fill_n(ahead_, points.count, static_cast<uint32_t>(items.count));
+        add_line(side, leak, 0);
+        count_beyond<kReversed>(above_, items.count, points.count, number);
+        add_line(side, beta - leak, gamma);
+        count_beyond<kReversed>(beyond_end_, items.count, points.count, number);
+        add_line(side, -beta, 1 - gamma);
+      }
+      return;
+    }
+    count_beyond<kReversed>(beyond_end_, items.count, points.count, number);
+    if (comparator_.beyond.few_terms)
+      add_beyond_delta<kFewTerms<T>>(side);
+    else
+      add_beyond_delta<kManyTerms<T>>(side);
+    // Beyond delta that is undone again.
+    if (kDerivative == 0 && comparator_.start != 0)
+      add_ahead(above_, comparator_.start, points, number);
+  }
+
+  // How many items are beyond the place `first` of a target, for targets as points; reversed, for
+  // the level's items as points, the targets that have them beyond.
+  template <bool kReversed>
+  void count_beyond(const uint32_t* first, int64_t items, int64_t points, const uint32_t* number) {
+    if constexpr (kReversed) {
+      std::fill_n(ahead_, points + 1, 0u);
+      for (int64_t i = 0; i < items; ++i) ++ahead_[counted_[first[number[i]]]];
+      std::partial_sum(ahead_, ahead_ + points, ahead_);
+    } else {
+      const uint32_t count = counted_[split_.entries];
+      for (int64_t i = 0; i < points; ++i) ahead_[i] = count - counted_[first[number[i]]];
+    }
+  }
+
+  // Adds `value` for every item from the place `first` of a target on.
+  void add_ahead(const uint32_t* first, double value, const Side<T>& targets,
+                 const uint32_t* number) {
+    const uint32_t count = counted_[split_.entries];
+    for (int64_t i = 0; i < targets.count; ++i)
+      beyond_[0][i] += value * static_cast<double>(count - counted_[first[number[i]]]);
+  }
+
+  // Adds slope |p - q| + constant, or its derivative.
+  template <bool kReversed>
+  void add_line(const Threshold<T, kReversed>& side, double slope, double constant) {
+    for_each_beyond<T, kChannels, 0>(
+        side, 1, nullptr, nullptr, [&](int64_t i, int c, const BeyondSums& sums) {
+          beyond_[c][i] += kDerivative == 0 ? slope * sums.distance + constant * sums.weight
+                                            : slope * sums.weight;
+        });
+  }
+
+  // Adds, with x = |p - q| and y = x / tau,
+  //
+  //   derivative 0:  rho (x - delta) + offset - start - sigmoid(y)
+  //   derivative 1:  rho tau - sigmoid'(y)
+  //   derivative 2:  - sigmoid''(y)
+  template <int kTerms, bool kReversed>
+  void add_beyond_delta(const Threshold<T, kReversed>& side) {
+    const double rho = comparator_.rho,
+                 delta = static_cast<double>(static_cast<T>(comparator_.delta));
+    const double constant = kDerivative == 0
+                                ? comparator_.offset - comparator_.start - 1 - rho * delta
+                                : (kDerivative == 1 ? rho * comparator_.tau : 0);
+    for_each_beyond<T, kChannels, kTerms>(
+        side, comparator_.tau, comparator_.beyond.c.data(), decay_,
+        [&](int64_t i, int c, const BeyondSums& sums) {
+          const double line = kDerivative == 0 ? rho * sums.distance : 0;
+          beyond_[c][i] += line + constant * sums.weight - sums.decayed;
+        });
+  }
+
+  const Comparator& comparator_;
+  const SplitOrder<T>& split_;
+  const uint32_t* counted_;  // [entries + 1] items of the level before each place in the order
+  RankCountsScratch<T>& scratch_;
+  T* soft_[2];
+  double *beyond_[2], *decay_;
+  uint32_t* ahead_;  // [points] items beyond each
+  // [targets] the first place in the order level with it, above it, beyond delta or a ramp's end.
+  uint32_t *level_, *above_, *beyond_end_;
+};
+
+}  // namespace SODEEP_FAST_ISA
+}  // namespace sodeep_fast

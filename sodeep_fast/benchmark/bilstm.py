@@ -1,0 +1,123 @@
+"""The benchmark of `bilstm`: a frozen sorter, one layer of 128 units and a rank per position.
+
+`torch.compile` has no row: it leaves `torch.nn.LSTM` to PyTorch's own kernel.
+"""
+
+import functools
+
+import torch
+from torch import Tensor, nn
+
+from sodeep_fast.benchmark.model import Function, Operator, Provider, Shape, Unavailable
+from sodeep_fast.benchmark.soft_rank import make_scores, within
+from sodeep_fast.ops import _backend
+from sodeep_fast.ops.bilstm import bilstm
+
+HIDDEN = 128
+SHAPES: tuple[Shape, ...] = ((1, 100), (16, 100), (512, 100), (64, 1000))
+QUICK_SHAPES: tuple[Shape, ...] = ((1, 100), (16, 100))
+
+
+@functools.cache
+def network() -> tuple[nn.LSTM, nn.Linear]:
+    """Returns the LSTM and the projection, frozen and the same on every machine."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        lstm = nn.LSTM(1, HIDDEN, batch_first=True, bidirectional=True)
+        return lstm.requires_grad_(False), nn.Linear(2 * HIDDEN, 1).requires_grad_(False)
+
+
+def min_bytes(mode: str, shape: Shape) -> float:
+    """Returns the bytes that must move: scores and ranks, or scores and two gradients."""
+    per_element = {"forward": 8, "backward": 12, "both": 20}[mode]
+    return per_element * shape[0] * shape[1]
+
+
+def check(scores: Tensor, ranks: Tensor, grad: Tensor | None, grad_scores: Tensor | None) -> None:
+    """Raises `WrongResult` unless a few rows agree with PyTorch in float64."""
+    rows = sorted({0, len(scores) // 2, len(scores) - 1})
+    leaf = scores[rows].cpu().double().requires_grad_()
+    lstm, linear = network()
+    exact_lstm = nn.LSTM(1, HIDDEN, batch_first=True, bidirectional=True)
+    exact_lstm.load_state_dict(lstm.state_dict())
+    hidden, _ = exact_lstm.double()(leaf.unsqueeze(-1))
+    exact = hidden @ linear.weight[0].double() + linear.bias.double()
+    within(ranks[rows].cpu().double() - exact.detach(), torch.full_like(leaf, 1e-5), "rank")
+    if grad is not None and grad_scores is not None:
+        (slope,) = torch.autograd.grad(exact, leaf, grad[rows].cpu().double())
+        bound = torch.full_like(leaf, 1e-5) * slope.abs().max()
+        within(grad_scores[rows].cpu().double() - slope, bound, "gradient")
+
+
+def _project(hidden: Tensor) -> Tensor:
+    ranks: Tensor = network()[1](hidden)
+    return ranks.squeeze(-1)
+
+
+def route(backend: str, method: str) -> Function:
+    """Returns our network by a backend; the LSTM has one method."""
+    weights = list(network()[0].parameters())
+
+    def rank(scores: Tensor) -> Tensor:
+        with torch.set_grad_enabled(scores.requires_grad):
+            return _project(bilstm(scores, weights, backend=backend))
+
+    return rank
+
+
+def build_ours(device: str) -> Function:
+    """Ours; unavailable where it would be the reference under another name."""
+    backend, reason = _backend.choose(device, "bilstm")
+    if backend == "reference":
+        raise Unavailable(f"no kernel for {device} here: {reason}")
+    return route(backend, "auto")
+
+
+def build_torch(device: str, onednn: bool = True) -> Function:
+    """torch.nn.LSTM, with a graph only where one is asked for: oneDNN is slower with one."""
+    lstm = network()[0]
+    if device != "cpu":
+        raise Unavailable("the network is on the CPU")
+
+    def rank(scores: Tensor) -> Tensor:
+        with (
+            torch.set_grad_enabled(scores.requires_grad),
+            torch.backends.mkldnn.flags(enabled=onednn),
+        ):
+            return _project(lstm(scores.unsqueeze(-1))[0])
+
+    return rank
+
+
+def _seconds(rows: int, n: int) -> float:
+    return 2e-5 * rows * n
+
+
+def _memory(rows: int, n: int) -> float:
+    return 8e3 * rows * n
+
+
+PROVIDERS = (
+    Provider("ours", build_ours, check, _seconds, _memory),
+    Provider("nn.LSTM", build_torch, check, _seconds, _memory),
+    Provider(
+        "nn.LSTM-native",
+        functools.partial(build_torch, onednn=False),
+        check,
+        _seconds,
+        _memory,
+        note="without oneDNN",
+    ),
+)
+
+OPERATOR = Operator(
+    name="bilstm",
+    providers={provider.name: provider for provider in PROVIDERS},
+    ours="ours",
+    shapes=SHAPES,
+    quick_shapes=QUICK_SHAPES,
+    quick_memory_shapes=((16, 100),),
+    make_scores=make_scores,
+    min_bytes=min_bytes,
+    route=route,
+)

@@ -1,0 +1,195 @@
+"""ROADMAP's calibration: positive scores above one threshold, negative ones below another."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sodeep_fast._checks import (
+    check_choice,
+    check_labels,
+    check_mask,
+    check_matrix,
+    check_number,
+)
+from sodeep_fast.retrieval import RetrievalLoss
+
+AVERAGES = ("active", "all")
+
+
+def calibration_loss(
+    scores: Tensor,
+    labels: Tensor,
+    pos_margin: float = 0.9,
+    neg_margin: float = 0.6,
+    *,
+    average: str = "active",
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Returns the mean of max(0, pos_margin - s) over positives, plus the one over negatives.
+
+    That of negatives is of max(0, s - neg_margin). Ramzi et al., ROADMAP, NeurIPS 2021: what makes
+    batches agree on the scores, so that average precisions of batches average to that of the set.
+
+    Arguments:
+        scores: (B, M) floating-point scores of B queries and M items, larger for more alike.
+        labels: (B, M) 1 where query and item belong together and 0 elsewhere, of any real dtype.
+        pos_margin: what scores of positives should reach; the paper's alpha. Default: 0.9.
+        neg_margin: what scores of negatives should not exceed; the paper's beta. Default: 0.6.
+        average: over the pairs that are "active", as the official program does, or over "all" of
+            the kind, as the paper writes. Default: "active".
+        mask: (B, M) bool, True for pairs that take part. Default: all do.
+
+    Returns:
+        A scalar; a kind without a pair adds 0.
+
+    Raises:
+        TypeError: scores that are not floating point, a mask that is not bool, a margin that is not
+            a number.
+        ValueError: scores that are not a matrix, labels or mask of another shape or device, labels
+            that are not binary, a margin that is not finite, or an unknown average.
+
+    Example:
+        >>> import torch, sodeep_fast
+        >>> scores = torch.tensor([[0.8, 0.7, 0.1]])
+        >>> sodeep_fast.calibration_loss(scores, torch.tensor([[1, 0, 0]]))
+        tensor(0.2000)
+    """
+    check_matrix(scores, "(B, M)")
+    check_labels(labels, scores)
+    check_mask(mask, scores)
+    _check_options(pos_margin, neg_margin, average)
+    positives = labels.bool()
+    sums = _Excess.apply(scores, positives, mask, pos_margin, neg_margin)
+    counts = _counts(scores, positives, mask, pos_margin, neg_margin, average)
+    return (sums / counts.clamp(min=1)).sum()
+
+
+class CalibrationLoss(RetrievalLoss):
+    """`calibration_loss` of embeddings: ROADMAP's second term.
+
+    Ramzi et al., ROADMAP, NeurIPS 2021. A query is no pair with itself, as in the official program.
+
+    Arguments:
+        pos_margin: what scores of positives should reach. Default: 0.9.
+        neg_margin: what scores of negatives should not exceed. Default: 0.6.
+        average: over the "active" pairs of each kind, or "all". Default: "active".
+        exclude_query: False makes a query a pair with itself. Default: True.
+        options: those of `RetrievalLoss`.
+
+    Raises:
+        TypeError: a margin that is not a number.
+        ValueError: a margin that is not finite, or an unknown average.
+
+    Example:
+        >>> import torch, sodeep_fast
+        >>> loss = sodeep_fast.CalibrationLoss()
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
+        >>> loss(embeddings, torch.tensor([0, 1, 0, 1]))
+        tensor(0.5533)
+    """
+
+    num_terms = 2
+
+    def __init__(
+        self,
+        pos_margin: float = 0.9,
+        neg_margin: float = 0.6,
+        average: str = "active",
+        exclude_query: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(exclude_query=exclude_query, **options)
+        _check_options(pos_margin, neg_margin, average)
+        self.pos_margin = pos_margin
+        self.neg_margin = neg_margin
+        self.average = average
+
+    def sums(self, scores: Tensor, relation: Tensor, mask: Tensor | None) -> Tensor:
+        """Returns the sums over positive and over negative pairs."""
+        return _Excess.apply(scores, relation, mask, self.pos_margin, self.neg_margin)
+
+    def counts(self, scores: Tensor, relation: Tensor, mask: Tensor | None) -> Tensor:
+        """Returns how many positive and how many negative pairs are averaged over."""
+        return _counts(scores, relation, mask, self.pos_margin, self.neg_margin, self.average)
+
+    def extra_repr(self) -> str:
+        """Returns margins, average and options."""
+        return (
+            f"pos_margin={self.pos_margin}, neg_margin={self.neg_margin}, "
+            f"average={self.average!r}, {super().extra_repr()}"
+        )
+
+
+def _check_options(pos_margin: float, neg_margin: float, average: str) -> None:
+    check_number(pos_margin, "pos_margin")
+    check_number(neg_margin, "neg_margin")
+    check_choice(average, AVERAGES, "average")
+
+
+def _counts(
+    scores: Tensor,
+    positives: Tensor,
+    mask: Tensor | None,
+    pos_margin: float,
+    neg_margin: float,
+    average: str,
+) -> Tensor:
+    """Returns how many positive and how many negative pairs are averaged over."""
+    positives = positives if mask is None else positives & mask
+    rows, columns = positives.nonzero(as_tuple=True)
+    if average == "all":
+        everything = torch.full_like(rows[:0].sum(), scores.numel())
+        taking_part = everything if mask is None else mask.count_nonzero()
+        return torch.stack([torch.full_like(taking_part, len(rows)), taking_part - len(rows)])
+    own = scores.detach()[rows, columns]
+    over = scores.detach() > neg_margin
+    if mask is not None:
+        over &= mask
+    return torch.stack(
+        [
+            (own < pos_margin).count_nonzero(),
+            over.count_nonzero() - (own > neg_margin).count_nonzero(),
+        ]
+    )
+
+
+class _Excess(torch.autograd.Function):
+    """By how much the scores of positives and of negatives miss their margins, summed: (2,).
+
+    Positives are few, and taken out one by one; autograd would keep four matrices.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        scores: Tensor,
+        positives: Tensor,
+        mask: Tensor | None,
+        pos_margin: float,
+        neg_margin: float,
+    ) -> Tensor:
+        positives = positives if mask is None else positives & mask
+        rows, columns = positives.nonzero(as_tuple=True)
+        wide = torch.promote_types(scores.dtype, torch.float32)
+        excess = scores.to(wide, copy=True).sub_(neg_margin).clamp_(min=0)
+        excess[rows, columns] = 0
+        if mask is not None:
+            excess.masked_fill_(~mask, 0)
+        ctx.save_for_backward(scores, rows, columns, mask)
+        ctx.margins = pos_margin, neg_margin
+        own = scores[rows, columns].to(wide)
+        return torch.stack([(pos_margin - own).clamp_(min=0).sum(), excess.sum()])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        scores, rows, columns, mask = ctx.saved_tensors
+        pos_margin, neg_margin = ctx.margins
+        pos_grad, neg_grad = grad.to(scores.dtype)
+        over = scores > neg_margin
+        if mask is not None:
+            over &= mask
+        result = torch.where(over, neg_grad, 0)
+        own = scores[rows, columns]
+        result[rows, columns] = torch.where(own < pos_margin, -pos_grad, 0)
+        return result, None, None, None, None

@@ -1,0 +1,129 @@
+"""HAPPIER's clustering loss: embeddings near the proxy of their finest class."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from sodeep_fast._checks import check_count, check_positive
+from sodeep_fast.retrieval._checks import check_batch
+from sodeep_fast.retrieval.sweep import ChunkSize, check_chunk_size, evaluate
+from sodeep_fast.retrieval.unit_length import unit_length
+
+
+class ClusterLoss(nn.Module):
+    """Cross entropy of the cosines with one learned proxy for each class, over a temperature.
+
+    Ramzi et al., HAPPIER, ECCV 2022, whose network has embeddings of unit length. The proxies are
+    parameters: give them to an optimizer (HAPPIER's has a learning rate of their own).
+
+    Arguments:
+        embedding_size: D.
+        num_classes: C, of the finest level.
+        temperature: positive. Default: 0.05; SupRank's is 0.1.
+        normalize, chunk_size, gather: as `RetrievalLoss`; the proxies are the items.
+
+    Raises:
+        TypeError: sizes that are not integers, a temperature that is not a number.
+        ValueError: sizes below 1, or a temperature that is not positive.
+
+    Example:
+        >>> import torch, sodeep_fast
+        >>> loss = sodeep_fast.ClusterLoss(embedding_size=2, num_classes=2)
+        >>> _ = loss.proxies.data.copy_(torch.eye(2))
+        >>> loss(torch.tensor([[1.0, 0.0], [0.6, 0.8]]), torch.tensor([0, 0]))
+        tensor(2.0091, grad_fn=<...>)
+    """
+
+    def __init__(
+        self,
+        embedding_size: int,
+        num_classes: int,
+        temperature: float = 0.05,
+        normalize: bool = True,
+        chunk_size: ChunkSize = "auto",
+        gather: bool = False,
+    ) -> None:
+        super().__init__()
+        check_count(embedding_size, "embedding_size")
+        check_count(num_classes, "num_classes")
+        check_positive(temperature, "temperature")
+        bound = embedding_size**-0.5
+        proxies = torch.empty(num_classes, embedding_size).uniform_(-bound, bound)
+        self.proxies = nn.Parameter(proxies)
+        self.temperature = temperature
+        check_chunk_size(chunk_size)
+        self.normalize = normalize
+        self.chunk_size = chunk_size
+        self.gather = gather
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        indices_tuple: object = None,
+        ref_emb: object = None,
+        ref_labels: object = None,
+    ) -> Tensor:
+        """Returns the loss.
+
+        Arguments:
+            embeddings: (B, D) floating-point embeddings; half types are compared in float32.
+            labels: (B,) integer classes from 0 to C - 1, or (B, L), finest first.
+            indices_tuple, ref_emb, ref_labels: not used: proxies stand for the other items.
+
+        Returns:
+            A scalar; 0, still with a graph, for an empty batch.
+
+        Raises:
+            TypeError: embeddings that are not floating point, or labels that are not integers.
+            ValueError: tensors whose shapes or devices do not fit, or labels out of range.
+        """
+        check_batch(embeddings, labels, "embeddings", "labels")
+        classes, size = self.proxies.shape
+        if embeddings.shape[1] != size:
+            raise ValueError(
+                f"embeddings must have shape (B, {size}), got {tuple(embeddings.shape)}"
+            )
+        if labels.is_floating_point() or labels.dtype == torch.bool:
+            raise TypeError(f"labels must be integers, got {labels.dtype}")
+        finest = (labels if labels.dim() == 1 else labels[:, 0]).long()
+        low, high = finest.aminmax() if len(finest) > 0 else (0, 0)
+        if low < 0 or high >= classes:
+            wrong = int(low if low < 0 else high)
+            raise ValueError(f"labels must be between 0 and {classes - 1}, got {wrong}")
+
+        wide = torch.promote_types(embeddings.dtype, self.proxies.dtype)
+        wide = torch.promote_types(wide, torch.float32)
+        with torch.autocast(embeddings.device.type, enabled=False):
+            items = unit_length(self.proxies.to(wide))
+            queries = embeddings.to(wide)
+            queries = unit_length(queries) if self.normalize else queries
+            terms = _Terms(finest, self.temperature, self.gather)
+            return evaluate(queries, items, terms, self.chunk_size)
+
+    def extra_repr(self) -> str:
+        """Returns the sizes and options."""
+        classes, size = self.proxies.shape
+        return (
+            f"embedding_size={size}, num_classes={classes}, temperature={self.temperature}, "
+            f"normalize={self.normalize}"
+        )
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """The cross entropies of one call: what `sweep` sums."""
+
+    labels: Tensor
+    temperature: float
+    gather: bool
+    num_terms: int = 1
+
+    def sums(self, scores: Tensor, rows: slice) -> Tensor:
+        logits = scores / self.temperature
+        return cross_entropy(logits, self.labels[rows], reduction="sum").view(1)
+
+    def counts(self, scores: Tensor, rows: slice) -> Tensor:
+        return torch.tensor([len(scores)], device=scores.device)

@@ -1,0 +1,62 @@
+"""HAPPIER: hierarchical average precision and the clustering of the finest classes."""
+
+from typing import Any
+
+from sodeep_fast._checks import check_number
+from sodeep_fast.comparators import Comparator
+from sodeep_fast.losses.cluster import ClusterLoss
+from sodeep_fast.losses.h_ap import HierarchicalAPLoss
+from sodeep_fast.retrieval import CombinedLoss
+
+
+class HappierLoss(CombinedLoss):
+    """(1 - weight) `HierarchicalAPLoss` + weight `ClusterLoss`.
+
+    Ramzi et al., HAPPIER, ECCV 2022. By default a query ranks itself, as in the official program;
+    `exclude_query=True` gives the metric's own convention. Labels are (B, L), finest first; those
+    of the finest level are classes from 0 to num_classes - 1. References are ranked, not clustered.
+
+    Arguments:
+        embedding_size: D.
+        num_classes: how many classes the finest level has.
+        weight: of the clustering, the paper's lambda, in [0, 1]. Default: 0.1; some of the
+            configuration files have 0.5.
+        comparator, alpha: as `HierarchicalAPLoss`; HAPPIER's program has
+            `ByLevel(Sup(offset=1.44))`.
+        temperature: of the clustering. Default: 0.05.
+        exclude_query: leave the query out of its gallery. Default: False.
+        options: the others of `RetrievalLoss`.
+
+    Raises:
+        TypeError, ValueError: as the two losses; a weight outside [0, 1].
+
+    Example:
+        >>> import torch, sodeep_fast
+        >>> loss = sodeep_fast.HappierLoss(embedding_size=2, num_classes=3)
+        >>> labels = torch.tensor([[0, 0], [1, 0], [0, 0], [2, 1]])
+        >>> loss(torch.randn(4, 2), labels).shape
+        torch.Size([])
+    """
+
+    def __init__(
+        self,
+        embedding_size: int,
+        num_classes: int,
+        weight: float = 0.1,
+        comparator: Comparator | None = None,
+        *,
+        alpha: float = 1.0,
+        temperature: float = 0.05,
+        exclude_query: bool = False,
+        **options: Any,
+    ) -> None:
+        check_number(weight, "weight", least=0)
+        if weight > 1:
+            raise ValueError(f"weight must be between 0 and 1, got {weight}")
+        shared = ("normalize", "chunk_size", "gather")
+        of_clusters = {name: options[name] for name in shared if name in options}
+        losses = [
+            HierarchicalAPLoss(comparator, alpha, exclude_query=exclude_query),
+            ClusterLoss(embedding_size, num_classes, temperature, **of_clusters),
+        ]
+        super().__init__(losses, [1 - weight, weight], **options)

@@ -1,0 +1,74 @@
+"""SupRank's combinations: a bound of a metric, and a loss that makes batches agree."""
+
+from typing import Any
+
+from torch import nn
+
+from sodeep_fast._checks import check_choice
+from sodeep_fast.comparators import ByLevel, Sup
+from sodeep_fast.losses.calibration import CalibrationLoss
+from sodeep_fast.losses.h_ap import HierarchicalAPLoss
+from sodeep_fast.losses.ndcg import NDCGLoss
+from sodeep_fast.losses.recall import KS
+from sodeep_fast.losses.recall_at_k import RecallAtKLoss
+from sodeep_fast.losses.sup_ap import SupAPLoss
+from sodeep_fast.retrieval import CombinedLoss, RetrievalLoss
+
+METRICS = ("ap", "recall", "ndcg", "h_ap")
+
+
+class SupRankLoss(CombinedLoss):
+    """A weighted sum of SupRank's bound of a metric and of a loss against the decomposability gap.
+
+    Ramzi et al., SupRank, TPAMI 2025. By default a query ranks itself, as its own positive, as in
+    the official program, in the recall too; `exclude_query=True` gives the metric's own convention.
+
+    Arguments:
+        metric: "ap", "recall" (at 1, 2, 4, 8 and 16), "ndcg" or "h_ap"; the latter two take labels
+            (B, L), finest first.
+        gap: the other loss, such as `ClusterLoss(embedding_size, num_classes, 0.1)` for
+            hierarchies. Default: `CalibrationLoss()`, of the finest level.
+        weights: of both. Default: 0.9 and 0.1; for the recall 0.5 and 0.5, the program's.
+        comparator: how less relevant items are counted. Default: `Sup()`; the configuration files
+            have `Sup(offset=1.44)`.
+        exclude_query: leave the query out of its gallery. Default: False.
+        options: the others of `RetrievalLoss`.
+
+    Raises:
+        TypeError: a comparator or gap that is none, or weights that are not numbers.
+        ValueError: an unknown metric, or other than two weights.
+
+    Example:
+        >>> import torch, sodeep_fast
+        >>> loss = sodeep_fast.SupRankLoss("recall")
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
+        >>> loss(embeddings, torch.tensor([0, 1, 0, 1]))
+        tensor(0.5476)
+    """
+
+    def __init__(
+        self,
+        metric: str,
+        gap: nn.Module | None = None,
+        weights: tuple[float, float] | None = None,
+        comparator: Sup | None = None,
+        *,
+        exclude_query: bool = False,
+        **options: Any,
+    ) -> None:
+        check_choice(metric, METRICS, "metric")
+        bound = ByLevel(Sup() if comparator is None else comparator)
+        ranking: RetrievalLoss
+        if metric == "ap":
+            ranking = SupAPLoss(comparator, exclude_query=exclude_query)
+        elif metric == "recall":
+            ranking = RecallAtKLoss(
+                KS, bound, clip=False, query_is_positive=True, exclude_query=exclude_query
+            )
+        elif metric == "ndcg":
+            ranking = NDCGLoss(bound, exclude_query=exclude_query)
+        else:
+            ranking = HierarchicalAPLoss(bound, exclude_query=exclude_query)
+        if weights is None:
+            weights = (0.5, 0.5) if metric == "recall" else (0.9, 0.1)
+        super().__init__([ranking, CalibrationLoss() if gap is None else gap], weights, **options)

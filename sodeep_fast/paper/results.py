@@ -1,0 +1,91 @@
+"""What the reproductions share: the sorters they compare, and where results are written."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from sodeep_fast.benchmark.environment import environment
+from sodeep_fast.sorters.checkpoint import SHIPPED, load_sorter
+from sodeep_fast.sorters.exact import ExactSorter
+from sodeep_fast.sorters.handcrafted import HandcraftedSorter
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444", "#999933")
+
+
+def sorters() -> dict[str, nn.Module]:
+    """Returns the sorters that need no training, and the trained ones of the package, by name."""
+    return {
+        "handcrafted": HandcraftedSorter(lam=10),
+        "exa": ExactSorter(),
+        **{name: load_sorter(name) for name in SHIPPED},
+    }
+
+
+def write(folder: Path, name: str, settings: Mapping[str, Any], results: Any, text: str) -> None:
+    """Writes results as NAME.json, with the machine and versions, and as NAME.txt; prints them."""
+    facts = environment()
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"environment": facts, "settings": dict(settings), "results": results}
+    (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    header = ", ".join(f"{key} {value}" for key, value in facts.items())
+    (folder / f"{name}.txt").write_text(f"{text}\n\n{header}\n")
+    print(text)
+
+
+def draw(path: Path, plot: Callable[[Any], None], *, title: str, x: str, y: str) -> None:
+    """Writes a picture: `plot` draws the curves, each with a label, on the axes it is given.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+    except ImportError:
+        raise ImportError(
+            "pictures need matplotlib: pip install matplotlib, or sodeep-fast[paper]"
+        ) from None
+    figure, axes = pyplot.subplots(figsize=(7.5, 5), layout="constrained")
+    plot(axes)
+    axes.set(title=title, xlabel=x, ylabel=y)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def spread(values: list[float], digits: int = 4) -> str:
+    """Writes the mean and the standard deviation over seeds.
+
+    Example:
+        >>> spread([0.5, 0.7], 3)
+        '0.600 +- 0.141'
+    """
+    deviation = np.std(values, ddof=1) if len(values) > 1 else 0.0
+    return f"{np.mean(values):.{digits}f} +- {deviation:.{digits}f}"
+
+
+def table(rows: list[list[str]]) -> str:
+    """Writes rows of equal length as columns, the first one flush left.
+
+    Example:
+        >>> print(table([["sorter", "L1"], ["lstm", "0.0033"]]))
+        sorter      L1
+        lstm    0.0033
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            [
+                row[0].ljust(widths[0]),
+                *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)),
+            ]
+        )
+        for row in rows
+    )

@@ -1,0 +1,106 @@
+"""A weighted sum of losses that share one pass over the similarities."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sodeep_fast._checks import check_number
+from sodeep_fast.retrieval.gallery import Gallery
+from sodeep_fast.retrieval.loss import RetrievalLoss
+
+
+class CombinedLoss(RetrievalLoss):
+    """A weighted sum of losses of embeddings, for which similarities are formed once.
+
+    Arguments:
+        losses: the losses. Of a `RetrievalLoss` only what it measures and its `exclude_query`
+            matter: how similarities are formed is this loss's matter. Any other module is called
+            with the embeddings and their labels.
+        weights: a number for each. Default: 1 each.
+        normalize, similarity, chunk_size, gather: as `RetrievalLoss`.
+
+    Raises:
+        TypeError: a loss that is no module, or a weight that is not a number.
+        ValueError: no `RetrievalLoss`, one that mixes embeddings of its own, another number of
+            weights, or a weight that is not finite.
+
+    Example:
+        >>> import sodeep_fast
+        >>> loss = sodeep_fast.CombinedLoss(
+        ...     [sodeep_fast.SmoothAPLoss(), sodeep_fast.RecallAtKLoss()], weights=[1.0, 0.5]
+        ... )
+    """
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Module],
+        weights: Sequence[float] | None = None,
+        *,
+        normalize: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(normalize, **options)
+        weights = [1.0] * len(losses) if weights is None else list(weights)
+        if len(weights) != len(losses):
+            raise ValueError(f"weights must hold {len(losses)} numbers, got {len(weights)}")
+        for weight in weights:
+            check_number(weight, "every weight")
+        flat: list[tuple[nn.Module, float]] = []
+        for loss, weight in zip(losses, weights, strict=True):
+            flat += _parts(loss, weight)
+        self.losses = nn.ModuleList(loss for loss, _ in flat)
+        self.weights = [weight for _, weight in flat]
+        if len(self._ranking()) == 0:
+            raise ValueError("losses must hold at least one RetrievalLoss, got none")
+        self.num_terms = sum(loss.num_terms for loss, _ in self._ranking())
+
+    def _ranking(self) -> list[tuple[RetrievalLoss, float]]:
+        pairs = zip(self.losses, self.weights, strict=True)
+        return [(loss, weight) for loss, weight in pairs if isinstance(loss, RetrievalLoss)]
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        indices_tuple: tuple[Tensor, ...] | None = None,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+    ) -> Tensor:
+        """Returns the loss; arguments as in `RetrievalLoss.forward`."""
+        total = super().forward(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+        for loss, weight in zip(self.losses, self.weights, strict=True):
+            if not isinstance(loss, RetrievalLoss):
+                total = total + weight * loss(embeddings, labels)
+        return total
+
+    def wants_query(self) -> bool:
+        """Returns whether it matters to any of the losses which item is the query itself."""
+        return any(loss.wants_query() for loss, _ in self._ranking())
+
+    def block_sums(self, scores: Tensor, gallery: Gallery, rows: slice) -> Tensor:
+        """Returns the weighted sums of all losses."""
+        parts = [
+            weight * loss.block_sums(scores, gallery, rows) for loss, weight in self._ranking()
+        ]
+        return torch.cat(parts)
+
+    def block_counts(self, scores: Tensor, gallery: Gallery, rows: slice) -> Tensor:
+        """Returns the counts of all losses."""
+        return torch.cat([loss.block_counts(scores, gallery, rows) for loss, _ in self._ranking()])
+
+    def extra_repr(self) -> str:
+        """Returns weights and options."""
+        return f"weights={self.weights}, {super().extra_repr()}"
+
+
+def _parts(loss: nn.Module, weight: float) -> list[tuple[nn.Module, float]]:
+    """Returns the losses that a loss consists of, and their weights."""
+    if not isinstance(loss, nn.Module):
+        raise TypeError(f"losses must be modules, got {type(loss).__name__}")
+    if isinstance(loss, CombinedLoss):
+        return [(each, weight * w) for each, w in zip(loss.losses, loss.weights, strict=True)]
+    if getattr(loss, "simix", False):
+        raise ValueError("losses must see one batch, and a loss with simix=True has its own")
+    return [(loss, weight)]

@@ -1,0 +1,233 @@
+"""The base class of the losses of embeddings."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sodeep_fast.retrieval._checks import check_batch, check_references
+from sodeep_fast.retrieval.distributed import gather, processes
+from sodeep_fast.retrieval.gallery import Gallery, Pairs, find_queries
+from sodeep_fast.retrieval.sweep import ChunkSize, Similarity, check_chunk_size, evaluate
+from sodeep_fast.retrieval.unit_length import unit_length
+
+
+class RetrievalLoss(nn.Module):
+    """A loss of embeddings, 1 - metric averaged over queries, each ranking the same items.
+
+    The calling convention is pytorch-metric-learning's. Subclasses say what the metric is, by
+    `values`, and inherit these options.
+
+    Arguments:
+        normalize: scale embeddings to unit length, so that scores are cosines. Default: True.
+        exclude_query: leave every query out of its own gallery, as the metrics do, instead of
+            ranking it there, as the papers' programs do. Default: False. Among references a query
+            is the item with its embedding and its labels.
+        similarity: any function (b, D), (M, D) -> (b, M) to score with, larger for more alike; a
+            module's parameters get their gradient. Default: the inner product.
+        chunk_size: the most queries that are scored at a time. "auto" takes 128, or more where
+            items are few or on a GPU; None takes all at once, which alone has second derivatives,
+            unless `similarity` is given, which always has them. Default: "auto".
+        gather: rank the items of all processes of torch.distributed, and average over all their
+            queries: the loss of one process with the whole batch. Under DistributedDataParallel,
+            which averages gradients, so are the gradients of the parameters; those of the
+            embeddings are larger by the number of processes. Default: False.
+
+    Raises:
+        TypeError: a chunk_size that is no integer, or a similarity that cannot be called.
+        ValueError: a chunk_size below 1.
+    """
+
+    # Whether a query that is in its own gallery is a positive.
+    query_is_positive = True
+    num_terms = 1
+
+    def __init__(
+        self,
+        normalize: bool = True,
+        exclude_query: bool = False,
+        *,
+        similarity: Similarity | None = None,
+        chunk_size: ChunkSize = "auto",
+        gather: bool = False,
+    ) -> None:
+        super().__init__()
+        if similarity is not None and not callable(similarity):
+            raise TypeError(
+                "similarity must be a function (b, D), (M, D) -> (b, M) or None, "
+                f"got {type(similarity).__name__}"
+            )
+        check_chunk_size(chunk_size)
+        self.normalize = normalize
+        self.exclude_query = exclude_query
+        self.similarity = similarity
+        self.chunk_size = chunk_size
+        self.gather = gather
+
+    def values(self, scores: Tensor, relation: Tensor, mask: Tensor | None) -> Tensor:
+        """Returns the metric (B,) of scores (B, M), `relation` and a mask (B, M) bool."""
+        raise NotImplementedError  # abstract: every subclass has its own
+
+    def relation(self, labels: Tensor, item_labels: Tensor) -> Tensor:
+        """Returns (B, M) bool, True for items of the same finest label; labels are (B, L)."""
+        return labels[:, :1] == item_labels[:, 0]
+
+    def sums(self, scores: Tensor, relation: Tensor, mask: Tensor | None) -> Tensor:
+        """Returns the sum (1,) of the losses of the queries with a positive."""
+        losses = 1 - self.values(scores, relation, mask)
+        return losses.masked_fill(~_has_positive(relation, mask), 0).sum().view(1)
+
+    def counts(self, scores: Tensor, relation: Tensor, mask: Tensor | None) -> Tensor:
+        """Returns how many losses (1,) those are."""
+        return _has_positive(relation, mask).sum().view(1)
+
+    def augment(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the embeddings, of unit length if normalized, and labels to take instead."""
+        return embeddings, labels
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        indices_tuple: tuple[Tensor, ...] | None = None,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+    ) -> Tensor:
+        """Returns the loss.
+
+        Arguments:
+            embeddings: (B, D) floating-point queries; float16 and bfloat16 are compared in float32,
+                under autocast too.
+            labels: (B,) class of each query, of any real dtype; classes may have any sizes and come
+                in any order. Or (B, L) labels of a hierarchy, finest first, of which a loss of one
+                level takes the finest.
+            indices_tuple: pairs (a1, p, a2, n) or triplets (a, p, n) of queries and items: the only
+                ones that take part, so a query that is not paired with itself is left out of its
+                gallery. Labels say which are positives. Default: all pairs.
+            ref_emb: (M, D) items to rank. Default: the queries themselves.
+            ref_labels: (M,) or (M, L) labels of the items.
+
+        Returns:
+            A scalar. Queries without a positive are left out; if all are, 0, still with a graph.
+            NaN where an embedding is not finite.
+
+        Raises:
+            TypeError: embeddings that are not floating point, labels that are not real, or an
+                indices_tuple of something else than integer tensors.
+            ValueError: tensors whose shapes or devices do not fit, ref_emb without ref_labels or
+                the reverse, no references, indices out of range, or an indices_tuple with
+                `gather`.
+        """
+        check_batch(embeddings, labels, "embeddings", "labels")
+        check_references(embeddings, labels, ref_emb, ref_labels)
+        if indices_tuple is not None and self.gather and processes() > 1:
+            raise ValueError("indices_tuple must be None with gather=True: it names local items")
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return self._loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+
+    def _loss(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        indices: tuple[Tensor, ...] | None,
+        ref_emb: Tensor | None,
+        ref_labels: Tensor | None,
+    ) -> Tensor:
+        wide = torch.promote_types(embeddings.dtype, torch.float32)
+        if ref_emb is not None:
+            wide = torch.promote_types(wide, ref_emb.dtype)
+        queries, labels = self.augment(self._vectors(embeddings.to(wide)), _by_level(labels))
+        itself = None
+        if ref_emb is None or ref_labels is None or ref_emb is embeddings:
+            items, offset = None, 0
+            item_labels = labels if ref_labels is None else _by_level(ref_labels)
+            if self.gather and processes() > 1:
+                items, offset = gather(queries)
+                item_labels = gather(item_labels)[0]
+            if self.wants_query():
+                itself = torch.arange(offset, offset + len(queries), device=queries.device)
+        else:
+            raw, item_labels = ref_emb.to(wide), _by_level(ref_labels)
+            if self.gather:
+                raw, item_labels = gather(raw)[0], gather(item_labels)[0]
+            if self.wants_query():
+                itself = find_queries(embeddings.to(wide), labels, raw, item_labels)
+            items = self._vectors(raw)
+
+        size = (len(queries), len(item_labels))
+        listed = None if indices is None else Pairs(indices, *size)
+        terms = _Terms(self, Gallery(labels, item_labels, itself, listed))
+        return evaluate(queries, items, terms, self.chunk_size, self.similarity)
+
+    def _vectors(self, embeddings: Tensor) -> Tensor:
+        return unit_length(embeddings) if self.normalize else embeddings
+
+    def wants_query(self) -> bool:
+        """Returns whether it matters which item is the query itself."""
+        return self.exclude_query or not self.query_is_positive
+
+    def block_sums(self, scores: Tensor, gallery: Gallery, rows: slice) -> Tensor:
+        """Returns the sums (K,) of some queries, whose scores are (b, M)."""
+        return self.sums(scores, *self.pairs(gallery, rows))
+
+    def block_counts(self, scores: Tensor, gallery: Gallery, rows: slice) -> Tensor:
+        """Returns the counts (K,) of some queries."""
+        return self.counts(scores, *self.pairs(gallery, rows))
+
+    def pairs(self, gallery: Gallery, rows: slice) -> tuple[Tensor, Tensor | None]:
+        """Returns relation and mask (b, M) of some queries."""
+
+        def relate() -> Tensor:
+            relation = self.relation(gallery.labels[rows], gallery.item_labels)
+            if not self.query_is_positive:
+                gallery.clear_query(relation, rows)
+            return relation
+
+        def mask() -> Tensor | None:
+            return gallery.mask(rows, without_query=self.exclude_query)
+
+        how = type(self).relation, self.query_is_positive
+        return gallery.once(how, rows, relate), gallery.once(self.exclude_query, rows, mask)
+
+    def extra_repr(self) -> str:
+        """Returns the options, those at their defaults but for the first two left out."""
+        options: dict[str, Any] = {"normalize": self.normalize, "exclude_query": self.exclude_query}
+        if self.similarity is not None and not isinstance(self.similarity, nn.Module):
+            options["similarity"] = getattr(self.similarity, "__name__", self.similarity)
+        if self.chunk_size != "auto":
+            options["chunk_size"] = self.chunk_size
+        if self.gather:
+            options["gather"] = True
+        return ", ".join(f"{name}={value}" for name, value in options.items())
+
+
+def _has_positive(relation: Tensor, mask: Tensor | None) -> Tensor:
+    positives = relation if relation.dtype == torch.bool else relation > 0
+    return (positives if mask is None else positives & mask).any(-1)
+
+
+def _by_level(labels: Tensor) -> Tensor:
+    return labels.unsqueeze(-1) if labels.dim() == 1 else labels
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """A loss and the gallery of one call: what `sweep` sums."""
+
+    loss: RetrievalLoss
+    gallery: Gallery
+
+    @property
+    def num_terms(self) -> int:
+        return self.loss.num_terms
+
+    @property
+    def gather(self) -> bool:
+        return self.loss.gather
+
+    def sums(self, scores: Tensor, rows: slice) -> Tensor:
+        return self.loss.block_sums(scores, self.gallery, rows)
+
+    def counts(self, scores: Tensor, rows: slice) -> Tensor:
+        return self.loss.block_counts(scores, self.gallery, rows)

@@ -1,0 +1,37 @@
+"""Vectors scaled to unit length, with a backward that keeps one matrix instead of several."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SHORTEST = 1e-12  # shorter vectors are divided by this, as torch.nn.functional.normalize does
+
+
+def unit_length(vectors: Tensor) -> Tensor:
+    """Returns the rows of (n, D) over their Euclidean lengths; twice differentiable.
+
+    Example:
+        >>> import torch
+        >>> unit_length(torch.tensor([[3.0, 4.0]]))
+        tensor([[0.6000, 0.8000]])
+    """
+    result: Tensor = _UnitLength.apply(vectors)
+    return result
+
+
+class _UnitLength(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor) -> Tensor:
+        units = vectors / torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp(SHORTEST)
+        ctx.save_for_backward(vectors, units)
+        return units
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        vectors, units = ctx.saved_tensors
+        length = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+        # What is along the vector goes, unless its length does not follow it.
+        along = torch.einsum("nd,nd->n", grad, units).unsqueeze(-1)
+        along = along.masked_fill(length < SHORTEST, 0)
+        return torch.addcmul(grad, along, units, value=-1) / length.clamp(SHORTEST)

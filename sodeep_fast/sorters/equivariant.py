@@ -1,0 +1,104 @@
+"""A learned sorter that does not depend on the order in which the scores arrive."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sodeep_fast._checks import check_count, check_positive
+from sodeep_fast.ops.soft_rank import soft_rank
+from sodeep_fast.sorters.learned import LearnedSorter
+
+
+class EquivariantSorter(LearnedSorter):
+    """Ranks scores by soft ranks of soft ranks, and a small network applied to every element.
+
+    Permuting the scores permutes the ranks, which no LSTM or CNN can promise, and neither shift nor
+    scale of a row matters. The standardised scores, times n / sqrt(12), have about the spacing of
+    ranks. A stage replaces them by their soft ranks at a steepness of `sharpness` per rank:
+
+        p_0 = -standardised scores * n / sqrt(12),    p_k = soft_rank(-sharpness_k p_(k-1))
+
+    The first stage spreads out what lies dense and draws together what lies far apart, so the next
+    one compares every score with about as many neighbours, however uneven the row is. The network
+    sees, for every element, how far the stages differ, and how near the ends of the row are, where
+    soft ranks are biased; it returns what to add to the last stage.
+
+    A sharper sorter is nearer to the ranks and has a gradient at fewer pairs; training on both
+    (`gradient_weight` of `sodeep_fast.training.train_sorter`) settles where to stop.
+
+    Arguments:
+        sharpness: what each stage begins with, positive, per unit of rank; it is learned. Default:
+            (1, 2).
+        hidden_size: of the network of every element. Default: 8.
+        normalize: divide the ranks by n. Default: True.
+        trainable: whether the weights want gradients; see `LearnedSorter`. Default: False.
+
+    Raises:
+        TypeError: a size that is not an integer, or a sharpness that is not a number.
+        ValueError: no stage, a sharpness that is not positive, or a size below 1.
+
+    Example:
+        >>> import torch, sodeep_fast
+        >>> sorter = sodeep_fast.EquivariantSorter()
+        >>> scores = torch.randn(2, 3, 50)
+        >>> torch.allclose(sorter(scores.flip(-1)), sorter(scores).flip(-1), atol=1e-5)
+        True
+    """
+
+    takes_mask = True
+
+    def __init__(
+        self,
+        sharpness: Sequence[float] = (1.0, 2.0),
+        hidden_size: int = 8,
+        normalize: bool = True,
+        trainable: bool = False,
+    ) -> None:
+        super().__init__(None, normalize)
+        if len(sharpness) < 1:
+            raise ValueError(f"sharpness must have an entry for every stage, got {sharpness}")
+        for value in sharpness:
+            check_positive(value, "every entry of sharpness")
+        check_count(hidden_size, "hidden_size")
+        self._sharpness = [float(value) for value in sharpness]
+        self.log_sharpness = nn.Parameter(torch.tensor(self._sharpness).log())
+        self.hidden = nn.Linear(len(sharpness) + 1, hidden_size)
+        self.output = nn.Linear(hidden_size, 1)
+        # Untrained, it is the last stage alone.
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+        self.standardize = True
+        self.trainable = trainable
+
+    def relative_ranks(self, rows: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Returns ranks / n (b, n) of standardised scores (b, n)."""
+        n: Tensor | int = rows.shape[-1]
+        if mask is not None:
+            n = mask.sum(-1, keepdim=True).clamp(min=1).to(rows.dtype)
+        positions = rows * (-n / math.sqrt(12))
+        stages = []
+        for sharpness in self.log_sharpness.exp():
+            positions = soft_rank(positions * -sharpness, 1.0, mask=mask)
+            stages.append(positions)
+        # What is exp(-1/2) one rank further in: the bias of a soft rank dies off as fast.
+        ends = [((1 - positions) / 2).exp(), ((positions - n) / 2).exp()]
+        features = torch.stack([*(stage - positions for stage in stages[:-1]), *ends])
+        # An element is a column, so that each product reads and writes whole rows.
+        hidden = F.silu(
+            torch.addmm(self.hidden.bias.unsqueeze(-1), self.hidden.weight, features.flatten(1))
+        )
+        correction = torch.addmm(self.output.bias.unsqueeze(-1), self.output.weight, hidden)
+        ranks = (positions + correction.view(rows.shape)) / n
+        return ranks if mask is None else ranks.masked_fill(~mask, 0)
+
+    def arguments(self) -> dict[str, Any]:
+        """Returns the constructor's arguments, with the sharpness that it began with."""
+        return {
+            "sharpness": self._sharpness,
+            "hidden_size": self.hidden.out_features,
+            "normalize": self.normalize,
+        }

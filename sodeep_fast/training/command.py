@@ -1,0 +1,162 @@
+"""`sodeep-fast train`: trains a sorter, writes it with its record, and reports what it is worth."""
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sodeep_fast._files import write_atomically
+from sodeep_fast.benchmark.environment import environment
+from sodeep_fast.sorters.checkpoint import save_sorter
+from sodeep_fast.sorters.cnn import CNNSorter
+from sodeep_fast.sorters.equivariant import EquivariantSorter
+from sodeep_fast.sorters.gru import GRUSorter
+from sodeep_fast.sorters.learned import LearnedSorter
+from sodeep_fast.sorters.lstm import LSTMSorter
+from sodeep_fast.sorters.mlp import MLPSorter
+from sodeep_fast.training.loop import train_sorter
+from sodeep_fast.training.record import make_record, report
+from sodeep_fast.training.settings import PRECISIONS, PRESETS, SCHEDULES
+
+_ANY_LENGTH: dict[str, Callable[..., LearnedSorter]] = {
+    "equivariant": EquivariantSorter,
+    "gru": GRUSorter,
+    "lstm": LSTMSorter,
+}
+_ONE_LENGTH: dict[str, Callable[..., LearnedSorter]] = {"cnn": CNNSorter, "mlp": MLPSorter}
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command to the subparsers of `sodeep-fast`."""
+    parser = commands.add_parser(
+        "train",
+        help="train a sorter on synthetic scores",
+        description="Trains a sorter and writes it to a file, with its training record in it and "
+        "beside it. A run that was stopped, however it was, goes on where it was when the same "
+        "command is given again. Under torchrun the batch is divided among the processes.",
+    )
+    parser.add_argument("--sorter", required=True, choices=sorted({**_ANY_LENGTH, **_ONE_LENGTH}))
+    parser.add_argument("--output", required=True, metavar="FILE", help="a .safetensors file")
+    parser.add_argument("--steps", required=True, type=int, help="of Adam")
+    parser.add_argument(
+        "--length",
+        type=_length,
+        default=100,
+        metavar="N or A:B",
+        help="the scores of a vector, or the range that it is drawn from; default: 100",
+    )
+    parser.add_argument(
+        "--option",
+        type=_option,
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an argument of the sorter, e.g. hidden_size=64 or 'sharpness=[1, 2]'",
+    )
+    parser.add_argument("--standardize", action="store_true", help="make it invariant to scale")
+    parser.add_argument("--preset", choices=PRESETS, default="paper")
+    parser.add_argument("--dist", help="of sodeep_fast.synthetic; default: released")
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--lr", type=float)
+    parser.add_argument("--schedule", choices=SCHEDULES)
+    parser.add_argument("--warm-up", type=int, metavar="STEPS")
+    parser.add_argument("--average", type=float, metavar="DECAY", help="of the averaged weights")
+    parser.add_argument("--clip", type=float, metavar="NORM", help="of the gradient")
+    parser.add_argument("--precision", choices=PRECISIONS)
+    parser.add_argument("--gradient-weight", type=float, help="train the gradient too")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and vectors; default: 0")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, help="PyTorch's threads; default: its own choice")
+    parser.add_argument("--checkpoint", metavar="FILE", help="default: OUTPUT.training")
+    parser.add_argument("--tensorboard", metavar="DIR")
+    parser.add_argument("--vectors", type=int, default=10_000, help="to measure the error on")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.set_defaults(run=run)
+
+
+_SETTINGS = (
+    "dist",
+    "batch_size",
+    "lr",
+    "schedule",
+    "warm_up",
+    "average",
+    "clip",
+    "precision",
+    "gradient_weight",
+)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs the command, and returns the exit status."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    settings = {
+        name: getattr(options, name) for name in _SETTINGS if getattr(options, name) is not None
+    }
+    output = Path(options.output)
+    try:
+        sorter = _make(options)
+        training = train_sorter(
+            sorter,
+            options.steps,
+            preset=options.preset,
+            checkpoint=options.checkpoint or f"{options.output}.training",
+            device=options.device,
+            progress=not options.quiet,
+            tensorboard=options.tensorboard,
+            length=options.length,
+            seed=options.seed,
+            **settings,
+        )
+        if training.process > 0:
+            return 0
+        record = make_record(
+            sorter,
+            training,
+            command=shlex.join(["sodeep-fast", *options.command_line]),
+            facts=environment(),
+            vectors=options.vectors,
+            device=options.device,
+        )
+        save_sorter(sorter, output, record=record)
+        text = json.dumps(record, indent=1) + "\n"
+        write_atomically(output.with_suffix(".json"), text.encode())
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        print(f"sodeep-fast train: {error}", file=sys.stderr)
+        return 2
+    print(report(record))
+    return 0
+
+
+def _make(options: argparse.Namespace) -> LearnedSorter:
+    """Returns the untrained sorter that the options describe."""
+    arguments = dict(options.option)
+    if options.sorter in _ONE_LENGTH:
+        arguments.setdefault("length", options.length)
+    torch.manual_seed(options.seed)
+    sorter = {**_ANY_LENGTH, **_ONE_LENGTH}[options.sorter](**arguments)
+    sorter.standardize |= options.standardize
+    return sorter
+
+
+def _length(text: str) -> int | tuple[int, int]:
+    shortest, colon, longest = text.partition(":")
+    if not shortest.isdecimal() or (colon and not longest.isdecimal()):
+        raise argparse.ArgumentTypeError(f"expected N or A:B such as 100 or 10:200, got {text!r}")
+    return (int(shortest), int(longest)) if colon else int(shortest)
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        if not equals or not value:
+            raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}") from None
+        return name, value

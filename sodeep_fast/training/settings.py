@@ -1,0 +1,137 @@
+"""What a training run depends on, and the two presets."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from sodeep_fast._checks import check_choice, check_count, check_nonnegative, check_positive
+from sodeep_fast.synthetic import distribution_name
+
+SCHEDULES = ("halving", "cosine")
+PRECISIONS = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a training run depends on, beside the sorter; two equal ones give the same weights.
+
+    Arguments:
+        steps: of Adam.
+        batch_size: vectors of a step, over all processes.
+        length: scores of a vector; or (shortest, longest), drawn for every step.
+        dist: the distribution of the vectors; see `sodeep_fast.synthetic`.
+        lr: the learning rate at its highest.
+        schedule: "halving" halves it every `halve_every` vectors; "cosine" rises to it over
+            `warm_up` steps and falls to 0 at the last one along half a cosine.
+        halve_every: vectors.
+        warm_up: steps.
+        average: the decay per step of the averaged weights, which are the result; 0 for none.
+        clip: the largest norm of the gradient of all weights; 0 for any.
+        precision: "bfloat16" computes matrix products and convolutions in bfloat16 by autocast; the
+            scores that they read then have three digits, which limits how near to the ranks a
+            sorter can come.
+        gradient_weight: of the cosine between the gradient of the Spearman loss through the sorter
+            and the direction that mends the ranks, subtracted from the loss.
+        seed: of the vectors. (That of the initial weights is the caller's.)
+    """
+
+    steps: int
+    batch_size: int = 512
+    length: int | tuple[int, int] = 100
+    dist: str = "released"
+    lr: float = 1e-3
+    schedule: str = "halving"
+    halve_every: int = 10_000_000
+    warm_up: int = 0
+    average: float = 0.0
+    clip: float = 0.0
+    precision: str = "float32"
+    gradient_weight: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "halve_every"):
+            check_count(getattr(self, name), name)
+        lengths = self.length if isinstance(self.length, tuple) else (self.length, self.length)
+        for length in lengths:
+            check_count(length, "length")
+        if len(lengths) != 2 or lengths[0] > lengths[1]:
+            raise ValueError(f"length must be (shortest, longest), got {self.length}")
+        object.__setattr__(self, "dist", distribution_name(self.dist))
+        check_positive(self.lr, "lr")
+        check_choice(self.schedule, SCHEDULES, "schedule")
+        check_choice(self.precision, PRECISIONS, "precision")
+        for name in ("warm_up", "average", "clip", "gradient_weight"):
+            check_nonnegative(getattr(self, name), name)
+        if self.average >= 1:
+            raise ValueError(f"average must be below 1, got {self.average}")
+
+    def learning_rate(self, step: int) -> float:
+        """Returns the learning rate of a step, counted from 0."""
+        if self.schedule == "halving":
+            return self.lr * 0.5 ** (step * self.batch_size // self.halve_every)
+        if step < self.warm_up:
+            return self.lr * (step + 1) / self.warm_up
+        progress = (step - self.warm_up) / max(self.steps - self.warm_up, 1)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the settings as JSON would give them back."""
+        values = asdict(self)
+        if isinstance(self.length, tuple):
+            values["length"] = list(self.length)
+        return values
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # SoDeep (Engilberge et al., CVPR 2019), section 4.1.1: 100 epochs of 100,000 vectors.
+    "paper": {"schedule": "halving"},
+    "fast": {"schedule": "cosine", "lr": 2e-3, "warm_up": 200, "average": 0.999, "clip": 1.0},
+}
+
+
+def make_settings(preset: str = "paper", **changes: Any) -> Settings:
+    """Returns the settings of a preset with some of them changed.
+
+    Arguments:
+        preset: "paper", Adam with a rate of 0.001 that is halved every 100 epochs of 100,000
+            vectors; or "fast", with warm-up, cosine, averaged weights and clipped gradients.
+        changes: fields of `Settings`; `steps` has no default.
+
+    Raises:
+        TypeError: an unknown setting, or one of a wrong type.
+        ValueError: an unknown preset, or a value out of range.
+
+    Example:
+        >>> from sodeep_fast.training import make_settings
+        >>> make_settings("fast", steps=1000).learning_rate(99)
+        0.001
+    """
+    check_choice(preset, tuple(PRESETS), "preset")
+    unknown = changes.keys() - {field.name for field in fields(Settings)}
+    if unknown:
+        raise TypeError(f"unknown settings: {', '.join(sorted(unknown))}")
+    if "steps" not in changes:
+        raise TypeError("steps must be given")
+    return Settings(**{**PRESETS[preset], **changes})
+
+
+def check_resumable(now: Settings, saved: Mapping[str, Any], path: object) -> None:
+    """Raises unless a run begun with the settings `saved` can go on with those of `now`.
+
+    More steps are no difference where the learning rate does not depend on their number.
+    """
+    ours, theirs = now.as_json(), dict(saved)
+    if now.schedule == "halving":
+        ours = replace(now, steps=theirs.get("steps", now.steps)).as_json()
+    differences = [
+        f"{name} was {theirs.get(name)!r} and is {ours.get(name)!r}"
+        for name in sorted(ours.keys() | theirs.keys())
+        if ours.get(name) != theirs.get(name)
+    ]
+    if differences:
+        raise ValueError(
+            f"{path} is of another training run: {'; '.join(differences)}; resume it with its own "
+            "settings, or give another file"
+        )

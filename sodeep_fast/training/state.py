@@ -1,0 +1,171 @@
+"""The state of a training run: what a step changes, and the file it is resumed from."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sodeep_fast._files import FilePath, import_safetensors, write_atomically
+from sodeep_fast.sorters.checkpoint import described
+from sodeep_fast.training.settings import Settings, check_resumable
+
+_KEY = "sodeep_fast_training"
+"""Of the JSON header among the metadata of a safetensors file."""
+
+_FORMAT = 1
+
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""What Adam keeps of every parameter."""
+
+
+@dataclass
+class State:
+    """All that a step changes.
+
+    Every step draws its vectors from a generator seeded by the run's seed and the step's number, so
+    there is no state of a generator to keep.
+    """
+
+    sorter: nn.Module
+    optimizer: torch.optim.Adam
+    average: dict[str, Tensor] | None
+    """The averaged floating-point entries of the sorter's state dict."""
+    step: int = 0
+    """How many steps are done."""
+    seconds: float = 0.0
+    """How long they took."""
+    error: Tensor | float = float("nan")
+    """The running mean of their L1 differences."""
+
+
+def save_state(state: State, settings: Settings, path: FilePath) -> None:
+    """Writes the state to a safetensors file, whole or not at all.
+
+    Raises:
+        ImportError: safetensors is not installed.
+        OSError: the file cannot be written, as where the disk is full; an old one is as it was.
+    """
+    safetensors = import_safetensors()
+    tensors = {f"sorter.{key}": value for key, value in state.sorter.state_dict().items()}
+    for key, value in (state.average or {}).items():
+        tensors[f"average.{key}"] = value
+    for name, parameter in state.sorter.named_parameters():
+        moments = state.optimizer.state[parameter]
+        for key in _MOMENTS if moments else ():
+            tensors[f"adam.{key}.{name}"] = moments[key]
+    header = {
+        "format": _FORMAT,
+        "sorter": _identity(state.sorter),
+        "settings": settings.as_json(),
+        "step": state.step,
+        "seconds": state.seconds,
+        "error": repr(float(state.error)),
+    }
+    content = safetensors.torch.save(
+        {
+            key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for key, value in tensors.items()
+        },
+        {_KEY: json.dumps(header)},
+    )
+    try:
+        write_atomically(Path(path), content)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"the training state could not be saved ({error.strerror}); whatever was saved "
+            "before is intact",
+            str(path),
+        ) from error
+
+
+def load_state(state: State, settings: Settings, path: FilePath) -> None:
+    """Puts the run in a file of `save_state` into a fresh state of the same run.
+
+    Raises:
+        ImportError: safetensors is not installed.
+        ValueError: a file that is damaged, or of another sorter or other settings.
+    """
+    safetensors = import_safetensors()
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(_KEY)
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        header = None if text is None else json.loads(text)
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise ValueError(f"{path} is damaged, or not a safetensors file: {error}") from None
+    if header is None:
+        raise ValueError(f"{path} holds no training state")
+    if header.get("format") != _FORMAT:
+        raise ValueError(
+            f"{path} has format {header.get('format')!r} of training; this version reads {_FORMAT}"
+        )
+    ours, theirs = _identity(state.sorter), header["sorter"]
+    if ours != theirs:
+        raise ValueError(
+            f"{path} is the training of another sorter: it is of {_named(theirs)}, "
+            f"and this is {_named(ours)}"
+        )
+    check_resumable(settings, header["settings"], path)
+    _fill(state, tensors)
+    state.step, state.seconds = header["step"], header["seconds"]
+    state.error = float(header["error"])
+
+
+def _fill(state: State, tensors: Mapping[str, Tensor]) -> None:
+    prefix = "sorter."
+    weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    state.sorter.load_state_dict(weights)
+    for key, value in (state.average or {}).items():
+        value.copy_(tensors[f"average.{key}"])
+    for name, parameter in state.sorter.named_parameters():
+        if f"adam.step.{name}" in tensors:
+            state.optimizer.state[parameter] = {
+                # Adam keeps its count of steps on the CPU.
+                key: value if key == "step" else value.to(parameter.device)
+                for key in _MOMENTS
+                for value in [tensors[f"adam.{key}.{name}"]]
+            }
+
+
+def _identity(sorter: nn.Module) -> dict[str, Any]:
+    arguments: dict[str, Any] = json.loads(json.dumps(described(sorter)))
+    return {"type": type(sorter).__name__, "arguments": arguments}
+
+
+def _named(identity: Mapping[str, Any]) -> str:
+    arguments = ", ".join(f"{name}={value!r}" for name, value in identity["arguments"].items())
+    return f"{identity['type']}({arguments})"
+
+
+class Saver:
+    """Saves a run as often as costs at most a fiftieth of its time, and when told to.
+
+    Where a step takes longer than that, as on large networks, every step is saved.
+    """
+
+    def __init__(self, path: FilePath | None, settings: Settings) -> None:
+        self._path = path
+        self._settings = settings
+        self._saved_step = -1
+        self._due = 0.0
+
+    def offer(self, state: State) -> None:
+        """Saves the state if it is due."""
+        if time.monotonic() >= self._due:
+            self.save(state)
+
+    def save(self, state: State) -> None:
+        """Saves the state, unless it is saved already."""
+        if self._path is None or state.step == self._saved_step:
+            return
+        begin = time.monotonic()
+        save_state(state, self._settings, self._path)
+        end = time.monotonic()
+        self._saved_step = state.step
+        self._due = end + 49 * (end - begin)

@@ -1,0 +1,75 @@
+"""Inside pytorch-metric-learning: its memory, its wrapper for several processes, its pairs."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sodeep_fast import CalibrationLoss, RecallAtKLoss, SmoothAPLoss
+from sodeep_fast.compat.metric_learning import as_metric_loss, cross_batch_memory
+from sodeep_fast.testing import make_scores
+
+pml_losses = pytest.importorskip("pytorch_metric_learning.losses")
+pml_utils = pytest.importorskip("pytorch_metric_learning.utils.loss_and_miner_utils")
+pml_distributed = pytest.importorskip("pytorch_metric_learning.utils.distributed")
+
+LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 3, 0])
+
+
+def batch(seed: int, items: int = 8) -> Tensor:
+    return make_scores("normal", (items, 4), dtype=torch.float64, seed=seed).requires_grad_()
+
+
+@pytest.mark.parametrize("make", [SmoothAPLoss, RecallAtKLoss, CalibrationLoss])
+def test_cross_batch_memory_ranks_all_that_it_holds_but_the_query(make: type[nn.Module]) -> None:
+    memory = cross_batch_memory(make(), embedding_size=4, memory_size=20)
+    batches = [batch(seed) for seed in range(4)]
+    for embeddings in batches:
+        value = memory(embeddings, LABELS)
+    (grad,) = torch.autograd.grad(value, batches[-1])
+
+    # The last 20 of 32 embeddings, wherever they lie; the gradient is that of the queries alone.
+    items = torch.cat([embeddings.detach() for embeddings in batches])[-20:]
+    item_labels = LABELS.repeat(4)[-20:]
+    expected = make(exclude_query=True)(batches[-1], LABELS, None, items, item_labels)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(grad, torch.autograd.grad(expected, batches[-1])[0])
+
+
+def test_the_calibration_is_its_contrastive_loss() -> None:
+    embeddings = batch(0)
+    theirs = pml_losses.ContrastiveLoss(0.9, 0.6, distance=cosine())
+    value = CalibrationLoss(0.9, 0.6)(embeddings, LABELS)
+    expected = theirs(embeddings, LABELS)
+    torch.testing.assert_close(value, expected)
+    (grad,) = torch.autograd.grad(value, embeddings)
+    torch.testing.assert_close(grad, torch.autograd.grad(expected, embeddings)[0])
+
+
+def cosine() -> nn.Module:
+    from pytorch_metric_learning.distances import CosineSimilarity
+
+    return CosineSimilarity()
+
+
+def test_pairs_and_triplets_of_miners() -> None:
+    embeddings, loss = batch(0), CalibrationLoss()
+    theirs = pml_losses.ContrastiveLoss(0.9, 0.6, distance=cosine())
+    pairs = pml_utils.get_all_pairs_indices(LABELS)
+    few = tuple(index[::3] for index in pairs)
+    torch.testing.assert_close(loss(embeddings, LABELS, few), theirs(embeddings, LABELS, few))
+    triplets = tuple(index[::2] for index in pml_utils.get_all_triplets_indices(LABELS))
+    in_pairs = pml_utils.convert_to_pairs(triplets, LABELS)
+    torch.testing.assert_close(
+        loss(embeddings, LABELS, triplets), loss(embeddings, LABELS, in_pairs)
+    )
+    without = SmoothAPLoss(exclude_query=True)(embeddings, LABELS)
+    torch.testing.assert_close(SmoothAPLoss()(embeddings, LABELS, pairs), without)
+
+
+@pytest.mark.filterwarnings("ignore:DistributedLossWrapper is being used in a non-distributed")
+def test_distributed_wrapper_in_one_process() -> None:
+    embeddings, loss = batch(0), SmoothAPLoss()
+    wrapped = pml_distributed.DistributedLossWrapper(as_metric_loss(loss))
+    assert torch.equal(wrapped(embeddings, LABELS), loss(embeddings, LABELS))
+    memory = cross_batch_memory(loss, embedding_size=4)
+    assert isinstance(pml_distributed.DistributedLossWrapper(memory), nn.Module)
