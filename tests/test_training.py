@@ -335,9 +335,10 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     script, path = tmp_path / "script.py", tmp_path / "run"
     script.write_text(SCRIPT)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    subprocess.run(
-        [*torchrun, str(script), str(path)], check=True, capture_output=True, timeout=120
+    done = subprocess.run(
+        [*torchrun, str(script), str(path)], capture_output=True, text=True, timeout=120
     )
+    assert done.returncode == 0, done.stdout + done.stderr
     options = SMALL | {"clip": 0.1, "average": 0.5}
     alone, together = LSTMSorter(4, 1).double(), LSTMSorter(4, 1).double()
     torch.manual_seed(0)

@@ -1,6 +1,7 @@
 """One training over several processes, as started by torchrun."""
 
 import atexit
+import time
 from collections.abc import Iterable
 
 import torch
@@ -13,7 +14,14 @@ def join_processes(device: torch.device) -> None:
     if dist.is_available() and dist.is_torchelastic_launched() and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         # Not sooner: processes that leave and join again may miss each other.
-        atexit.register(dist.destroy_process_group)
+        atexit.register(_leave)
+
+
+def _leave() -> None:
+    # Gloo's threads free the tensors of the last message after it has arrived. For that they need
+    # the interpreter, which, once it is ending, aborts the process that asks for it.
+    time.sleep(0.5)
+    dist.destroy_process_group()
 
 
 def rank_and_world() -> tuple[int, int]:
