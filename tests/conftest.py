@@ -57,7 +57,7 @@ def rerun_on() -> Callable[[str, str, str], None]:
     """Runs selected tests of a file in a process that is held to an older instruction set."""
 
     def rerun(file: str, selected: str, instruction_set: str) -> None:
-        order = ["baseline", "avx2", "avx512"]
+        order = ["baseline", "avx2", "avx512", "amx"]
         best = _native.cpu_capability()
         if order.index(instruction_set) >= order.index(best):
             pytest.skip(f"this processor's best, {best}, is what the others ran")

@@ -283,8 +283,10 @@ def test_strided_and_expanded_tensors(backend: str) -> None:
     scores = make_scores("normal", (9, 8, 2))
     strided = scores[..., 1].T
     actual = value_and_gradients(ours(lstm, backend), lstm, strided)
+    # PyTorch's products may add in another order where strides differ.
+    exact = {} if backend == "reference" else {"rtol": 0, "atol": 0}
     for name, value in value_and_gradients(ours(lstm, backend), lstm, strided.contiguous()).items():
-        assert torch.equal(actual[name], value), name
+        torch.testing.assert_close(actual[name], value, **exact, msg=name)
     row = scores[:1, :, 0].expand(5, 8)
     assert torch.equal(ours(lstm, backend)(row), ours(lstm, backend)(row.contiguous()))
     spread = [torch.stack([weight, weight], -1)[..., 0] for weight in lstm.parameters()]

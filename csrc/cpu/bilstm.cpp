@@ -30,11 +30,23 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+// What is kept of the gates where products are of bfloat16, on processors that have them.
+using KeptWithBf16 = avx512_bf16::Saved<float>;
+
+// With products of T, or of bfloat16 where S differs from it.
+template <class T, class S>
+LstmKernels<T, S> kernels() {
+  if constexpr (std::is_same_v<T, S>)
+    return pick_isa(baseline::lstm_kernels<T>, avx2::lstm_kernels<T>, avx512::lstm_kernels<T>)();
+  else
+    return active_isa() == Isa::kAmx ? amx::lstm_kernels<T>() : avx512_bf16::lstm_kernels<T>();
+}
+
 template <class T>
-LstmKernels<T> kernels(bool bf16) {
-  if constexpr (sizeof(T) == sizeof(float))
-    if (bf16 && has_bf16_pairs()) return avx512_bf16::lstm_kernels<T>();
-  return pick_isa(baseline::lstm_kernels<T>, avx2::lstm_kernels<T>, avx512::lstm_kernels<T>)();
+constexpr ScalarType dtype_of() {
+  return sizeof(T) == 8   ? ScalarType::Double
+         : sizeof(T) == 4 ? ScalarType::Float
+                          : ScalarType::Half;
 }
 
 // The parameters in PyTorch's order, of one direction and then of the other.
@@ -99,23 +111,26 @@ struct Plan {
 
   // So many rows that the weights, read once for all of them, cost little against the products, and
   // so few that what is kept of them stays in the cache; up to twice that, lest few be left over.
-  template <class T>
-  Plan(const LstmLayer<T>& layer, bool keeps_all_steps) : batch(layer.batch) {
-    constexpr int64_t kRows = 60, kRowsTogether = 6, kKept = 16 << 20;
-    const int64_t row_bytes = layer.steps * kLstmSaved * layer.hidden * int64_t(sizeof(T));
-    const int64_t kept = keeps_all_steps ? std::min(kRows, kKept / row_bytes) : kRows;
+  template <class T, class S>
+  Plan(const LstmLayer<T>& layer, const LstmKernels<T, S>& kernel, bool keeps_all_steps)
+      : batch(layer.batch) {
+    constexpr int64_t kKept = 16 << 20;
+    const int64_t together = std::max<int64_t>(kernel.product_rows, 6),
+                  most = 64 / together * together;
+    const int64_t row_bytes = layer.steps * kLstmSaved * layer.hidden * int64_t(sizeof(S));
+    const int64_t kept = keeps_all_steps ? std::min(most, kKept / row_bytes) : most;
     // Both directions at the same time, each in half of the threads.
     const int64_t pairs = divide_up(torch::stable::get_num_threads(), 2);
-    const int64_t least = std::max<int64_t>(1, batch / std::max(kept, kRowsTogether));
+    const int64_t least = std::max<int64_t>(1, batch / std::max(kept, together));
     const int64_t wanted = divide_up(least, pairs) * pairs;
-    rows = divide_up(divide_up(batch, wanted), kRowsTogether) * kRowsTogether;
+    rows = divide_up(divide_up(batch, wanted), together) * together;
     tiles = divide_up(batch, rows);
     groups = std::min(tiles, pairs);
   }
 
   // Calls work(tile, task, scratch), each task in one thread. What a row gets does not depend on
   // the tile that it is in.
-  template <class T, class F>
+  template <class S, class T, class F>
   void run(const LstmLayer<T>& layer, F&& work) const {
     constexpr int64_t kProductsPerTask = 1 << 18;
     const int64_t products =
@@ -123,7 +138,7 @@ struct Plan {
     torch::stable::parallel_for(
         0, 2 * groups, std::max<int64_t>(1, kProductsPerTask / std::max<int64_t>(products, 1)),
         [&](int64_t begin, int64_t end) {
-          thread_local LstmScratch<T> scratch;
+          thread_local LstmScratch<T, S> scratch;
           for (int64_t task = begin; task < end; ++task) {
             const int64_t group = task % groups;
             for (int64_t k = group * tiles / groups; k < (group + 1) * tiles / groups; ++k) {
@@ -137,9 +152,9 @@ struct Plan {
   }
 };
 
-template <class T>
-LstmForward<T> make_forward(const Tensor& input, const Weights& weights) {
-  LstmForward<T> call{};
+template <class T, class S>
+LstmForward<T, S> make_forward(const Tensor& input, const Weights& weights) {
+  LstmForward<T, S> call{};
   auto& layer = call.layer;
   layer.steps = input.size(0), layer.batch = input.size(1);
   layer.features = weights.features, layer.hidden = weights.hidden;
@@ -148,11 +163,11 @@ LstmForward<T> make_forward(const Tensor& input, const Weights& weights) {
 }
 
 // saved: [2, steps, batch, kLstmSaved, hidden]
-template <class T>
-void set_saved(LstmForward<T>& call, void* saved) {
+template <class T, class S>
+void set_saved(LstmForward<T, S>& call, void* saved) {
   const int64_t row = kLstmSaved * call.layer.hidden, step = call.layer.batch * row;
   for (int d = 0; d < 2; ++d)
-    call.saved[d] = {static_cast<T*>(saved) + d * call.layer.steps * step, step, row};
+    call.saved[d] = {static_cast<S*>(saved) + d * call.layer.steps * step, step, row};
 }
 
 // Asks for large pages, which cost the system less to supply than the many that they are made of.
@@ -166,44 +181,42 @@ void expect_to_fill(void* memory, int64_t bytes) {
 #endif
 }
 
-template <class T>
-std::tuple<Tensor, Tensor> run_forward(const Tensor& input, const Weights& weights, bool saves,
-                                       bool bf16) {
-  const Tensor rows =
-      rows_contiguous(input, sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float);
-  LstmForward<T> call = make_forward<T>(rows, weights);
+template <class T, class S>
+std::tuple<Tensor, Tensor> run_forward(const Tensor& input, const Weights& weights, bool saves) {
+  const Tensor rows = rows_contiguous(input, dtype_of<T>());
+  LstmForward<T, S> call = make_forward<T, S>(rows, weights);
   auto& layer = call.layer;
   Tensor output = torch::stable::new_empty(rows, {layer.steps, layer.batch, 2 * layer.hidden});
   Tensor saved = torch::stable::new_empty(
-      rows, {2, saves ? layer.steps : 0, layer.batch, kLstmSaved, layer.hidden});
+      rows, {2, saves ? layer.steps : 0, layer.batch, kLstmSaved, layer.hidden}, dtype_of<S>());
   if (layer.steps == 0 || layer.batch == 0) return {output, saved};
   call.output = sequence<T>(output.mutable_data_ptr(), output);
   if (saves) set_saved(call, saved.mutable_data_ptr());
   for (Tensor* filled : {&output, &saved})
-    expect_to_fill(filled->mutable_data_ptr(), filled->numel() * int64_t(sizeof(T)));
-  const LstmKernels<T> kernel = kernels<T>(bf16);
+    expect_to_fill(filled->mutable_data_ptr(), filled->numel() * filled->element_size());
+  const LstmKernels<T, S> kernel = kernels<T, S>();
   thread_local Buffer<T> packed;
   pack(kernel.forward_packing, weights, layer, packed);
-  Plan(layer, false).run(layer, [&](const LstmTile& tile, int64_t, LstmScratch<T>& scratch) {
-    kernel.forward(call, tile, scratch);
-  });
+  Plan(layer, kernel, false)
+      .run<S>(layer, [&](const LstmTile& tile, int64_t, LstmScratch<T, S>& scratch) {
+        kernel.forward(call, tile, scratch);
+      });
   packed.trim();
   return {output, saved};
 }
 
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
-template <class T>
+template <class T, class S>
 Gradients run_backward(const Tensor& grad, const Tensor& input, const Weights& weights,
-                       const std::optional<Tensor>& output, const Tensor& saved, bool wants_input,
-                       bool bf16) {
-  constexpr ScalarType dtype = sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float;
+                       const std::optional<Tensor>& output, const Tensor& saved, bool wants_input) {
+  constexpr ScalarType dtype = dtype_of<T>();
   const bool wants_weights = output.has_value();
   const Tensor rows = rows_contiguous(input, dtype), incoming = rows_contiguous(grad, dtype);
   const Tensor states = wants_weights ? rows_contiguous(*output, dtype) : Tensor();
-  const Tensor values = dense(saved, dtype);
-  LstmBackward<T> call{};
-  call.forward = make_forward<T>(rows, weights);
+  const Tensor values = dense(saved, dtype_of<S>());
+  LstmBackward<T, S> call{};
+  call.forward = make_forward<T, S>(rows, weights);
   auto& layer = call.forward.layer;
   const int64_t numel = layer.steps * layer.batch * layer.hidden;
   STD_TORCH_CHECK(grad.numel() == 2 * numel && (!output || output->numel() == 2 * numel) &&
@@ -228,15 +241,15 @@ Gradients run_backward(const Tensor& grad, const Tensor& input, const Weights& w
     call.input_grad[d] = {static_cast<T*>(input_grad.mutable_data_ptr()) + d * input_grad.stride(0),
                           input_grad.stride(1), input_grad.stride(2)};
 
-  const LstmKernels<T> kernel = kernels<T>(bf16);
+  const LstmKernels<T, S> kernel = kernels<T, S>();
   thread_local Buffer<T> packed, packed_transposed, weight_grads;
   if (!is_saved) pack(kernel.forward_packing, weights, layer, packed);
   pack(kernel.backward_packing, weights, layer, packed_transposed);
-  const Plan plan(layer, !is_saved);
+  const Plan plan(layer, kernel, !is_saved);
   const int64_t size = wants_weights ? kernel.weight_grads_size(layer) : 0;
   T* parts = weight_grads.reserve(2 * plan.groups * size);
   std::fill(parts, parts + 2 * plan.groups * size, T(0));
-  plan.run(layer, [&](const LstmTile& tile, int64_t task, LstmScratch<T>& scratch) {
+  plan.run<S>(layer, [&](const LstmTile& tile, int64_t task, LstmScratch<T, S>& scratch) {
     kernel.backward(call, tile, wants_weights ? parts + task * size : nullptr, scratch);
   });
   for (int64_t d = 0; wants_weights && d < 2; ++d) {
@@ -256,8 +269,10 @@ std::tuple<Tensor, Tensor> bilstm_layer(Tensor input, std::vector<Tensor> weight
   const Weights typed(weights, dtype);
   STD_TORCH_CHECK(input.dim() == 3 && input.size(2) == typed.features,
                   "input must have shape (steps, batch, features)");
-  const auto run = dtype == ScalarType::Double ? run_forward<double> : run_forward<float>;
-  return run(input, typed, saves, bf16);
+  const auto run = dtype == ScalarType::Double ? run_forward<double, double>
+                   : bf16 && has_bf16_pairs()  ? run_forward<float, KeptWithBf16>
+                                               : run_forward<float, float>;
+  return run(input, typed, saves);
 }
 
 Gradients bilstm_layer_backward(Tensor grad, Tensor input, std::vector<Tensor> weights,
@@ -268,8 +283,10 @@ Gradients bilstm_layer_backward(Tensor grad, Tensor input, std::vector<Tensor> w
   STD_TORCH_CHECK(input.dim() == 3 && input.size(2) == typed.features && grad.dim() == 3 &&
                       (!output || output->dim() == 3),
                   "input, gradient and output must have shape (steps, batch, ...)");
-  const auto run = dtype == ScalarType::Double ? run_backward<double> : run_backward<float>;
-  return run(grad, input, typed, output, saved, wants_input, bf16);
+  const auto run = dtype == ScalarType::Double ? run_backward<double, double>
+                   : bf16 && has_bf16_pairs()  ? run_backward<float, KeptWithBf16>
+                                               : run_backward<float, float>;
+  return run(grad, input, typed, output, saved, wants_input);
 }
 
 }  // namespace

@@ -39,21 +39,23 @@ struct LstmLayer {
   PackedLstmWeights<T> weights[2];
 };
 
-// What is kept of a row's step in one direction for the backward: i, f, g, o and the cell state.
+// What is kept of a row's step in one direction for the backward: i, f, g, o and the cell state, as
+// numbers of type S.
 constexpr int64_t kLstmSaved = 5;
+using Half = uint16_t;  // the bits of one
 
-template <class T>
+template <class T, class S>
 struct LstmForward {
   LstmLayer<T> layer;
   Sequence<const T> input;  // [steps, batch, features]
   Sequence<T> output;       // [steps, batch, 2 hidden], or null
-  Sequence<T> saved[2];     // [steps, batch, kLstmSaved hidden] by direction, or null
+  Sequence<S> saved[2];     // [steps, batch, kLstmSaved hidden] by direction, or null
 };
 
 // The forward has saved what this needs, or has not: then it is computed once more, tile by tile.
-template <class T>
+template <class T, class S>
 struct LstmBackward {
-  LstmForward<T> forward;
+  LstmForward<T, S> forward;
   Sequence<const T> grad;     // [steps, batch, 2 hidden]
   Sequence<T> input_grad[2];  // [steps, batch, features] by direction, or null
 };
@@ -73,12 +75,12 @@ struct LstmTile {
 };
 
 // Scratch of one thread.
-template <class T>
+template <class T, class S>
 struct LstmScratch {
-  Buffer<T> state, saved, inputs;
-  Buffer<const T*> rows;
+  Buffer<T> state, inputs;
+  Buffer<S> saved;
 
-  void trim() { state.trim(), saved.trim(), inputs.trim(), rows.trim(); }
+  void trim() { state.trim(), saved.trim(), inputs.trim(); }
 };
 
 // How an instruction set packs the weights for one pass: pieces may be packed in any order.
@@ -90,13 +92,14 @@ struct LstmPacking {
   void (*pack)(const LstmLayer<T>& layer, const LstmWeights<T> (&weights)[2], int64_t piece);
 };
 
-template <class T>
+template <class T, class S>
 struct LstmKernels {
+  int64_t product_rows;  // that are multiplied together
   LstmPacking<T> forward_packing, backward_packing;
-  void (*forward)(const LstmForward<T>& call, const LstmTile& tile, LstmScratch<T>& scratch);
+  void (*forward)(const LstmForward<T, S>& call, const LstmTile& tile, LstmScratch<T, S>& scratch);
   // Adds to the gradients of the weights, in a layout of its own, unless they are null.
-  void (*backward)(const LstmBackward<T>& call, const LstmTile& tile, T* weight_grads,
-                   LstmScratch<T>& scratch);
+  void (*backward)(const LstmBackward<T, S>& call, const LstmTile& tile, T* weight_grads,
+                   LstmScratch<T, S>& scratch);
   int64_t (*weight_grads_size)(const LstmLayer<T>& layer);
   // Sums `count` of them into PyTorch's layout.
   void (*sum_weight_grads)(const LstmLayer<T>& layer, const T* parts, int64_t count,

@@ -4,6 +4,14 @@
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
+// The gates after their activation and the new states.
+template <class T>
+struct LstmCell {
+  Vec<T> i, f, g, o, c, hidden = {};
+};
+
+#ifndef SODEEP_FAST_BF16_PAIRS
+
 // exp(x) to twice the digits of T, nearly, as scale + scale * part; x within [-limit, limit], NaN
 // stays NaN.
 template <class T>
@@ -43,18 +51,93 @@ inline Vec<T> sigmoid(Vec<T> x) {
   return e.divide_by_plus_one(broadcast<T>(1));
 }
 
-template <class T>
-struct LstmCell {
-  Vec<T> i, f, g, o, c;
-};
-
 // Of the gates before their activation and the cell state of the step before.
 template <class T>
 inline LstmCell<T> run_cell(Vec<T> i, Vec<T> f, Vec<T> g, Vec<T> o, Vec<T> c) {
   LstmCell<T> cell{sigmoid<T>(i), sigmoid<T>(f), hyperbolic_tangent<T>(g), sigmoid<T>(o), {}};
   cell.c = cell.f * c + cell.i * cell.g;
+  cell.hidden = cell.o * hyperbolic_tangent<T>(cell.c);
   return cell;
 }
+
+#else
+
+// 2^(factor * x), at most 2^40, to 3e-6 of itself; NaN stays NaN.
+inline Vec<float> power_of_two(Vec<float> x, float factor) {
+  const __m512 power = _mm512_min_ps(_mm512_set1_ps(40), (__m512)(x * factor));
+  const Vec<float> rest = (Vec<float>)_mm512_reduce_ps(power, _MM_FROUND_TO_NEAREST_INT);
+  // The polynomial of degree 4 with the smallest relative error on [-1/2, 1/2].
+  Vec<float> value = 9.57053114e-03f * rest + 5.59186622e-02f;
+  value = (value * rest + 2.40247356e-01f) * rest + 6.93121646e-01f;
+  value = value * rest + 9.99999263e-01f;
+  return (Vec<float>)_mm512_scalef_ps((__m512)value, (__m512)((Vec<float>)power - rest));
+}
+
+constexpr float kLog2E = 1.44269504f;
+
+template <class T>
+inline Vec<T> hyperbolic_tangent(Vec<T> x) {
+  const Vec<T> e = power_of_two(x, -2 * kLog2E);
+  return (1 - e) * reciprocal<T>(1 + e);
+}
+
+// What is multiplied has three digits; so the activations share their denominators, two divisions
+// instead of five.
+template <class T>
+inline LstmCell<T> run_cell(Vec<T> i, Vec<T> f, Vec<T> g, Vec<T> o, Vec<T> c) {
+  const Vec<T> of_i = 1 + power_of_two(i, -kLog2E), of_f = 1 + power_of_two(f, -kLog2E);
+  const Vec<T> e = power_of_two(g, -2 * kLog2E), of_g = 1 + e, i_g = of_i * of_g;
+  const Vec<T> inverse = reciprocal<T>(i_g * of_f), f_inverse = of_f * inverse;
+  LstmCell<T> cell;
+  cell.i = of_g * f_inverse;
+  cell.f = i_g * inverse;
+  cell.g = (1 - e) * (of_i * f_inverse);
+  cell.c = cell.f * c + (1 - e) * f_inverse;
+  const Vec<T> of_o = 1 + power_of_two(o, -kLog2E), e_c = power_of_two(cell.c, -2 * kLog2E);
+  const Vec<T> inverse_o = reciprocal<T>(of_o * (1 + e_c));
+  cell.o = (1 + e_c) * inverse_o;
+  cell.hidden = (1 - e_c) * inverse_o;
+  return cell;
+}
+
+#endif
+
+// What is kept of a cell: numbers of T or, where two digits less do, in half precision.
+#ifdef SODEEP_FAST_BF16_PAIRS
+template <class T>
+using Saved = Half;
+
+inline void store_saved(Half* to, Vec<float> v, int64_t count) {
+  constexpr float kLargest = 65504;
+  v = minimum(broadcast<float>(kLargest), maximum(broadcast<float>(-kLargest), v));
+  Half lanes[kLanes<float>];
+  const __m256i halves = _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT);
+  if (count >= kLanes<float>) return _mm256_storeu_si256((__m256i*)to, halves);
+  _mm256_storeu_si256((__m256i*)lanes, halves);
+  std::copy(lanes, lanes + count, to);
+}
+
+inline Vec<float> load_saved(const Half* from, int64_t count) {
+  if (count >= kLanes<float>)
+    return (Vec<float>)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from));
+  Half lanes[kLanes<float>] = {};
+  std::copy(from, from + count, lanes);
+  return load_saved(lanes, kLanes<float>);
+}
+#else
+template <class T>
+using Saved = T;
+
+template <class T>
+inline void store_saved(T* to, Vec<T> v, int64_t count) {
+  store_first<T>(to, v, count);
+}
+
+template <class T>
+inline Vec<T> load_saved(const T* from, int64_t count) {
+  return load_first<T>(from, count);
+}
+#endif
 
 // Derivatives with respect to the gates before their activation, and to the cell state of the step
 // before, from those with respect to the hidden state and, by later steps, the cell state.

@@ -4,6 +4,9 @@
 // clang-format off: each needs those before it
 #include "cpu/simd.h"
 #include "cpu/bilstm_product.h"
+#ifdef SODEEP_FAST_BF16_TILES
+#include "cpu/bilstm_tiles.h"
+#endif
 #include "cpu/bilstm_pack.h"
 #include "cpu/bilstm_cell.h"
 #include "cpu/bilstm_forward.h"
@@ -15,8 +18,9 @@ namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
 template <class T>
-LstmKernels<T> lstm_kernels() {
-  return {{lay_out_forward<T>, forward_pieces<T>, pack_forward<T>},
+LstmKernels<T, Saved<T>> lstm_kernels() {
+  return {kProductRows,
+          {lay_out_forward<T>, forward_pieces<T>, pack_forward<T>},
           {lay_out_backward<T>, backward_pieces<T>, pack_backward<T>},
           lstm_forward<T>,
           lstm_backward<T>,

@@ -23,6 +23,8 @@ template <class T>
 void pack_block(const T* weights, int64_t hidden, int64_t depth, int64_t block, T* packed) {
   constexpr int lanes = kLanes<T>;
   packed += block * packed_size(depth) * kPanelColumns<T>;
+  std::fill(packed + depth / kPacked * kPanelColumns<T>,
+            packed + packed_size(depth) * kPanelColumns<T>, T(0));
   for (int gate = 0; gate < kPanelVectors; ++gate)
     for (int64_t k = 0; k < depth; k += lanes) {
       Vec<T> rows[lanes];
@@ -62,6 +64,22 @@ void pack_panel(const T* weights, int64_t hidden, int64_t columns, int64_t panel
                                  unit < hidden ? columns - column : 0);
       }
       store<T>(packed + column - first, pack_terms<T>(terms));
+    }
+}
+
+// `count` rows of kPanelColumns numbers, those that are multiplied together side by side, and zeros
+// up to `depth` places.
+template <class T>
+void pack_rows(const T* rows, int64_t count, int64_t depth, T* packed) {
+  constexpr int64_t width = kPanelColumns<T>;
+  for (int64_t place = 0; place < depth; ++place, packed += width)
+    for (int64_t column = 0; column < width; column += kLanes<T>) {
+      Vec<T> terms[kPacked];
+      for (int i = 0; i < kPacked; ++i) {
+        const int64_t row = place * kPacked + i;
+        terms[i] = row < count ? load<T>(rows + row * width + column) : Vec<T>{};
+      }
+      store<T>(packed + column, pack_terms<T>(terms));
     }
 }
 

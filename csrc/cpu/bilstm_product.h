@@ -6,22 +6,34 @@ namespace SODEEP_FAST_ISA {
 
 // A panel holds kPanelVectors vectors of columns. The sums of kProductRows rows times a panel, a
 // factor for each row and a vector of the panel fill the registers: 32 of AVX-512, 16 of the
-// others.
+// others. Tiles have 16 rows.
 constexpr int kPanelVectors = 4;
+#ifdef SODEEP_FAST_BF16_TILES
+constexpr int kProductRows = 16;
+#else
 constexpr int kProductRows = SODEEP_FAST_VECTOR_BYTES == 64 ? 6 : 3;
+#endif
 template <class T>
 constexpr int kPanelColumns = kPanelVectors * kLanes<T>;
 
-// What is multiplied: numbers of T or, in the instruction set that multiplies pairs of bfloat16,
-// two of them in the place of a float.
+// What is multiplied: numbers of T or, in the instruction sets that multiply bfloat16, two of them
+// in the place of a float. Products take whole steps of kDepthStep places.
 #ifdef SODEEP_FAST_BF16_PAIRS
 constexpr int kPacked = 2;
 #else
 constexpr int kPacked = 1;
 #endif
+#ifdef SODEEP_FAST_BF16_TILES
+constexpr int kDepthStep = 16;
+#else
+constexpr int kDepthStep = 1;
+#endif
 
 // The places of T that so many of them take.
-inline int64_t packed_size(int64_t count) { return (count + kPacked - 1) / kPacked; }
+inline int64_t packed_size(int64_t count) {
+  constexpr int64_t kStep = kPacked * kDepthStep;
+  return (count + kStep - 1) / kStep * kDepthStep;
+}
 
 // Vectors of such places from as many vectors of numbers as they take, which follow each other.
 template <class T>
@@ -47,6 +59,42 @@ inline void store_packed(T* to, Vec<T> v) {
 #endif
 }
 
+// Packs a row of numbers into packed_size(count) places.
+template <class T>
+void pack_row(const T* from, int64_t count, T* to) {
+  std::fill(to + count / kPacked, to + packed_size(count), T(0));
+  int64_t k = 0;
+  for (; k + kLanes<T> <= count; k += kLanes<T>)
+    store_packed<T>(to + k / kPacked, load<T>(from + k));
+  if (k == count) return;
+  T last[kLanes<T>];
+  store_packed<T>(last, load_first<T>(from + k, count - k));
+  std::copy(last, last + (count - k + kPacked - 1) / kPacked, to + k / kPacked);
+}
+
+// Calls work(std::integral_constant<int, number of rows>, first row) until all rows are done. Tiles
+// are always whole; the last one's rows may be too many.
+template <int kRows = kProductRows, class F>
+inline void for_each_rows(int64_t rows, F&& work, int64_t first = 0) {
+#ifdef SODEEP_FAST_BF16_TILES
+  for (; first < rows; first += kRows) work(std::integral_constant<int, kRows>(), first);
+#else
+  for (; rows - first >= kRows; first += kRows) work(std::integral_constant<int, kRows>(), first);
+  if constexpr (kRows > 1) for_each_rows<kRows - 1>(rows, work, first);
+#endif
+}
+
+// The rows in memory that for_each_rows may touch.
+inline int64_t padded_rows(int64_t rows) {
+#ifdef SODEEP_FAST_BF16_TILES
+  return (rows + kProductRows - 1) / kProductRows * kProductRows;
+#else
+  return rows;
+#endif
+}
+
+#ifndef SODEEP_FAST_BF16_TILES
+
 // A place in every lane.
 template <class T>
 inline Vec<T> broadcast_packed(const T* from) {
@@ -69,64 +117,29 @@ inline Vec<T> multiply_add(Vec<T> factor, Vec<T> column, Vec<T> sum) {
 #endif
 }
 
-// sums[r] += rows[r] [depth] * panel [depth, kPanelColumns], depth in places
+struct Tiles {
+  explicit Tiles(int64_t) {}
+};
+
+// sums [kRows, kPanelColumns] = rows [kRows, depth] * panel [depth, kPanelColumns], depth in places
 template <class T, int kRows>
-inline __attribute__((always_inline)) void add_product(const T* const* rows, int64_t depth,
-                                                       const T* panel,
-                                                       Vec<T> (&sums)[kRows][kPanelVectors]) {
+__attribute__((noinline)) void product(const T* rows, int64_t stride, int64_t depth, const T* panel,
+                                       T* to) {
+  Vec<T> sums[kRows][kPanelVectors] = {};
   for (int64_t k = 0; k < depth; ++k) {
     Vec<T> factors[kRows];
-    for (int r = 0; r < kRows; ++r) factors[r] = broadcast_packed<T>(rows[r] + k);
+    for (int r = 0; r < kRows; ++r) factors[r] = broadcast_packed<T>(rows + r * stride + k);
     for (int v = 0; v < kPanelVectors; ++v) {
       const Vec<T> column = load<T>(panel + k * kPanelColumns<T> + v * kLanes<T>);
       for (int r = 0; r < kRows; ++r) sums[r][v] = multiply_add<T>(factors[r], column, sums[r][v]);
     }
   }
-}
-
-// Calls work(std::integral_constant<int, number of rows>, first row) until all rows are done.
-template <int kRows = kProductRows, class F>
-inline void for_each_rows(int64_t rows, F&& work, int64_t first = 0) {
-  for (; rows - first >= kRows; first += kRows) work(std::integral_constant<int, kRows>(), first);
-  if constexpr (kRows > 1) for_each_rows<kRows - 1>(rows, work, first);
-}
-
-// out[r] [columns] = (or +=, if kAdd) rows[r] [depth] * panel
-template <class T, int kRows, bool kAdd>
-__attribute__((noinline)) void product(const T* const* rows, int64_t depth, const T* panel,
-                                       T* const* out, int64_t columns) {
-  Vec<T> sums[kRows][kPanelVectors] = {};
-  if constexpr (kAdd)
-    for (int r = 0; r < kRows; ++r)
-      for (int v = 0; v < kPanelVectors; ++v)
-        sums[r][v] = load_first<T>(out[r] + v * kLanes<T>, columns - v * kLanes<T>);
-  add_product<T, kRows>(rows, depth, panel, sums);
   for (int r = 0; r < kRows; ++r)
     for (int v = 0; v < kPanelVectors; ++v)
-      store_first<T>(out[r] + v * kLanes<T>, sums[r][v], columns - v * kLanes<T>);
+      store<T>(to + r * kPanelColumns<T> + v * kLanes<T>, sums[r][v]);
 }
 
-// out [kRows, kVectors vectors] += left [depth, kRows] transposed * right [depth, kVectors vectors]
-template <class T, int kRows, int kVectors>
-__attribute__((noinline)) void add_outer_product(const T* left, int64_t left_stride, const T* right,
-                                                 int64_t right_stride, int64_t depth, T* out,
-                                                 int64_t out_stride) {
-  // From zero, not from `out`: a long sum of short ones has the smaller rounding error.
-  Vec<T> sums[kRows][kVectors] = {};
-  for (int64_t k = 0; k < depth; ++k) {
-    Vec<T> factors[kRows];
-    for (int r = 0; r < kRows; ++r) factors[r] = broadcast<T>(left[k * left_stride + r]);
-    for (int v = 0; v < kVectors; ++v) {
-      const Vec<T> column = load<T>(right + k * right_stride + v * kLanes<T>);
-      for (int r = 0; r < kRows; ++r) sums[r][v] += factors[r] * column;
-    }
-  }
-  for (int r = 0; r < kRows; ++r)
-    for (int v = 0; v < kVectors; ++v) {
-      T* to = out + r * out_stride + v * kLanes<T>;
-      store<T>(to, load<T>(to) + sums[r][v]);
-    }
-}
+#endif
 
 }  // namespace SODEEP_FAST_ISA
 }  // namespace sodeep_fast

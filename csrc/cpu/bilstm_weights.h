@@ -5,30 +5,47 @@
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-// Of a row: features, hidden states, a one, padded to whole vectors.
+// Of a row: the features, if there are several, and the hidden states, padded to whole vectors.
 template <class T>
 int64_t regressor_size(const LstmLayer<T>& layer) {
-  return unit_blocks<T>(layer.features + layer.hidden + 1) * kLanes<T>;
+  const int64_t features = layer.features == 1 ? 0 : layer.features;
+  return unit_blocks<T>(features + layer.hidden) * kLanes<T>;
 }
 
-// Sums are kept as [(block, gate, lane), regressor].
+// Sums are kept as [block, regressor, (gate, lane)]. After the regressors come a single feature,
+// which is never rounded, and one.
 template <class T>
 int64_t weight_grads_size(const LstmLayer<T>& layer) {
-  return unit_blocks<T>(layer.hidden) * kPanelColumns<T> * regressor_size(layer);
+  return unit_blocks<T>(layer.hidden) * kPanelColumns<T> * (regressor_size(layer) + 2);
 }
 
-// Adds those of `count` steps back from the one after `last` others.
-// gates: [count, row of the tile, (block, gate, lane)]; memory: for as many regressors.
+// What add_weight_grads works in, for so many rows of steps.
 template <class T>
-void add_weight_grads(const LstmForward<T>& call, const LstmTile& tile, int64_t last, int64_t count,
-                      const T* gates, T* memory, T* sums) {
+struct WeightGradsMemory {
+  int64_t rows, depth, stride, regressors, transposed, panels;
+
+  WeightGradsMemory(const LstmLayer<T>& layer, int64_t total)
+      : rows((total + kLanes<T> - 1) / kLanes<T> * kLanes<T>),
+        depth(packed_size(total)),
+        stride(packed_size(rows)),
+        regressors(rows * regressor_size(layer)),
+        transposed(regressor_size(layer) * stride),
+        panels(kPacked == 1 ? 0 : depth * kPanelColumns<T>) {}
+
+  int64_t size() const { return regressors + transposed + panels; }
+};
+
+// The regressors [row, regressor] of `count` steps back from the one after `last` others.
+template <class T>
+void gather_regressors(const LstmForward<T, Saved<T>>& call, const LstmTile& tile, int64_t last,
+                       int64_t total, T* to) {
   const auto& layer = call.layer;
-  const int64_t depth = unit_blocks<T>(layer.hidden) * kPanelColumns<T>;
-  const int64_t width = regressor_size(layer), total = count * tile.rows;
+  const int64_t width = regressor_size(layer);
   for (int64_t q = 0; q < total; ++q) {
     const int64_t s = last - q / tile.rows, row = tile.first + q % tile.rows;
     const T* input = call.input.at(step_of(tile, layer.steps, s), row);
-    T* to = std::copy(input, input + layer.features, memory + q * width);
+    T* end = to + width;
+    if (layer.features > 1) to = std::copy(input, input + layer.features, to);
     if (s > 0) {
       const T* before = call.output.at(step_of(tile, layer.steps, s - 1), row);
       before += tile.direction * layer.hidden;
@@ -36,20 +53,81 @@ void add_weight_grads(const LstmForward<T>& call, const LstmTile& tile, int64_t 
     } else {
       to = std::fill_n(to, layer.hidden, T(0));
     }
-    *to++ = 1;
-    std::fill(to, memory + (q + 1) * width, T(0));
+    std::fill(to, end, T(0));
+    to = end;
   }
-  // So few rows of the sums at a time that what they are made of stays in the nearest cache.
-  constexpr int64_t kRows = 48;
-  for (int64_t begin = 0; begin < depth; begin += kRows)
-    for_each_rows<kPanelVectors>(width / kLanes<T>, [&](auto vectors, int64_t vector) {
-      const int64_t column = vector * kLanes<T>;
-      for_each_rows(std::min(depth, begin + kRows) - begin, [&](auto rows, int64_t first) {
-        const int64_t row = begin + first;
-        add_outer_product<T, rows, vectors>(gates + row, depth, memory + column, width, total,
-                                            sums + row * width + column, width);
-      });
+}
+
+// rows [kLanes] packed and transposed: to[column] gets the numbers of one column.
+template <class T>
+void pack_transposed(const T* rows, int64_t width, int64_t stride, T* to) {
+  for (int64_t column = 0; column < width; column += kLanes<T>) {
+    Vec<T> block[kLanes<T>];
+    for (int r = 0; r < kLanes<T>; ++r) block[r] = load<T>(rows + r * width + column);
+    transpose<T>(block);
+    for (int c = 0; c < kLanes<T>; ++c) store_packed<T>(to + (column + c) * stride, block[c]);
+  }
+}
+
+// Adds the gates' gradients [total, gate, lane] of one block, times the feature where there is one,
+// to two rows of sums.
+template <class T>
+void add_exact_sums(const LstmForward<T, Saved<T>>& call, const LstmTile& tile, int64_t last,
+                    int64_t total, const T* gates, T* sums) {
+  constexpr int64_t lanes = kLanes<T>, columns = kPanelColumns<T>;
+  const bool one_feature = call.layer.features == 1;
+  Vec<T> of_feature[kPanelVectors] = {}, of_one[kPanelVectors] = {};
+  for (int64_t q = 0; q < total; ++q) {
+    const int64_t t = step_of(tile, call.layer.steps, last - q / tile.rows);
+    const T feature = one_feature ? *call.input.at(t, tile.first + q % tile.rows) : T(0);
+    for (int v = 0; v < kPanelVectors; ++v) {
+      const Vec<T> gate = load<T>(gates + q * columns + v * lanes);
+      of_feature[v] += feature * gate;
+      of_one[v] += gate;
+    }
+  }
+  for (int v = 0; v < kPanelVectors; ++v) {
+    T* to = sums + v * lanes;
+    store<T>(to, load<T>(to) + of_feature[v]);
+    store<T>(to + columns, load<T>(to + columns) + of_one[v]);
+  }
+}
+
+// Adds those of `count` steps back from the one after `last` others.
+// gates: [block, row of the steps, gate, lane], a block's rows `gate_rows` long.
+template <class T>
+void add_weight_grads(const LstmForward<T, Saved<T>>& call, const LstmTile& tile, int64_t last,
+                      int64_t count, const T* gates, int64_t gate_rows, T* memory, T* sums) {
+  constexpr int64_t columns = kPanelColumns<T>;
+  const auto& layer = call.layer;
+  const int64_t width = regressor_size(layer), total = count * tile.rows;
+  const WeightGradsMemory<T> sizes(layer, total);
+  T* transposed = memory + sizes.regressors;
+  T* panel_memory = transposed + sizes.transposed;
+  gather_regressors(call, tile, last, total, memory);
+  std::fill(memory + total * width, transposed, T(0));
+  std::fill(transposed, panel_memory, T(0));
+  for (int64_t q = 0; q < sizes.rows; q += kLanes<T>)
+    pack_transposed(memory + q * width, width, sizes.stride, transposed + q / kPacked);
+
+  const Tiles tiles(kProductRows);
+  for (int64_t block = 0; block < unit_blocks<T>(layer.hidden); ++block) {
+    const T* panel = gates + block * gate_rows * columns;
+    T* block_sums = sums + block * (width + 2) * columns;
+    add_exact_sums(call, tile, last, total, panel, block_sums + width * columns);
+    if constexpr (kPacked > 1) {
+      pack_rows(panel, total, sizes.depth, panel_memory);
+      panel = panel_memory;
+    }
+    for_each_rows(width, [&](auto rows, int64_t first) {
+      alignas(64) T products[rows * columns];
+      product<T, rows>(transposed + first * sizes.stride, sizes.stride, sizes.depth, panel,
+                       products);
+      T* to = block_sums + first * columns;
+      for (int64_t k = 0; k < rows * columns; k += kLanes<T>)
+        store<T>(to + k, load<T>(to + k) + load<T>(products + k));
     });
+  }
 }
 
 template <class T>
@@ -58,16 +136,18 @@ void sum_weight_grads(const LstmLayer<T>& layer, const T* parts, int64_t count,
   const int64_t width = regressor_size(layer), size = weight_grads_size(layer);
   for (int64_t row = 0; row < 4 * layer.hidden; ++row) {
     const int64_t unit = row % layer.hidden, gate = row / layer.hidden;
-    const int64_t place = (unit / kLanes<T> * kPanelVectors + gate) * kLanes<T> + unit % kLanes<T>;
-    const auto sum = [&](int64_t column, int64_t columns, T* to) {
-      const T* from = parts + place * width + column;
-      std::copy(from, from + columns, to);
-      for (int64_t part = 1; part < count; ++part)
-        for (int64_t k = 0; k < columns; ++k) to[k] += from[part * size + k];
+    const int64_t place = gate * kLanes<T> + unit % kLanes<T>;
+    const auto sum = [&](int64_t regressor, int64_t regressors, T* to) {
+      const T* from =
+          parts + (unit / kLanes<T> * (width + 2) + regressor) * kPanelColumns<T> + place;
+      std::fill_n(to, regressors, T(0));
+      for (int64_t part = 0; part < count; ++part)
+        for (int64_t k = 0; k < regressors; ++k) to[k] += from[part * size + k * kPanelColumns<T>];
     };
-    sum(0, layer.features, sums.input + row * layer.features);
-    sum(layer.features, layer.hidden, sums.recurrent + row * layer.hidden);
-    sum(layer.features + layer.hidden, 1, sums.bias + row);
+    const bool one_feature = layer.features == 1;
+    sum(one_feature ? width : 0, layer.features, sums.input + row * layer.features);
+    sum(one_feature ? 0 : layer.features, layer.hidden, sums.recurrent + row * layer.hidden);
+    sum(width + 1, 1, sums.bias + row);
   }
 }
 

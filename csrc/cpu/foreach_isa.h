@@ -4,7 +4,8 @@
 //
 // Inside, SODEEP_FAST_VECTOR_BYTES is the width of a vector register. With SODEEP_FAST_WITH_BF16,
 // once more for processors that multiply pairs of bfloat16, as avx512_bf16, where inside
-// SODEEP_FAST_BF16_PAIRS says so.
+// SODEEP_FAST_BF16_PAIRS says so, and again for those that multiply tiles of them, as amx, where
+// SODEEP_FAST_BF16_TILES does too.
 
 #include "cpu/isa.h"
 
@@ -70,6 +71,27 @@
 #pragma GCC pop_options
 #endif
 #undef SODEEP_FAST_ISA
+
+#define SODEEP_FAST_BF16_TILES
+#define SODEEP_FAST_ISA amx
+#ifdef __clang__
+#pragma clang attribute push(                                                                 \
+    __attribute__((                                                                           \
+        target("avx2,fma,avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,amx-tile,amx-bf16"))), \
+    apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,amx-tile,amx-bf16")
+#pragma GCC target("prefer-vector-width=512")
+#endif
+#include SODEEP_FAST_KERNELS
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#undef SODEEP_FAST_ISA
+#undef SODEEP_FAST_BF16_TILES
 #undef SODEEP_FAST_BF16_PAIRS
 #endif
 #undef SODEEP_FAST_VECTOR_BYTES
@@ -80,6 +102,7 @@ namespace sodeep_fast {
 namespace avx2 = baseline;
 namespace avx512 = baseline;
 namespace avx512_bf16 = baseline;
+namespace amx = baseline;
 }  // namespace sodeep_fast
 
 #endif

@@ -6,10 +6,29 @@
 #include <cstdlib>
 #include <string>
 
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace sodeep_fast {
 namespace {
 
-constexpr const char* kNames[] = {"baseline", "avx2", "avx512"};
+constexpr const char* kNames[] = {"baseline", "avx2", "avx512", "amx"};
+
+// Whether the processor multiplies tiles of bfloat16, and the system lets this process use them.
+bool may_use_tiles() {
+#if defined(__x86_64__) && defined(__linux__)
+  unsigned a, b, c, d;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  constexpr unsigned kTiles = 1u << 24 | 1u << 22;  // AMX-TILE, AMX-BF16
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;
+  return (d & kTiles) == kTiles && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
 
 Isa detect() {
   Isa best = Isa::kBaseline;
@@ -20,12 +39,15 @@ Isa detect() {
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512vl"))
     best = Isa::kAvx512;
+  if (best == Isa::kAvx512 && __builtin_cpu_supports("avx512bf16") && may_use_tiles())
+    best = Isa::kAmx;
 #endif
   const char* forced = std::getenv("SODEEP_FAST_CPU");
   if (forced == nullptr || *forced == '\0') return best;
   for (int i = 0; i <= static_cast<int>(best); ++i)
     if (forced == std::string(kNames[i])) return static_cast<Isa>(i);
-  STD_TORCH_CHECK(false, "SODEEP_FAST_CPU must be baseline, avx2 or avx512 and no higher than ",
+  STD_TORCH_CHECK(false,
+                  "SODEEP_FAST_CPU must be baseline, avx2, avx512 or amx and no higher than ",
                   kNames[static_cast<int>(best)], " on this processor, got ", forced);
 }
 
@@ -42,7 +64,7 @@ Isa active_isa() {
 
 bool has_bf16_pairs() {
 #if defined(__x86_64__) && defined(__GNUC__)
-  return active_isa() == Isa::kAvx512 && __builtin_cpu_supports("avx512bf16");
+  return active_isa() >= Isa::kAvx512 && __builtin_cpu_supports("avx512bf16");
 #else
   return false;
 #endif

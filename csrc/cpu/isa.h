@@ -3,9 +3,10 @@
 
 namespace sodeep_fast {
 
-enum class Isa { kBaseline, kAvx2, kAvx512 };
+// kAmx is AVX-512 with tiles of bfloat16.
+enum class Isa { kBaseline, kAvx2, kAvx512, kAmx };
 
-// The best one that the processor has; SODEEP_FAST_CPU=baseline|avx2|avx512 can lower it.
+// The best one that the processor has; SODEEP_FAST_CPU=baseline|avx2|avx512|amx can lower it.
 Isa active_isa();
 
 // Whether it has products of pairs of bfloat16 too.
@@ -15,6 +16,7 @@ bool has_bf16_pairs();
 template <class F>
 F pick_isa(F baseline, F avx2, F avx512) {
   switch (active_isa()) {
+    case Isa::kAmx:
     case Isa::kAvx512:
       return avx512;
     case Isa::kAvx2:

@@ -131,7 +131,11 @@ def _register() -> None:
         n, b, _ = sequence.shape
         hidden = weights[1].shape[1]
         output = sequence.new_empty((n, b, 2 * hidden))
-        return output, sequence.new_empty((2, n if saves else 0, b, 5, hidden))
+        halves = bf16 and sequence.dtype != torch.float64 and _native.cpu_has_bf16()
+        saved = sequence.new_empty(
+            (2, n if saves else 0, b, 5, hidden), dtype=torch.float16 if halves else None
+        )
+        return output, saved
 
     @torch.library.register_fake("sodeep_fast::bilstm_layer_backward")
     def _(
