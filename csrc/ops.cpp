@@ -9,13 +9,17 @@ STABLE_TORCH_LIBRARY(sodeep_fast, m) {
 
   // Time-major (steps, batch, features), and 8 weights in PyTorch's layout. The second output is
   // what the backward reads, [2, steps, batch, 5, hidden]; where it is empty, it computes it anew.
+  // The first is the hidden states (steps, batch, 2 hidden) or, with a head (2 hidden), the part of
+  // their products with it that each direction has (2, steps, batch).
   // bf16: products of bfloat16, where the processor has them.
-  m.def("bilstm_layer(Tensor input, Tensor[] weights, bool saves, bool bf16) -> (Tensor, Tensor)");
-  // Gradients by direction: of the input, empty where it is not wanted; of its weights, of the
-  // recurrent ones and of both biases, empty where the output is not given.
   m.def(
-      "bilstm_layer_backward(Tensor grad, Tensor input, Tensor[] weights, Tensor? output, Tensor "
-      "saved, bool wants_input, bool bf16) -> (Tensor, Tensor, Tensor, Tensor)");
+      "bilstm_layer(Tensor input, Tensor[] weights, Tensor? head, bool saves, bool bf16) -> "
+      "(Tensor, Tensor)");
+  // Gradients by direction: of the input, empty where it is not wanted; of its weights, of the
+  // recurrent ones and of both biases, empty where the output is not given, as with a head.
+  m.def(
+      "bilstm_layer_backward(Tensor grad, Tensor input, Tensor[] weights, Tensor? head, Tensor? "
+      "output, Tensor saved, bool wants_input, bool bf16) -> (Tensor, Tensor, Tensor, Tensor)");
 
   m.def("hard_rank(Tensor scores, Tensor? mask, bool normalize, str ties) -> Tensor");
 

@@ -243,11 +243,16 @@ def test_the_kernels_are_well_behaved_operators() -> None:
     sequence = torch.randn(4, 3, 1)
     for given, saves in itertools.product((weights, wanted), (False, True)):
         for leaf in (sequence, sequence.clone().requires_grad_()):
-            torch.library.opcheck(OPS.bilstm_layer, (leaf, given, saves, False))
-    hidden, saved = OPS.bilstm_layer(sequence, weights, True, False)
+            torch.library.opcheck(OPS.bilstm_layer, (leaf, given, None, saves, False))
+    hidden, saved = OPS.bilstm_layer(sequence, weights, None, True, False)
     for states, wants in itertools.product((None, hidden), (False, True)):
-        arguments = (hidden, sequence, weights, states, saved, wants, False)
+        arguments = (hidden, sequence, weights, None, states, saved, wants, False)
         torch.library.opcheck(OPS.bilstm_layer_backward, arguments)
+    head = torch.randn(10)
+    leaf = sequence.clone().requires_grad_()
+    torch.library.opcheck(OPS.bilstm_layer, (leaf, weights, head, True, False))
+    arguments = (torch.randn(2, 4, 3), sequence, weights, head, None, saved, True, False)
+    torch.library.opcheck(OPS.bilstm_layer_backward, arguments)
 
 
 @needs_kernels
@@ -381,6 +386,57 @@ def test_precision_follows_weights_and_autocast() -> None:
     assert torch.equal(bilstm(scores, rounded), expected)
 
 
+# --- The head ---
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("wanted", ["scores", "head", "weights"])
+@pytest.mark.parametrize(("b", "n", "hidden", "layers"), [(1, 1, 1, 1), (20, 6, 33, 2)])
+def test_a_head_is_a_product_with_the_hidden_states(
+    b: int, n: int, hidden: int, layers: int, wanted: str, backend: str
+) -> None:
+    weights = list(make_lstm(hidden, layers).double().parameters())
+    head = torch.randn(2 * hidden, dtype=torch.float64)
+    scores = make_scores("normal", (b, n)).double()
+    leaves = {"scores": [scores], "head": [scores, head], "weights": [scores, *weights]}[wanted]
+    for weight in weights:
+        weight.requires_grad_(wanted == "weights")
+    for leaf in leaves:
+        leaf.requires_grad_()
+    actual = bilstm(scores, weights, head, backend=backend)
+    expected = bilstm(scores, weights, backend=backend) @ head
+    torch.testing.assert_close(actual, expected)
+    incoming = torch.randn_like(expected)
+    for ours_, theirs in zip(
+        torch.autograd.grad(actual, leaves, incoming),
+        torch.autograd.grad(expected, leaves, incoming),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours_, theirs)
+    with torch.no_grad():
+        torch.testing.assert_close(bilstm(scores, weights, head, backend=backend), expected)
+
+
+@needs_kernels
+@pytest.mark.parametrize("precision", ["full", "bf16"])
+def test_hidden_states_are_not_kept_with_a_head(precision: str) -> None:
+    weights = [weight.detach() for weight in make_lstm(40, 1).parameters()]
+    head = torch.randn(80)
+    scores = make_scores("normal", (7, 30)).requires_grad_()
+    with torch.no_grad():
+        expected = bilstm(scores, weights, precision=precision) @ head
+    kept = []
+
+    def keep(value: Tensor) -> Tensor:
+        kept.append(value)
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        actual = bilstm(scores, weights, head, precision=precision)
+    torch.testing.assert_close(actual, expected)
+    assert not any(value.shape == (30, 7, 80) for value in kept)
+
+
 # --- The sorter ---
 
 
@@ -459,6 +515,15 @@ def without(k: int) -> list[Tensor]:
             ValueError,
             "precision must be 'auto' or 'full' for float64 weights, got 'bf16'",
         ),
+        (torch.rand(3, 4), without(8), {"head": 1.0}, TypeError, "head must be"),
+        (torch.rand(3, 4), without(8), {"head": torch.rand(4).double()}, TypeError, "head must be"),
+        (
+            torch.rand(3, 4),
+            without(8),
+            {"head": torch.rand(5)},
+            ValueError,
+            r"head must have shape \(4,\), got \(5,\)",
+        ),
     ],
 )
 def test_bad_input(
@@ -472,16 +537,24 @@ def test_bad_input(
 def test_the_operators_check_sizes() -> None:
     weights = [weight.detach() for weight in make_lstm(3, 1).parameters()]
     sequence = torch.randn(4, 2, 1)
-    hidden, saved = OPS.bilstm_layer(sequence, weights, True, False)
+    hidden, saved = OPS.bilstm_layer(sequence, weights, None, True, False)
     for call in (
-        lambda: OPS.bilstm_layer(sequence, weights[:4], False, False),
-        lambda: OPS.bilstm_layer(sequence, [*weights[:7], torch.zeros(3)], False, False),
-        lambda: OPS.bilstm_layer(torch.randn(4, 2, 2), weights, False, False),
-        lambda: OPS.bilstm_layer_backward(hidden[1:], sequence, weights, None, saved, True, False),
+        lambda: OPS.bilstm_layer(sequence, weights[:4], None, False, False),
+        lambda: OPS.bilstm_layer(sequence, [*weights[:7], torch.zeros(3)], None, False, False),
+        lambda: OPS.bilstm_layer(torch.randn(4, 2, 2), weights, None, False, False),
         lambda: OPS.bilstm_layer_backward(
-            hidden, sequence, weights, hidden[1:], saved, True, False
+            hidden[1:], sequence, weights, None, None, saved, True, False
         ),
-        lambda: OPS.bilstm_layer_backward(hidden, sequence, weights, None, saved[1:], True, False),
+        lambda: OPS.bilstm_layer_backward(
+            hidden, sequence, weights, None, hidden[1:], saved, True, False
+        ),
+        lambda: OPS.bilstm_layer_backward(
+            hidden, sequence, weights, None, None, saved[1:], True, False
+        ),
+        lambda: OPS.bilstm_layer(sequence, weights, torch.zeros(5), False, False),
+        lambda: OPS.bilstm_layer_backward(
+            hidden, sequence, weights, torch.zeros(6), hidden, saved, True, False
+        ),
     ):
         with pytest.raises(RuntimeError):
             call()

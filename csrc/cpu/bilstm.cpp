@@ -88,6 +88,18 @@ Sequence<T> sequence(Pointer* data, const Tensor& tensor) {
   return {static_cast<T*>(data), tensor.stride(0), tensor.stride(1)};
 }
 
+// One direction of a tensor (2, steps, batch).
+template <class T>
+Sequence<T> of_direction(T* data, const Tensor& tensor, int d) {
+  return {data + d * tensor.stride(0), tensor.stride(1), tensor.stride(2)};
+}
+
+template <class T>
+Tensor dense_head(const Tensor& head, const Weights& weights) {
+  STD_TORCH_CHECK(head.numel() == 2 * weights.hidden, "the head must have two numbers per unit");
+  return dense(head, dtype_of<T>());
+}
+
 template <class T>
 void pack(const LstmPacking<T>& packing, const Weights& weights, LstmLayer<T>& layer,
           Buffer<T>& memory) {
@@ -182,15 +194,25 @@ void expect_to_fill(void* memory, int64_t bytes) {
 }
 
 template <class T, class S>
-std::tuple<Tensor, Tensor> run_forward(const Tensor& input, const Weights& weights, bool saves) {
+std::tuple<Tensor, Tensor> run_forward(const Tensor& input, const Weights& weights,
+                                       const std::optional<Tensor>& head, bool saves) {
   const Tensor rows = rows_contiguous(input, dtype_of<T>());
   LstmForward<T, S> call = make_forward<T, S>(rows, weights);
   auto& layer = call.layer;
-  Tensor output = torch::stable::new_empty(rows, {layer.steps, layer.batch, 2 * layer.hidden});
+  Tensor output =
+      head ? torch::stable::new_empty(rows, {2, layer.steps, layer.batch})
+           : torch::stable::new_empty(rows, {layer.steps, layer.batch, 2 * layer.hidden});
   Tensor saved = torch::stable::new_empty(
       rows, {2, saves ? layer.steps : 0, layer.batch, kLstmSaved, layer.hidden}, dtype_of<S>());
   if (layer.steps == 0 || layer.batch == 0) return {output, saved};
-  call.output = sequence<T>(output.mutable_data_ptr(), output);
+  const Tensor projection = head ? dense_head<T>(*head, weights) : Tensor();
+  if (head) {
+    call.head = static_cast<const T*>(projection.const_data_ptr());
+    for (int d = 0; d < 2; ++d)
+      call.projected[d] = of_direction(static_cast<T*>(output.mutable_data_ptr()), output, d);
+  } else {
+    call.output = sequence<T>(output.mutable_data_ptr(), output);
+  }
   if (saves) set_saved(call, saved.mutable_data_ptr());
   for (Tensor* filled : {&output, &saved})
     expect_to_fill(filled->mutable_data_ptr(), filled->numel() * filled->element_size());
@@ -209,17 +231,21 @@ using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 template <class T, class S>
 Gradients run_backward(const Tensor& grad, const Tensor& input, const Weights& weights,
-                       const std::optional<Tensor>& output, const Tensor& saved, bool wants_input) {
+                       const std::optional<Tensor>& head, const std::optional<Tensor>& output,
+                       const Tensor& saved, bool wants_input) {
   constexpr ScalarType dtype = dtype_of<T>();
   const bool wants_weights = output.has_value();
   const Tensor rows = rows_contiguous(input, dtype), incoming = rows_contiguous(grad, dtype);
+  const Tensor projection = head ? dense_head<T>(*head, weights) : Tensor();
   const Tensor states = wants_weights ? rows_contiguous(*output, dtype) : Tensor();
   const Tensor values = dense(saved, dtype_of<S>());
   LstmBackward<T, S> call{};
   call.forward = make_forward<T, S>(rows, weights);
   auto& layer = call.forward.layer;
   const int64_t numel = layer.steps * layer.batch * layer.hidden;
-  STD_TORCH_CHECK(grad.numel() == 2 * numel && (!output || output->numel() == 2 * numel) &&
+  STD_TORCH_CHECK(!(head && wants_weights), "with a head the weights have no gradients");
+  STD_TORCH_CHECK(grad.numel() == 2 * (head ? layer.steps * layer.batch : numel) &&
+                      (!output || output->numel() == 2 * numel) &&
                       (saved.numel() == 0 || saved.numel() == 2 * numel * kLstmSaved),
                   "the gradient, output, or what was saved differs in size from the layer");
   Tensor input_grad = torch::stable::new_empty(
@@ -231,7 +257,14 @@ Gradients run_backward(const Tensor& grad, const Tensor& input, const Weights& w
   const Gradients result{input_grad, input_weights, recurrent_weights, biases};
   if (numel == 0) return result;
 
-  call.grad = sequence<const T>(incoming.const_data_ptr(), incoming);
+  if (head) {
+    call.forward.head = static_cast<const T*>(projection.const_data_ptr());
+    for (int d = 0; d < 2; ++d)
+      call.projected_grad[d] =
+          of_direction(static_cast<const T*>(incoming.const_data_ptr()), incoming, d);
+  } else {
+    call.grad = sequence<const T>(incoming.const_data_ptr(), incoming);
+  }
   // Read only, from here on.
   if (wants_weights)
     call.forward.output = sequence<T>(const_cast<void*>(states.const_data_ptr()), states);
@@ -263,8 +296,8 @@ Gradients run_backward(const Tensor& grad, const Tensor& input, const Weights& w
   return result;
 }
 
-std::tuple<Tensor, Tensor> bilstm_layer(Tensor input, std::vector<Tensor> weights, bool saves,
-                                        bool bf16) {
+std::tuple<Tensor, Tensor> bilstm_layer(Tensor input, std::vector<Tensor> weights,
+                                        std::optional<Tensor> head, bool saves, bool bf16) {
   const ScalarType dtype = compute_type(input);
   const Weights typed(weights, dtype);
   STD_TORCH_CHECK(input.dim() == 3 && input.size(2) == typed.features,
@@ -272,12 +305,12 @@ std::tuple<Tensor, Tensor> bilstm_layer(Tensor input, std::vector<Tensor> weight
   const auto run = dtype == ScalarType::Double ? run_forward<double, double>
                    : bf16 && has_bf16_pairs()  ? run_forward<float, KeptWithBf16>
                                                : run_forward<float, float>;
-  return run(input, typed, saves);
+  return run(input, typed, head, saves);
 }
 
 Gradients bilstm_layer_backward(Tensor grad, Tensor input, std::vector<Tensor> weights,
-                                std::optional<Tensor> output, Tensor saved, bool wants_input,
-                                bool bf16) {
+                                std::optional<Tensor> head, std::optional<Tensor> output,
+                                Tensor saved, bool wants_input, bool bf16) {
   const ScalarType dtype = compute_type(input);
   const Weights typed(weights, dtype);
   STD_TORCH_CHECK(input.dim() == 3 && input.size(2) == typed.features && grad.dim() == 3 &&
@@ -286,7 +319,7 @@ Gradients bilstm_layer_backward(Tensor grad, Tensor input, std::vector<Tensor> w
   const auto run = dtype == ScalarType::Double ? run_backward<double, double>
                    : bf16 && has_bf16_pairs()  ? run_backward<float, KeptWithBf16>
                                                : run_backward<float, float>;
-  return run(grad, input, typed, output, saved, wants_input);
+  return run(grad, input, typed, head, output, saved, wants_input);
 }
 
 }  // namespace

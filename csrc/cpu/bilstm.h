@@ -49,15 +49,19 @@ struct LstmForward {
   LstmLayer<T> layer;
   Sequence<const T> input;  // [steps, batch, features]
   Sequence<T> output;       // [steps, batch, 2 hidden], or null
-  Sequence<S> saved[2];     // [steps, batch, kLstmSaved hidden] by direction, or null
+  const T* head;            // [2 hidden], or null
+  Sequence<T>
+      projected[2];      // [steps, batch]: the output of a direction times the head, if not null
+  Sequence<S> saved[2];  // [steps, batch, kLstmSaved hidden] by direction, or null
 };
 
 // The forward has saved what this needs, or has not: then it is computed once more, tile by tile.
 template <class T, class S>
 struct LstmBackward {
   LstmForward<T, S> forward;
-  Sequence<const T> grad;     // [steps, batch, 2 hidden]
-  Sequence<T> input_grad[2];  // [steps, batch, features] by direction, or null
+  Sequence<const T> grad;               // [steps, batch, 2 hidden], or null where there is a head
+  Sequence<const T> projected_grad[2];  // [steps, batch] by direction, if there is one
+  Sequence<T> input_grad[2];            // [steps, batch, features] by direction, or null
 };
 
 // The gradients of one direction's weights.

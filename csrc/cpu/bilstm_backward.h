@@ -39,13 +39,14 @@ struct SavedSteps {
   const S* at(int64_t s, int64_t r) const { return values.at(step_of(tile, steps, s), r); }
 };
 
-// One step of one row: writes the gradients of its gates [block, gate, lane], packed and, unless
-// null, plain, `gate_rows` rows from block to block, and what goes back to the cell state before;
-// returns the gradient of the input, if it has one feature.
+// One step of one row, from the gradient of its output, factor * grad: writes the gradients of its
+// gates [block, gate, lane], packed and, unless null, plain, `gate_rows` rows from block to block,
+// and what goes back to the cell state before; returns the gradient of the input, if it has one
+// feature.
 template <class T>
 inline T backward_row(const LstmLayer<T>& layer, const SavedSteps<Saved<T>>& steps, int64_t s,
-                      int64_t r, const T* grad, const T* grad_hidden, T* grad_cell, T* gates,
-                      int64_t gate_rows, T* packed) {
+                      int64_t r, T factor, const T* grad, const T* grad_hidden, T* grad_cell,
+                      T* gates, int64_t gate_rows, T* packed) {
   constexpr int lanes = kLanes<T>;
   const int64_t hidden = layer.hidden;
   const Saved<T>* saved = steps.at(s, r);
@@ -57,7 +58,8 @@ inline T backward_row(const LstmLayer<T>& layer, const SavedSteps<Saved<T>>& ste
     const auto read = [&](const Saved<T>* from) { return load_saved(from + unit, left); };
     const LstmCell<T> cell{read(saved), read(saved + hidden), read(saved + 2 * hidden),
                            read(saved + 3 * hidden), read(saved + 4 * hidden)};
-    const Vec<T> grad_of_hidden = load_first<T>(grad + unit, left) + load<T>(grad_hidden + unit);
+    const Vec<T> grad_of_hidden =
+        factor * load_first<T>(grad + unit, left) + load<T>(grad_hidden + unit);
     const LstmCell<T> back =
         differentiate_cell<T>(cell, before == nullptr ? Vec<T>{} : read(before), grad_of_hidden,
                               load<T>(grad_cell + unit));
@@ -84,6 +86,7 @@ Sequence<const Saved<T>> run_forward_again(const LstmForward<T, Saved<T>>& call,
   LstmForward<T, Saved<T>> again = call;
   again.input.data += tile.first * call.input.row;
   again.output.data = nullptr;
+  again.head = nullptr;
   again.saved[tile.direction] = {saved, step, row};
   lstm_forward(again, {tile.direction, 0, tile.rows}, scratch);
   return {saved, step, row};
@@ -126,12 +129,16 @@ void lstm_backward(const LstmBackward<T, Saved<T>>& call, const LstmTile& tile, 
       const int64_t s = last - k, t = step_of(tile, layer.steps, s);
       T* step_packed = packed + k * tile.rows * packed_depth;
       for (int64_t r = 0; r < tile.rows; ++r) {
-        const T* grad = call.grad.at(t, tile.first + r) + tile.direction * layer.hidden;
+        const bool has_head = call.forward.head != nullptr;
+        const T factor =
+            has_head ? *call.projected_grad[tile.direction].at(t, tile.first + r) : T(1);
+        const T* grad = has_head ? call.forward.head : call.grad.at(t, tile.first + r);
+        grad += tile.direction * layer.hidden;
         T* plain =
             weight_grads == nullptr ? nullptr : gates + (k * tile.rows + r) * kPanelColumns<T>;
         const T sum =
-            backward_row(layer, steps, s, r, grad, grad_hidden + r * width, grad_cell + r * width,
-                         plain, total, step_packed + r * packed_depth);
+            backward_row(layer, steps, s, r, factor, grad, grad_hidden + r * width,
+                         grad_cell + r * width, plain, total, step_packed + r * packed_depth);
         if (sums_input) *input_grad.at(t, tile.first + r) = sum;
       }
       const Tiles tiles(tile.rows);

@@ -45,7 +45,8 @@ struct ForwardState {
   int64_t stride;   // of its blocks
   const T* hidden;  // [row, packed unit], units padded to whole vectors
   T* next_hidden;
-  T* cell;  // [row, unit], padded likewise
+  T* cell;                // [row, unit], padded likewise
+  T* products_with_head;  // [row, lane], if there is a head
 };
 
 // One step of one block of units. By value: stores might change what is read through references.
@@ -57,6 +58,9 @@ struct ForwardBlock {
   int64_t cell_row, hidden_row, output_row;
   Saved<T>* saved;
   int64_t saved_row, units, left;
+  const T* head;
+  T* products_with_head;
+  bool is_first;
 
   ForwardBlock(const LstmForward<T, Saved<T>>& call, const LstmTile& tile,
                const ForwardState<T>& state, int64_t t, int64_t block) {
@@ -78,6 +82,9 @@ struct ForwardBlock {
     output_row = call.output.row;
     saved = kSaves ? call.saved[tile.direction].at(t, tile.first) + unit : nullptr;
     saved_row = call.saved[tile.direction].row;
+    head = call.head == nullptr ? nullptr : call.head + tile.direction * units + unit;
+    products_with_head = state.products_with_head;
+    is_first = block == 0;
   }
 
   // Of row r of the tile, whose recurrent products [gate, lane] are given.
@@ -95,6 +102,11 @@ struct ForwardBlock {
     store<T>(c, now.c);
     store_packed<T>(hidden + r * hidden_row, now.hidden);
     if (output != nullptr) store_first<T>(output + r * output_row, now.hidden, left);
+    if (head != nullptr) {
+      T* to = products_with_head + r * kLanes<T>;
+      const Vec<T> before = is_first ? Vec<T>{} : load<T>(to);
+      store<T>(to, now.hidden * load_first<T>(head, left) + before);
+    }
     if constexpr (kSaves) {
       const Vec<T> values[kLstmSaved] = {now.i, now.f, now.g, now.o, now.c};
       for (int k = 0; k < kLstmSaved; ++k)
@@ -146,21 +158,29 @@ void forward_steps(const LstmForward<T, Saved<T>>& call, const LstmTile& tile,
   const int64_t together = kOneFeature ? layer.steps : steps_together(tile);
   const int64_t step_size = tile.rows * kPanelColumns<T>;
   const int64_t gate_rows = kOneFeature ? 0 : padded_rows(together * tile.rows);
-  T* memory = scratch.state.reserve(3 * size + gate_rows * kPanelColumns<T> * blocks);
+  const int64_t for_head = call.head == nullptr ? 0 : tile.rows * kLanes<T>;
+  T* memory = scratch.state.reserve(3 * size + for_head + gate_rows * kPanelColumns<T> * blocks);
   std::fill(memory, memory + 3 * size, T(0));
   T* hidden[2] = {memory, memory + size};
-  T* gates = memory + 3 * size;
+  T* products_with_head = memory + 3 * size;
+  T* gates = products_with_head + for_head;
   for (int64_t begin = 0; begin < layer.steps; begin += together) {
     const int64_t count = std::min(together, layer.steps - begin);
     if (!kOneFeature) input_products(call, tile, begin, count, scratch, gates);
     const Tiles tiles(tile.rows);
     for (int64_t s = begin; s < begin + count; ++s) {
       const ForwardState<T> state{kOneFeature ? nullptr : gates + (s - begin) * step_size,
-                                  padded_rows(count * tile.rows) * kPanelColumns<T>, hidden[s % 2],
-                                  hidden[(s + 1) % 2], memory + 2 * size};
+                                  padded_rows(count * tile.rows) * kPanelColumns<T>,
+                                  hidden[s % 2],
+                                  hidden[(s + 1) % 2],
+                                  memory + 2 * size,
+                                  products_with_head};
       const int64_t t = step_of(tile, layer.steps, s);
       for (int64_t block = 0; block < blocks; ++block)
         forward_block<T, kSaves, kOneFeature>(call, tile, state, t, block);
+      for (int64_t r = 0; call.head != nullptr && r < tile.rows; ++r)
+        *call.projected[tile.direction].at(t, tile.first + r) =
+            reduce<T>(load<T>(products_with_head + r * kLanes<T>), [](T a, T b) { return a + b; });
     }
   }
 }

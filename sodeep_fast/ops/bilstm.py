@@ -20,7 +20,12 @@ SAVED_BYTES = 32 << 20
 
 
 def bilstm(
-    scores: Tensor, weights: Sequence[Tensor], *, precision: str = "auto", backend: str = "auto"
+    scores: Tensor,
+    weights: Sequence[Tensor],
+    head: Tensor | None = None,
+    *,
+    precision: str = "auto",
+    backend: str = "auto",
 ) -> Tensor:
     """Returns the hidden states of a bidirectional LSTM that reads every row score by score.
 
@@ -31,29 +36,34 @@ def bilstm(
     numbers per score, hidden unit and direction, if they take no more than 32 MiB, and otherwise
     it computes them anew, a few rows at a time. Under `torch.no_grad()` nothing is kept.
 
+    With a head it returns the hidden states times it. They themselves are then neither written nor
+    kept, unless the head or the weights want gradients.
+
     Arguments:
         scores: (b, n) float16, bfloat16, float32 or float64; each row is read by itself.
         weights: 8 for each layer in the order of `torch.nn.LSTM.parameters()`: weight_ih (4 hidden,
             1) or, from the second layer on, (4 hidden, 2 hidden), weight_hh (4 hidden, hidden),
             bias_ih and bias_hh (4 hidden,), and the same four of the reverse direction. Computed in
             their dtype, half types in float32.
+        head: (2 hidden,) in the dtype of the weights. Default: none.
         precision: "full" multiplies in float32, or float64 for float64 weights; "bf16" in bfloat16,
-            summed in float32, where the processor has AVX512_BF16, and in float32 elsewhere; "auto"
-            takes "bf16" for bfloat16 weights and under autocast to bfloat16. Everything but the
-            products is "full" in any case, the scores never rounded.
+            summed in float32, where the processor has AMX or AVX512_BF16, and in float32 elsewhere;
+            activations then have five digits, and what is kept of gates and cells three. "auto"
+            takes "bf16" for bfloat16 weights and under autocast to bfloat16. The scores are never
+            rounded.
         backend: "cpp" or "reference", which is differentiable more than once; "auto" takes the best
             one built for the device of `scores`.
 
     Returns:
-        (b, n, 2 hidden) of the last layer, in the dtype of the weights. A score that is not finite
-        spoils its own row only.
+        (b, n, 2 hidden) of the last layer, or (b, n) with a head, in the dtype of the weights. A
+        score that is not finite spoils its own row only.
 
     Raises:
-        TypeError: scores that are not floating point, or weights that are no tensors of one
-            floating-point dtype.
-        ValueError: scores that are not a matrix, weights of other numbers or shapes or on another
-            device, an unknown precision or backend, bf16 of float64 weights, or a backend that is
-            not available here.
+        TypeError: scores that are not floating point, or weights and a head that are no tensors of
+            one floating-point dtype.
+        ValueError: scores that are not a matrix, weights or a head of other numbers or shapes or on
+            another device, an unknown precision or backend, bf16 of float64 weights, or a backend
+            that is not available here.
 
     Example:
         >>> import torch, sodeep_fast
@@ -66,24 +76,41 @@ def bilstm(
     check_matrix(scores, "(b, n)")
     weights = list(weights)
     _check_weights(weights, scores)
+    if head is not None:
+        _check_like_weights("head", head, weights[0])
+        if head.shape != (2 * weights[1].shape[1],):
+            raise ValueError(
+                f"head must have shape {(2 * weights[1].shape[1],)}, got {tuple(head.shape)}"
+            )
     check_choice(precision, PRECISIONS, "precision")
     if precision == "bf16" and weights[0].dtype == torch.float64:
         raise ValueError("precision must be 'auto' or 'full' for float64 weights, got 'bf16'")
     backend = _backend.resolve(backend, scores, operator="bilstm")
     if backend == "reference":
-        return reference_bilstm(scores, weights)
+        hidden = reference_bilstm(scores, weights)
+        return hidden if head is None else hidden @ head
 
     dtype = weights[0].dtype
     compute = torch.float64 if dtype == torch.float64 else torch.float32
     size = 10 * scores.numel() * weights[1].shape[1] * compute.itemsize
     bf16 = precision == "bf16" or (precision == "auto" and _wants_bf16(dtype, scores.device.type))
     may_save = torch.is_grad_enabled() and size <= SAVED_BYTES
+    # The gradients of the head and of the last layer's weights need the hidden states.
+    of_head = () if head is None else (head, *weights[-WEIGHTS_PER_LAYER:])
+    wanted = torch.is_grad_enabled() and any(value.requires_grad for value in of_head)
+    fused = head is not None and not wanted
     sequence = scores.to(compute).t().unsqueeze(-1)
     for begin in range(0, len(weights), WEIGHTS_PER_LAYER):
         layer = weights[begin : begin + WEIGHTS_PER_LAYER]
         saves = may_save and any(value.requires_grad for value in (sequence, *layer))
-        sequence, _ = torch.ops.sodeep_fast.bilstm_layer(sequence, layer, saves, bf16)
-    return sequence.transpose(0, 1).to(dtype)
+        is_last = begin + WEIGHTS_PER_LAYER == len(weights)
+        sequence, _ = torch.ops.sodeep_fast.bilstm_layer(
+            sequence, layer, head if fused and is_last else None, saves, bf16
+        )
+    if fused:
+        return sequence.sum(0).t().to(dtype)
+    hidden = sequence.transpose(0, 1).to(dtype)
+    return hidden if head is None else hidden @ head
 
 
 def _wants_bf16(dtype: torch.dtype, device: str) -> bool:
@@ -94,16 +121,22 @@ def _wants_bf16(dtype: torch.dtype, device: str) -> bool:
     )
 
 
+def _check_like_weights(name: str, value: Tensor, weight: Tensor) -> None:
+    """Raises unless `value` is a floating-point tensor of the dtype and device of `weight`."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be torch.Tensors, got {type(value).__name__}")
+    if not value.is_floating_point() or value.dtype != weight.dtype:
+        raise TypeError(
+            f"{name} must be of one floating-point dtype, got {weight.dtype} and {value.dtype}"
+        )
+    if value.device != weight.device:
+        raise ValueError(f"{name} must be on {weight.device} as all weights, got {value.device}")
+
+
 def _check_weights(weights: list[Tensor], scores: Tensor) -> None:
     """Raises unless `weights` are those of a bidirectional `torch.nn.LSTM` with input size 1."""
     for value in weights:
-        if not isinstance(value, Tensor):
-            raise TypeError(f"weights must be torch.Tensors, got {type(value).__name__}")
-        if not value.is_floating_point() or value.dtype != weights[0].dtype:
-            raise TypeError(
-                f"weights must be of one floating-point dtype, got {weights[0].dtype} and "
-                f"{value.dtype}"
-            )
+        _check_like_weights("weights", value, weights[0])
         if value.device != scores.device:
             raise ValueError(
                 f"weights must be on the device of scores, {scores.device}, got {value.device}"
@@ -126,11 +159,11 @@ def _register() -> None:
 
     @torch.library.register_fake("sodeep_fast::bilstm_layer")
     def _(
-        sequence: Tensor, weights: list[Tensor], saves: bool, bf16: bool
+        sequence: Tensor, weights: list[Tensor], head: Tensor | None, saves: bool, bf16: bool
     ) -> tuple[Tensor, Tensor]:
         n, b, _ = sequence.shape
         hidden = weights[1].shape[1]
-        output = sequence.new_empty((n, b, 2 * hidden))
+        output = sequence.new_empty((n, b, 2 * hidden) if head is None else (2, n, b))
         halves = bf16 and sequence.dtype != torch.float64 and _native.cpu_has_bf16()
         saved = sequence.new_empty(
             (2, n if saves else 0, b, 5, hidden), dtype=torch.float16 if halves else None
@@ -142,6 +175,7 @@ def _register() -> None:
         grad: Tensor,
         sequence: Tensor,
         weights: list[Tensor],
+        head: Tensor | None,
         output: Tensor | None,
         saved: Tensor,
         wants_sequence: bool,
@@ -158,26 +192,27 @@ def _register() -> None:
         )
 
     def setup_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        sequence, weights, _, ctx.bf16 = inputs
+        sequence, weights, head, _, ctx.bf16 = inputs
         ctx.mark_non_differentiable(output[1])
         ctx.wants_weights = any(weight.requires_grad for weight in weights)
         # The hidden states are for the weights' gradients alone.
         hidden, saved = output
-        ctx.save_for_backward(sequence, *weights, hidden if ctx.wants_weights else None, saved)
+        kept = hidden if ctx.wants_weights else None
+        ctx.save_for_backward(sequence, *weights, head, kept, saved)
 
     def differentiate_forward(
         ctx: Any, grad: Tensor, _: Tensor
-    ) -> tuple[Tensor | None, list[Tensor | None], None, None]:
-        sequence, *weights, hidden, saved = ctx.saved_tensors
+    ) -> tuple[Tensor | None, list[Tensor | None], None, None, None]:
+        sequence, *weights, head, hidden, saved = ctx.saved_tensors
         wants_sequence = ctx.needs_input_grad[0]
         by_direction, *weight_grads = torch.ops.sodeep_fast.bilstm_layer_backward(
-            grad, sequence, weights, hidden, saved, wants_sequence, ctx.bf16
+            grad, sequence, weights, head, hidden, saved, wants_sequence, ctx.bf16
         )
         for_weights: list[Tensor | None] = [None] * WEIGHTS_PER_LAYER
         if ctx.wants_weights:
             of_input, recurrent, bias = weight_grads
             for_weights = [w[d] for d in range(2) for w in (of_input, recurrent, bias, bias)]
-        return by_direction.sum(0) if wants_sequence else None, for_weights, None, None
+        return by_direction.sum(0) if wants_sequence else None, for_weights, None, None, None
 
     def refuse(ctx: Any, *grads: Tensor) -> None:
         raise NotImplementedError(

@@ -70,19 +70,21 @@ class LSTMSorter(LearnedSorter):
     def relative_ranks(self, rows: Tensor) -> Tensor:
         """Returns ranks / n (b, n) of scores (b, n)."""
         if torch.is_grad_enabled():
-            return self.project(self._hidden(rows))
+            return self._ranks(rows)
         row_bytes = rows.shape[1] * 2 * self.lstm.hidden_size * rows.dtype.itemsize
         # Of equal sizes, and none of few rows.
         count = max(1, len(rows) // max(LEAST_ROWS, HIDDEN_BYTES // row_bytes))
         parts = rows.tensor_split(count)
-        return torch.cat([self.project(self._hidden(part)) for part in parts])
+        return torch.cat([self._ranks(part) for part in parts])
 
-    def _hidden(self, rows: Tensor) -> Tensor:
-        """The LSTM's last hidden states (b, n, 2 hidden), by our kernel where there is one."""
+    def _ranks(self, rows: Tensor) -> Tensor:
+        """The ranks / n (b, n), by our kernel where there is one."""
         if _backend.choose(rows.device.type, "bilstm")[0] == "reference":
-            hidden: Tensor = self.lstm(rows.unsqueeze(-1))[0]
-            return hidden
-        return bilstm(rows, [weight for weights in self.lstm.all_weights for weight in weights])
+            return self.project(self.lstm(rows.unsqueeze(-1))[0])
+        weights = [weight for weights in self.lstm.all_weights for weight in weights]
+        if self.length is None:
+            return bilstm(rows, weights, self.linear.weight[0]) + self.linear.bias
+        return self.project(bilstm(rows, weights))
 
     def project(self, hidden: Tensor) -> Tensor:
         """The ranks / n (b, n) of hidden states (b, n, 2 hidden)."""
