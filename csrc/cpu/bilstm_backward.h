@@ -44,9 +44,10 @@ struct SavedSteps {
 // and what goes back to the cell state before; returns the gradient of the input, if it has one
 // feature.
 template <class T>
-inline T backward_row(const LstmLayer<T>& layer, const SavedSteps<Saved<T>>& steps, int64_t s,
-                      int64_t r, T factor, const T* grad, const T* grad_hidden, T* grad_cell,
-                      T* gates, int64_t gate_rows, T* packed) {
+SODEEP_FAST_INLINE T backward_row(const LstmLayer<T>& layer, const SavedSteps<Saved<T>>& steps,
+                                  int64_t s, int64_t r, T factor, const T* grad,
+                                  const T* grad_hidden, T* grad_cell, T* gates, int64_t gate_rows,
+                                  T* packed) {
   constexpr int lanes = kLanes<T>;
   const int64_t hidden = layer.hidden;
   const Saved<T>* saved = steps.at(s, r);

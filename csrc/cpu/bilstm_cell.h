@@ -18,18 +18,18 @@ template <class T>
 struct AccurateExponential {
   Vec<T> scale, part;
 
-  inline AccurateExponential(Vec<T> x, T limit) {
+  SODEEP_FAST_INLINE AccurateExponential(Vec<T> x, T limit) {
     x = minimum(broadcast<T>(limit), maximum(broadcast<T>(-limit), x));
     const SplitExponent<T> split(x);
     scale = split.scale;
     part = split.rest + (split.rest * split.rest) * exponential_series<T, 2>(split.rest);
   }
 
-  inline Vec<T> minus_one() const { return part * scale + (scale - 1); }
+  SODEEP_FAST_INLINE Vec<T> minus_one() const { return part * scale + (scale - 1); }
 
   // numerator / (exp(x) + 1), rounded little more than once: the rounding error of the denominator
   // counts too.
-  inline Vec<T> divide_by_plus_one(Vec<T> numerator) const {
+  SODEEP_FAST_INLINE Vec<T> divide_by_plus_one(Vec<T> numerator) const {
     const Vec<T> base = scale + 1, denominator = part * scale + base;
     const Vec<T> lost = part * scale + (base - denominator);
     const Vec<T> guess = reciprocal_guess<T>(denominator), quotient = numerator * guess;
@@ -39,21 +39,21 @@ struct AccurateExponential {
 };
 
 template <class T>
-inline Vec<T> hyperbolic_tangent(Vec<T> x) {
+SODEEP_FAST_INLINE Vec<T> hyperbolic_tangent(Vec<T> x) {
   constexpr T kSaturated = sizeof(T) == 4 ? 20 : 40;  // the result rounds to 1
   const AccurateExponential<T> e(2 * x, kSaturated);
   return e.divide_by_plus_one(e.minus_one());
 }
 
 template <class T>
-inline Vec<T> sigmoid(Vec<T> x) {
+SODEEP_FAST_INLINE Vec<T> sigmoid(Vec<T> x) {
   const AccurateExponential<T> e(-x, Simd<T>::kExpLimit);
   return e.divide_by_plus_one(broadcast<T>(1));
 }
 
 // Of the gates before their activation and the cell state of the step before.
 template <class T>
-inline LstmCell<T> run_cell(Vec<T> i, Vec<T> f, Vec<T> g, Vec<T> o, Vec<T> c) {
+SODEEP_FAST_INLINE LstmCell<T> run_cell(Vec<T> i, Vec<T> f, Vec<T> g, Vec<T> o, Vec<T> c) {
   LstmCell<T> cell{sigmoid<T>(i), sigmoid<T>(f), hyperbolic_tangent<T>(g), sigmoid<T>(o), {}};
   cell.c = cell.f * c + cell.i * cell.g;
   cell.hidden = cell.o * hyperbolic_tangent<T>(cell.c);
@@ -63,7 +63,7 @@ inline LstmCell<T> run_cell(Vec<T> i, Vec<T> f, Vec<T> g, Vec<T> o, Vec<T> c) {
 #else
 
 // 2^(factor * x), at most 2^40, to 3e-6 of itself; NaN stays NaN.
-inline Vec<float> power_of_two(Vec<float> x, float factor) {
+SODEEP_FAST_INLINE Vec<float> power_of_two(Vec<float> x, float factor) {
   const __m512 power = _mm512_min_ps(_mm512_set1_ps(40), (__m512)(x * factor));
   const Vec<float> rest = (Vec<float>)_mm512_reduce_ps(power, _MM_FROUND_TO_NEAREST_INT);
   // The polynomial of degree 4 with the smallest relative error on [-1/2, 1/2].
@@ -76,7 +76,7 @@ inline Vec<float> power_of_two(Vec<float> x, float factor) {
 constexpr float kLog2E = 1.44269504f;
 
 template <class T>
-inline Vec<T> hyperbolic_tangent(Vec<T> x) {
+SODEEP_FAST_INLINE Vec<T> hyperbolic_tangent(Vec<T> x) {
   const Vec<T> e = power_of_two(x, -2 * kLog2E);
   return (1 - e) * reciprocal<T>(1 + e);
 }
@@ -84,7 +84,7 @@ inline Vec<T> hyperbolic_tangent(Vec<T> x) {
 // What is multiplied has three digits; so the activations share their denominators, two divisions
 // instead of five.
 template <class T>
-inline LstmCell<T> run_cell(Vec<T> i, Vec<T> f, Vec<T> g, Vec<T> o, Vec<T> c) {
+SODEEP_FAST_INLINE LstmCell<T> run_cell(Vec<T> i, Vec<T> f, Vec<T> g, Vec<T> o, Vec<T> c) {
   const Vec<T> of_i = 1 + power_of_two(i, -kLog2E), of_f = 1 + power_of_two(f, -kLog2E);
   const Vec<T> e = power_of_two(g, -2 * kLog2E), of_g = 1 + e, i_g = of_i * of_g;
   const Vec<T> inverse = reciprocal<T>(i_g * of_f), f_inverse = of_f * inverse;
@@ -107,7 +107,7 @@ inline LstmCell<T> run_cell(Vec<T> i, Vec<T> f, Vec<T> g, Vec<T> o, Vec<T> c) {
 template <class T>
 using Saved = Half;
 
-inline void store_saved(Half* to, Vec<float> v, int64_t count) {
+SODEEP_FAST_INLINE void store_saved(Half* to, Vec<float> v, int64_t count) {
   constexpr float kLargest = 65504;
   v = minimum(broadcast<float>(kLargest), maximum(broadcast<float>(-kLargest), v));
   Half lanes[kLanes<float>];
@@ -117,7 +117,7 @@ inline void store_saved(Half* to, Vec<float> v, int64_t count) {
   std::copy(lanes, lanes + count, to);
 }
 
-inline Vec<float> load_saved(const Half* from, int64_t count) {
+SODEEP_FAST_INLINE Vec<float> load_saved(const Half* from, int64_t count) {
   if (count >= kLanes<float>)
     return (Vec<float>)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from));
   Half lanes[kLanes<float>] = {};
@@ -129,12 +129,12 @@ template <class T>
 using Saved = T;
 
 template <class T>
-inline void store_saved(T* to, Vec<T> v, int64_t count) {
+SODEEP_FAST_INLINE void store_saved(T* to, Vec<T> v, int64_t count) {
   store_first<T>(to, v, count);
 }
 
 template <class T>
-inline Vec<T> load_saved(const T* from, int64_t count) {
+SODEEP_FAST_INLINE Vec<T> load_saved(const T* from, int64_t count) {
   return load_first<T>(from, count);
 }
 #endif
@@ -142,8 +142,8 @@ inline Vec<T> load_saved(const T* from, int64_t count) {
 // Derivatives with respect to the gates before their activation, and to the cell state of the step
 // before, from those with respect to the hidden state and, by later steps, the cell state.
 template <class T>
-inline LstmCell<T> differentiate_cell(const LstmCell<T>& cell, Vec<T> c_before, Vec<T> grad_h,
-                                      Vec<T> grad_c) {
+SODEEP_FAST_INLINE LstmCell<T> differentiate_cell(const LstmCell<T>& cell, Vec<T> c_before,
+                                                  Vec<T> grad_h, Vec<T> grad_c) {
   const Vec<T> tanh_c = hyperbolic_tangent<T>(cell.c);
   const Vec<T> total = grad_c + grad_h * cell.o * (1 - tanh_c * tanh_c);
   return {total * cell.g * (cell.i * (1 - cell.i)), total * c_before * (cell.f * (1 - cell.f)),

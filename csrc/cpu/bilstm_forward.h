@@ -88,7 +88,7 @@ struct ForwardBlock {
   }
 
   // Of row r of the tile, whose recurrent products [gate, lane] are given.
-  inline __attribute__((always_inline)) void finish(int64_t r, const T* products) const {
+  SODEEP_FAST_INLINE void finish(int64_t r, const T* products) const {
     // The products are summed by themselves: added to the input's part, which may be larger, their
     // terms would lose digits.
     const T* in = input + r * input_row;

@@ -37,7 +37,7 @@ inline int64_t packed_size(int64_t count) {
 
 // Vectors of such places from as many vectors of numbers as they take, which follow each other.
 template <class T>
-inline Vec<T> pack_terms(const Vec<T>* terms) {
+SODEEP_FAST_INLINE Vec<T> pack_terms(const Vec<T>* terms) {
 #ifdef SODEEP_FAST_BF16_PAIRS
   const auto half = [&](int k) {
     return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)terms[k]));
@@ -50,7 +50,7 @@ inline Vec<T> pack_terms(const Vec<T>* terms) {
 
 // Writes one vector of numbers.
 template <class T>
-inline void store_packed(T* to, Vec<T> v) {
+SODEEP_FAST_INLINE void store_packed(T* to, Vec<T> v) {
 #ifdef SODEEP_FAST_BF16_PAIRS
   const __m256bh half = _mm512_cvtneps_pbh((__m512)v);
   __builtin_memcpy(to, &half, sizeof(half));
@@ -97,7 +97,7 @@ inline int64_t padded_rows(int64_t rows) {
 
 // A place in every lane.
 template <class T>
-inline Vec<T> broadcast_packed(const T* from) {
+SODEEP_FAST_INLINE Vec<T> broadcast_packed(const T* from) {
 #ifdef SODEEP_FAST_BF16_PAIRS
   int32_t pair;
   __builtin_memcpy(&pair, from, sizeof(pair));
@@ -109,7 +109,7 @@ inline Vec<T> broadcast_packed(const T* from) {
 
 // sum + factor * column, of as many terms as are packed
 template <class T>
-inline Vec<T> multiply_add(Vec<T> factor, Vec<T> column, Vec<T> sum) {
+SODEEP_FAST_INLINE Vec<T> multiply_add(Vec<T> factor, Vec<T> column, Vec<T> sum) {
 #ifdef SODEEP_FAST_BF16_PAIRS
   return (Vec<T>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)factor, (__m512bh)column);
 #else

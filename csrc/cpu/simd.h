@@ -1,6 +1,11 @@
 // Vectors of one register's width, as compiler vector extensions: the same source for every
 // instruction set. Included once for each by foreach_isa.h, hence no include guard.
 
+// For what works in registers, where a call would go through memory: files with many instruction
+// sets are too large for the compiler to inline it by itself.
+#undef SODEEP_FAST_INLINE
+#define SODEEP_FAST_INLINE inline __attribute__((always_inline))
+
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
