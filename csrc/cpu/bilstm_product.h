@@ -125,16 +125,26 @@ struct Tiles {
 template <class T, int kRows>
 __attribute__((noinline)) void product(const T* rows, int64_t stride, int64_t depth, const T* panel,
                                        T* to) {
-  Vec<T> sums[kRows][kPanelVectors] = {};
+  // Unrolled by hand, or the compiler keeps the sums in memory at both ends of the loop.
+  Vec<T> sums[kRows][kPanelVectors];
+#pragma GCC unroll 6
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < kPanelVectors; ++v) sums[r][v] = Vec<T>{};
   for (int64_t k = 0; k < depth; ++k) {
     Vec<T> factors[kRows];
+#pragma GCC unroll 6
     for (int r = 0; r < kRows; ++r) factors[r] = broadcast_packed<T>(rows + r * stride + k);
+#pragma GCC unroll 4
     for (int v = 0; v < kPanelVectors; ++v) {
       const Vec<T> column = load<T>(panel + k * kPanelColumns<T> + v * kLanes<T>);
+#pragma GCC unroll 6
       for (int r = 0; r < kRows; ++r) sums[r][v] = multiply_add<T>(factors[r], column, sums[r][v]);
     }
   }
+#pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
     for (int v = 0; v < kPanelVectors; ++v)
       store<T>(to + r * kPanelColumns<T> + v * kLanes<T>, sums[r][v]);
 }
