@@ -22,7 +22,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from sodeep_fast import _native
-from sodeep_fast.kernels import _config, rank_counts, soft_histogram, soft_rank
+from sodeep_fast.kernels import _config, bilstm, rank_counts, soft_histogram, soft_rank
 
 ROOT = Path(__file__).parent.parent
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -40,6 +40,19 @@ COUNTS_KERNELS = (
     rank_counts.rank_counts_bwd_targets_kernel,
     rank_counts.rank_counts_bwd_items_kernel,
 )
+LSTM_KERNELS = (bilstm.bilstm_fwd_kernel, bilstm.bilstm_bwd_kernel)
+# Which of the optional buffers and inputs a variant of these kernels has.
+LSTM_VARIANTS: dict[str, dict[str, Any]] = {
+    "scores": {"SCALAR": True, "saved_ptr": None},
+    "scores saved": {"SCALAR": True},
+    "several": {"SCALAR": False, "saved_ptr": None},
+    "several saved": {"SCALAR": False},
+    "to scores": {"gates_ptr": None},
+    "to gates": {"out_ptr": None},
+    "to both": {},
+}
+# Those that need the most, and all that is compiled of bfloat16, which differs little from float16.
+LSTM_LARGEST = ("scores saved", "several saved", "to both")
 # Kinds of comparator: the sigmoid for all levels, and the two soft ones and the step by level.
 COMPARATORS = {"sigmoid": (0,), "by level": (1, 2, 0)}
 
@@ -73,6 +86,8 @@ def compile_triton(
     constants: dict[str, Any],
     blocks: Any,
     arch: int,
+    warps: int | None = None,
+    multiples: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Compiles one variant of a Triton kernel for `arch`, and returns its resources.
 
@@ -83,24 +98,31 @@ def compile_triton(
         constants: the others, by name; None for a buffer that is absent.
         blocks: its tile, of which the number of warps is used here.
         arch: compute capability, times ten.
+        warps: of a kernel whose tile has none of its own, and which may have all registers.
+        multiples: the numbers, by name, that are multiples of 16.
     """
+    options = {"num_warps": warps}
+    if warps is None:
+        options = {"num_warps": blocks.warps, "maxnreg": _config.MAX_REGISTERS}
     signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
     constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
     aligned = {
         (position,): [["tt.divisibility", 16]]
         for position, name in enumerate(kernel.arg_names)
-        if signature[name][0] == "*"
+        if signature[name][0] == "*" or name in multiples
     }
     compiled = triton.compile(
         ASTSource(kernel, signature, constants, aligned),
         target=GPUTarget("cuda", arch, 32),
-        options={"num_warps": blocks.warps, "maxnreg": _config.MAX_REGISTERS},
+        options=options,
     )
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(compiled.asm["cubin"])
         cubin.flush()
         (row,) = resources(cubin.name)
     variant = f"{variant} {tuple(blocks)}"
+    # What is allocated at the launch, which the file does not tell.
+    row["shared"] = compiled.metadata.shared
     return {**row, "kernel": kernel.__name__, "variant": variant, "arch": arch}
 
 
@@ -178,13 +200,47 @@ def counts_rows(float64: bool, arch: int, every: bool) -> list[dict[str, Any]]:
     return rows
 
 
+def lstm_rows(arch: int, every: bool) -> list[dict[str, Any]]:
+    """Compiles the LSTM's kernels for as many hidden units as fit, and for an odd number."""
+    rows = []
+    precisions = tuple(bilstm.DTYPES) if every else ("full", "fp16")
+    for products, name in itertools.product(precisions, LSTM_VARIANTS):
+        if name not in LSTM_LARGEST and (products == "bf16" or not every):
+            continue
+        full, backward = products == "full", name.startswith("to ")
+        kernel = LSTM_KERNELS[backward]
+        dtype = bilstm.TRITON_DTYPES[products]
+        constants = {"DTYPE": dtype, "OPERAND": dtype, **LSTM_VARIANTS[name]}
+        constants |= {} if products == "fp16" else {"largest_ptr": None, "scale_ptr": None}
+        types = {argument: "*fp32" for argument in kernel.arg_names if argument.endswith("_ptr")}
+        types |= dict.fromkeys(("steps", "batch", "hidden", "per_step", "per_row"), "i32")
+        types |= {"gates_ptr": f"*{dtype}", "saved_ptr": "*fp32" if full else "*fp16"}
+        types = {argument: kind for argument, kind in types.items() if argument not in constants}
+        entries = _config.lstm_entries(backward, full, bool(constants.get("SCALAR", True)))
+        tiles = dict.fromkeys(entry.blocks for entry in entries)
+        padded = 64 if full else 128
+        for blocks, hidden in itertools.product(tiles, (padded, padded - 1)):
+            row = compile_triton(
+                kernel,
+                f"{products} {hidden} {name}",
+                types,
+                constants | {"HIDDEN": padded, "ROWS": blocks.rows},
+                blocks,
+                arch,
+                warps=blocks.warps(padded),
+                multiples=("hidden",) if hidden == padded else (),
+            )
+            rows.append(row)
+    return rows
+
+
 def triton_rows(arch: int, every: bool = True) -> list[dict[str, Any]]:
     """Compiles the Triton kernels with every tile of the tables, or with the largest rows' only."""
     rows = []
     for float64 in (False, True):
         rows += pairwise_rows(float64, arch, every) + histogram_rows(float64, arch)
         rows += counts_rows(float64, arch, every)
-    return rows
+    return rows + lstm_rows(arch, every)
 
 
 def cuda_rows(archs: list[int]) -> list[dict[str, Any]]:

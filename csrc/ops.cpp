@@ -57,6 +57,16 @@ STABLE_TORCH_LIBRARY(sodeep_fast, m) {
       "soft_histogram_tangent(Tensor tangent, Tensor scores, Tensor? levels, int num_levels, "
       "int bins, float low, float high) -> Tensor");
 
+  // products: "full", "bf16" or "fp16". What is saved has a layout of its own. The gradient of an
+  // input of several features is summed over the directions.
+  m.def(
+      "triton_bilstm_layer(Tensor input, Tensor[] weights, Tensor? head, bool saves, str products) "
+      "-> (Tensor, Tensor)");
+  m.def(
+      "triton_bilstm_layer_backward(Tensor grad, Tensor input, Tensor[] weights, Tensor? head, "
+      "Tensor? "
+      "output, Tensor saved, bool wants_input, str products) -> (Tensor, Tensor, Tensor, Tensor)");
+
   m.def(
       "triton_soft_rank(Tensor scores, Tensor? mask, float lam, bool normalize, str method) -> "
       "Tensor");

@@ -31,7 +31,7 @@ class Entry(NamedTuple):
 
     arch: int
     n: int
-    blocks: Blocks | CountsBlocks
+    blocks: "Blocks | CountsBlocks | LstmBlocks"
     provenance: str
 
 
@@ -142,3 +142,71 @@ def histogram_blocks(float64: bool, n: int, bins: int) -> HistogramBlocks:
 def histogram_items(n: int) -> int:
     """Returns how many items one program of the histogram's backward takes. Untuned."""
     return max(32, min(1024, 1 << (n - 1).bit_length()))
+
+
+class LstmBlocks(NamedTuple):
+    """The tile of one program of the LSTM: its rows, and the hidden units that a warp takes."""
+
+    rows: int
+    units: int
+
+    def warps(self, padded: int) -> int:
+        """Returns how many warps take so many hidden units, 8 at most."""
+        return min(8, padded // self.units)
+
+
+# 8 rows are the fewest that a tensor core's instruction takes; 528 rows are 132 programs of them in
+# both directions, one for each multiprocessor of an H200, where no second one fits.
+LSTM_FORWARD_HALF = (
+    Entry(0, 528, LstmBlocks(8, 16), "untuned, chosen by count of programs per wave"),
+    Entry(0, UNLIMITED, LstmBlocks(16, 16), "untuned, chosen by count of registers"),
+)
+# Of inputs of several features, whose products fill registers on their way.
+LSTM_PRODUCTS_HALF = (Entry(0, UNLIMITED, LstmBlocks(8, 16), "untuned, chosen by registers"),)
+LSTM_BACKWARD_HALF = LSTM_PRODUCTS_HALF
+LSTM_FULL = (Entry(0, UNLIMITED, LstmBlocks(8, 8), "untuned, chosen by registers"),)
+# Rows that lie next to each other in what the forward saves: the fewest that a program takes.
+LSTM_GRANULE = 8
+# Bytes of shared memory that the kernels need at most besides the recurrent weights, as compiled
+# for sm_80, 90 and 100.
+LSTM_SHARED = 12 << 10
+
+
+def lstm_entries(backward: bool, full: bool, scalar: bool) -> tuple[Entry, ...]:
+    """Returns the rows for a pass in float32 (`full`) or in a half type, by the number of rows.
+
+    Arguments:
+        backward: whether it is the backward.
+        full: whether it multiplies in float32.
+        scalar: whether the input has one feature, which matters in the forward.
+    """
+    if full:
+        return LSTM_FULL
+    forward = LSTM_FORWARD_HALF if scalar else LSTM_PRODUCTS_HALF
+    return LSTM_BACKWARD_HALF if backward else forward
+
+
+@functools.cache
+def lstm_blocks(backward: bool, full: bool, scalar: bool, batch: int) -> LstmBlocks:
+    """Returns the tile for so many rows; see `lstm_entries`."""
+    entries = lstm_entries(backward, full, scalar)
+    return next(entry.blocks for entry in entries if batch <= entry.n)
+
+
+def lstm_padded(hidden: int) -> int:
+    """Returns the hidden units that the kernels compute, those beyond `hidden` being 0."""
+    return max(16, _power_of_two(hidden))
+
+
+def lstm_shared_bytes(hidden: int, full: bool) -> int:
+    """Returns the shared memory of a program that holds the recurrent weights of a direction.
+
+    In a half type, or for products in float32 (`full`) as two float32 parts.
+    """
+    return 4 * lstm_padded(hidden) ** 2 * (8 if full else 2) + LSTM_SHARED
+
+
+def lstm_saved_shape(steps: int, batch: int, hidden: int) -> tuple[int, ...]:
+    """Returns the shape of what the forward saves: i, f, g, o and c of every step and row."""
+    granules = (batch + LSTM_GRANULE - 1) // LSTM_GRANULE
+    return (2, steps, granules, 5, lstm_padded(hidden), LSTM_GRANULE)

@@ -13,10 +13,7 @@ from sodeep_fast.ops import _backend
 
 KERNEL_OPERATORS = ("soft_rank", "rank_counts", "soft_histogram", "hard_rank", "bilstm")
 WITHOUT_KERNEL = {"conv_stack": "PyTorch's convolutions, channels last"}
-WITHOUT_GPU_KERNEL = {
-    "hard_rank": "PyTorch's own sort",
-    "bilstm": "PyTorch's own LSTM, in the sorters",
-}
+WITHOUT_GPU_KERNEL = {"hard_rank": "PyTorch's own sort"}
 
 
 def report() -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sodeep_fast.comparators import Comparator, Ramp, Sigmoid, Simple, Step, by_level
 from sodeep_fast.ops.rank_counts import rank_counts
@@ -121,6 +121,30 @@ def derivatives(
         "for_grad": for_grad,
         "second": second,
     }
+
+
+def make_bilstm(hidden: int, layers: int, scale: float = 1.0) -> nn.LSTM:
+    """Returns an LSTM with random weights, which may be far larger than those it begins with."""
+    lstm = nn.LSTM(1, hidden, layers, batch_first=True, bidirectional=True)
+    with torch.no_grad():
+        for weight in lstm.parameters():
+            weight.mul_(scale)
+    return lstm
+
+
+def bilstm_derivatives(
+    function: Callable[[Tensor], Tensor], lstm: nn.LSTM, scores: Tensor
+) -> dict[str, Tensor]:
+    """Returns hidden states, and the gradients of their sum with fixed random weights.
+
+    Of the scores and of every parameter of `lstm`, from which `function` takes its weights.
+    """
+    leaf = scores.detach().clone().requires_grad_()
+    hidden = function(leaf)
+    incoming = make_scores("normal", hidden.shape, dtype=hidden.dtype, seed=5).to(hidden.device)
+    names = [name for name, _ in lstm.named_parameters()]
+    grads = torch.autograd.grad(hidden, [leaf, *lstm.parameters()], incoming)
+    return {"hidden": hidden.detach(), **dict(zip(["scores", *names], grads, strict=True))}
 
 
 def check_against_reference(

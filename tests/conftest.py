@@ -17,6 +17,8 @@ if not torch.cuda.is_available():
     # Without a GPU the Triton kernels run in Triton's interpreter, which has to be chosen before
     # Triton is first imported. Tests that compile kernels do so in a process of their own.
     os.environ["TRITON_INTERPRET"] = "1"
+# Without which cuBLAS refuses to multiply where PyTorch is asked for the same bits at every call.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

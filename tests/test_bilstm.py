@@ -14,6 +14,8 @@ from sodeep_fast import _native, bilstm
 from sodeep_fast.ops import bilstm as module
 from sodeep_fast.sorters.lstm import LSTMSorter
 from sodeep_fast.testing import assert_as_accurate, make_scores
+from sodeep_fast.testing import bilstm_derivatives as value_and_gradients
+from sodeep_fast.testing import make_bilstm as make_lstm
 
 needs_kernels = pytest.mark.skipif(not _native.HAS_CPU, reason="the C++ kernels are not built")
 OPS = torch.ops.sodeep_fast
@@ -32,30 +34,11 @@ def _same_weights_and_one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def make_lstm(hidden: int, layers: int, scale: float = 1.0) -> nn.LSTM:
-    """An LSTM with random weights, which may be far larger than those that it begins with."""
-    lstm = nn.LSTM(1, hidden, layers, batch_first=True, bidirectional=True)
-    with torch.no_grad():
-        for weight in lstm.parameters():
-            weight *= scale
-    return lstm
-
-
 def converted(lstm: nn.LSTM, dtype: torch.dtype) -> nn.LSTM:
     """The same LSTM in another dtype."""
     other = nn.LSTM(1, lstm.hidden_size, lstm.num_layers, batch_first=True, bidirectional=True)
     other.load_state_dict(lstm.state_dict())
     return other.to(dtype)
-
-
-def value_and_gradients(function: Any, lstm: nn.LSTM, scores: Tensor) -> dict[str, Tensor]:
-    """The hidden states, and the gradients of their sum with fixed random weights."""
-    leaf = scores.detach().clone().requires_grad_()
-    hidden = function(leaf)
-    incoming = make_scores("normal", hidden.shape, dtype=hidden.dtype, seed=5)
-    names = [name for name, _ in lstm.named_parameters()]
-    grads = torch.autograd.grad(hidden, [leaf, *lstm.parameters()], incoming)
-    return {"hidden": hidden.detach(), **dict(zip(["scores", *names], grads, strict=True))}
 
 
 def ours(lstm: nn.LSTM, backend: str = "auto") -> Any:
@@ -497,16 +480,16 @@ def without(k: int) -> list[Tensor]:
         (
             torch.ones(2, 3),
             without(8),
-            {"backend": "triton"},
+            {"backend": "cuda"},
             ValueError,
-            "bilstm has no triton kernels yet",
+            "bilstm has no cuda kernels yet",
         ),
         (
             torch.ones(2, 3),
             without(8),
             {"precision": "tf32"},
             ValueError,
-            "precision must be one of 'auto', 'full', 'bf16', got 'tf32'",
+            "precision must be one of 'auto', 'full', 'bf16', 'fp16', got 'tf32'",
         ),
         (
             torch.ones(2, 3),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sodeep_fast.kernels._config import lstm_shared_bytes
 from sodeep_fast.ops import _backend
 
 pytestmark = pytest.mark.skipif(not _backend.has_triton(), reason="Triton is not installed")
@@ -38,6 +39,32 @@ def test_compiles_without_spills(kernel_resources, kernel, arch):
     }
     assert [row for row in rows if row["stack"]] == []
     assert max(row["registers"] for row in rows) <= 128
+
+
+@pytest.mark.parametrize("arch", [80, 90, 100])
+@pytest.mark.parametrize(
+    ("kernel", "largest", "others"),
+    [
+        ("bilstm_fwd_kernel", {"scores saved", "several saved"}, {"scores", "several"}),
+        ("bilstm_bwd_kernel", {"to both"}, {"to scores", "to gates"}),
+    ],
+)
+def test_lstm_compiles_without_spills(kernel_resources, kernel, largest, others, arch):
+    rows = [row for row in kernel_resources if row["kernel"] == kernel and row["arch"] == arch]
+    expected = {("full", variant) for variant in largest} | {("fp16", name) for name in largest}
+    if arch == 90:
+        expected |= {("bf16", name) for name in largest}
+        expected |= {(products, name) for products in ("full", "fp16") for name in others}
+    assert {row["variant"].rsplit(" (", 1)[0] for row in rows} == {
+        f"{products} {hidden} {name}"
+        for products, name in expected
+        for hidden in ((64, 63) if products == "full" else (128, 127))
+    }
+    assert [row for row in rows if row["stack"]] == []
+    # What decides which weights the kernels take.
+    for row in rows:
+        products, hidden = row["variant"].split()[:2]
+        assert row["shared"] <= lstm_shared_bytes(int(hidden), products == "full")
 
 
 def test_ceiling_is_made_of_exponentials():

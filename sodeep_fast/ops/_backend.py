@@ -23,7 +23,7 @@ KERNELS = {
     "rank_counts": ("cpp", "triton"),
     "hard_rank": ("cpp",),
     "soft_histogram": ("cpp", "triton"),
-    "bilstm": ("cpp",),
+    "bilstm": ("cpp", "triton"),
 }
 
 

@@ -1,6 +1,7 @@
 """The bidirectional LSTM over scalar sequences: public function, fakes, autograd."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,8 +12,10 @@ from sodeep_fast._checks import check_choice, check_matrix
 from sodeep_fast.ops import _backend
 from sodeep_fast.reference.bilstm import bilstm as reference_bilstm
 
-PRECISIONS = ("auto", "full", "bf16")
+PRECISIONS = ("auto", "full", "bf16", "fp16")
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 WEIGHTS_PER_LAYER = 8  # of both directions
+INTERPRETED_SHARED = 227 << 10  # what Triton's interpreter is taken to have: as much as an H200
 # What a layer may keep of its gates for its backward. glibc gives larger blocks back to the system,
 # which supplies them page by page at every call: that takes longer than computing the gates anew
 # (1.2 times as long in all for 128 x 100 scores and 2 layers of 128 units, one core, 2026-11).
@@ -33,11 +36,12 @@ def bilstm(
     states of zero, once differentiable in `scores` and `weights`. The gradient of the scores alone,
     with weights that want none, costs no work for the weights. For the backward a layer keeps its
     input and, if the weights want gradients, its hidden states; its gates and cell states too, 5
-    numbers per score, hidden unit and direction, if they take no more than 32 MiB, and otherwise
-    it computes them anew, a few rows at a time. Under `torch.no_grad()` nothing is kept.
+    numbers per score, hidden unit and direction, on a CPU if they take no more than 32 MiB, and
+    otherwise it computes them anew, a few rows at a time; on a GPU always. They are float16 unless
+    the products are "full". Under `torch.no_grad()` nothing is kept.
 
-    With a head it returns the hidden states times it. They themselves are then neither written nor
-    kept, unless the head or the weights want gradients.
+    With a head it returns the hidden states times it. They themselves are then not kept and, on a
+    CPU, not even written, unless the head or the weights want gradients.
 
     Arguments:
         scores: (b, n) float16, bfloat16, float32 or float64; each row is read by itself.
@@ -47,12 +51,17 @@ def bilstm(
             their dtype, half types in float32.
         head: (2 hidden,) in the dtype of the weights. Default: none.
         precision: "full" multiplies in float32, or float64 for float64 weights; "bf16" in bfloat16,
-            summed in float32, where the processor has AMX or AVX512_BF16, and in float32 elsewhere;
-            activations then have five digits, and what is kept of gates and cells three. "auto"
-            takes "bf16" for bfloat16 weights and under autocast to bfloat16. The scores are never
-            rounded.
-        backend: "cpp" or "reference", which is differentiable more than once; "auto" takes the best
-            one built for the device of `scores`.
+            summed in float32, on GPUs and where the processor has AMX or AVX512_BF16, and in
+            float32 elsewhere; "fp16" in float16 on GPUs, likewise, and in float32 elsewhere. "auto"
+            takes "bf16" or "fp16" for weights of that type and under autocast to it, and on GPUs
+            "fp16" if `torch.backends.cudnn.rnn.fp32_precision` is "tf32", by which PyTorch's own
+            LSTM rounds to as many digits. Where products are rounded, activations have five digits.
+            The scores are never rounded.
+        backend: "cpp", "triton", whose program holds the recurrent weights of a direction, or
+            "reference", which is differentiable more than once; "auto" takes the best one built for
+            the device of `scores`. It leaves weights to PyTorch's LSTM, cuDNN's, in its precision
+            and scores rounded as it rounds them, that a CUDA multiprocessor has no room for (on an
+            H200, more than 128 hidden units, and 64 if "full") and those of float64.
 
     Returns:
         (b, n, 2 hidden) of the last layer, or (b, n) with a head, in the dtype of the weights. A
@@ -62,8 +71,8 @@ def bilstm(
         TypeError: scores that are not floating point, or weights and a head that are no tensors of
             one floating-point dtype.
         ValueError: scores that are not a matrix, weights or a head of other numbers or shapes or on
-            another device, an unknown precision or backend, bf16 of float64 weights, or a backend
-            that is not available here.
+            another device, an unknown precision or backend, a half precision of float64 weights, or
+            a backend that is not available here or for these weights.
 
     Example:
         >>> import torch, sodeep_fast
@@ -83,42 +92,108 @@ def bilstm(
                 f"head must have shape {(2 * weights[1].shape[1],)}, got {tuple(head.shape)}"
             )
     check_choice(precision, PRECISIONS, "precision")
-    if precision == "bf16" and weights[0].dtype == torch.float64:
-        raise ValueError("precision must be 'auto' or 'full' for float64 weights, got 'bf16'")
-    backend = _backend.resolve(backend, scores, operator="bilstm")
-    if backend == "reference":
-        hidden = reference_bilstm(scores, weights)
-        return hidden if head is None else hidden @ head
-
     dtype = weights[0].dtype
+    if precision in HALVES and dtype == torch.float64:
+        raise ValueError(
+            f"precision must be 'auto' or 'full' for float64 weights, got {precision!r}"
+        )
+    asked, backend = backend, _backend.resolve(backend, scores, operator="bilstm")
+    if backend == "reference":
+        return _project(reference_bilstm(scores, weights), head)
+    products = _products(precision, dtype, scores.device.type)
+    if backend == "triton":
+        obstacle = _why_not_triton(weights, products)
+        if obstacle and asked == "triton":
+            raise ValueError(f"backend='triton' is not available for these weights: {obstacle}")
+        if obstacle:
+            return _project(_by_torch(scores, weights, precision), head)
+
     compute = torch.float64 if dtype == torch.float64 else torch.float32
-    size = 10 * scores.numel() * weights[1].shape[1] * compute.itemsize
-    bf16 = precision == "bf16" or (precision == "auto" and _wants_bf16(dtype, scores.device.type))
-    may_save = torch.is_grad_enabled() and size <= SAVED_BYTES
+    may_save = torch.is_grad_enabled()
+    layer_of: Callable[..., tuple[Tensor, Tensor]]
+    option: bool | str
+    if backend == "triton":
+        layer_of, option = torch.ops.sodeep_fast.triton_bilstm_layer, products
+    else:
+        size = 10 * scores.numel() * weights[1].shape[1] * compute.itemsize
+        may_save &= size <= SAVED_BYTES
+        layer_of, option = torch.ops.sodeep_fast.bilstm_layer, products == "bf16"
     # The gradients of the head and of the last layer's weights need the hidden states.
     of_head = () if head is None else (head, *weights[-WEIGHTS_PER_LAYER:])
     wanted = torch.is_grad_enabled() and any(value.requires_grad for value in of_head)
-    fused = head is not None and not wanted
+    fused = None if wanted else head
     sequence = scores.to(compute).t().unsqueeze(-1)
     for begin in range(0, len(weights), WEIGHTS_PER_LAYER):
         layer = weights[begin : begin + WEIGHTS_PER_LAYER]
         saves = may_save and any(value.requires_grad for value in (sequence, *layer))
         is_last = begin + WEIGHTS_PER_LAYER == len(weights)
-        sequence, _ = torch.ops.sodeep_fast.bilstm_layer(
-            sequence, layer, head if fused and is_last else None, saves, bf16
-        )
-    if fused:
+        sequence, _ = layer_of(sequence, layer, fused if is_last else None, saves, option)
+    if fused is not None:
         return sequence.sum(0).t().to(dtype)
-    hidden = sequence.transpose(0, 1).to(dtype)
+    return _project(sequence.transpose(0, 1).to(dtype), head)
+
+
+def _project(hidden: Tensor, head: Tensor | None) -> Tensor:
     return hidden if head is None else hidden @ head
 
 
-def _wants_bf16(dtype: torch.dtype, device: str) -> bool:
-    """Whether weights of this dtype are to be multiplied in bfloat16, by themselves or autocast."""
-    autocast = torch.is_autocast_enabled(device) and dtype != torch.float64
-    return dtype == torch.bfloat16 or (
-        autocast and torch.get_autocast_dtype(device) == torch.bfloat16
+def _products(precision: str, dtype: torch.dtype, device: str) -> str:
+    """Returns what weights of this dtype are to be multiplied in: "full", "bf16" or "fp16"."""
+    if precision != "auto":
+        return precision
+    if dtype == torch.float64:
+        return "full"
+    autocast = torch.is_autocast_enabled(device)
+    wanted = {dtype, torch.get_autocast_dtype(device) if autocast else dtype}
+    for name, half in HALVES.items():
+        if half in wanted:
+            return name
+    rnn: Any = torch.backends.cudnn.rnn
+    tf32 = device == "cuda" and rnn.fp32_precision == "tf32"
+    return "fp16" if tf32 and not autocast else "full"
+
+
+def _why_not_triton(weights: list[Tensor], products: str) -> str | None:
+    """Says why the Triton kernels cannot serve these weights, or returns None if they can."""
+    # Of the kernels' folder, the only module that does without Triton.
+    from sodeep_fast.kernels._config import lstm_shared_bytes
+
+    dtype, device, hidden = weights[0].dtype, weights[0].device, weights[1].shape[1]
+    if dtype == torch.float64:
+        return "they are float64"
+    needed = lstm_shared_bytes(hidden, products == "full")
+    most = INTERPRETED_SHARED
+    if device.type == "cuda":
+        properties: Any = torch.cuda.get_device_properties(device)
+        most = properties.shared_memory_per_block_optin
+    if needed <= most:
+        return None
+    return (
+        f"the recurrent weights of {hidden} hidden units, and what else a program needs, take "
+        f"{needed} bytes in precision {products!r}, and a multiprocessor has {most}"
     )
+
+
+def _by_torch(scores: Tensor, weights: list[Tensor], precision: str) -> Tensor:
+    """PyTorch's own LSTM; with precision "auto" autocast tells it its own."""
+    if scores.numel() == 0:
+        return reference_bilstm(scores, weights)
+    dtype, device = weights[0].dtype, scores.device.type
+    layers = len(weights) // WEIGHTS_PER_LAYER
+    sequence = scores.to(dtype).unsqueeze(-1)
+    begin = sequence.new_zeros(2 * layers, len(scores), weights[1].shape[1])
+    context: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+    if precision == "full":
+        context = torch.autocast(device, enabled=False)
+    elif precision in HALVES:
+        context = torch.autocast(device, HALVES[precision])
+    with context:
+        # cuDNN keeps what a backward needs only if told that it trains.
+        hidden: Tensor = torch._VF.lstm(
+            sequence, (begin, begin), weights, True, layers, 0.0, torch.is_grad_enabled(),
+            True, True,
+        )[0]  # fmt: skip
+    return hidden.to(dtype)
 
 
 def _check_like_weights(name: str, value: Tensor, weight: Tensor) -> None:
@@ -154,23 +229,33 @@ def _check_weights(weights: list[Tensor], scores: Tensor) -> None:
             )
 
 
-def _register() -> None:
-    """Gives the two operators their fakes and derivatives."""
+def _register(prefix: str, saved_like: Any, sums_directions: bool) -> None:
+    """Gives the two operators of one implementation their fakes and derivatives.
 
-    @torch.library.register_fake("sodeep_fast::bilstm_layer")
+    Arguments:
+        prefix: of their names.
+        saved_like: takes the layer's sizes and its option, and returns what is saved, empty.
+        sums_directions: whether the gradient of an input of several features has one direction.
+    """
+    forward, backward = (
+        f"sodeep_fast::{prefix}bilstm_layer{suffix}" for suffix in ("", "_backward")
+    )
+    call_backward = getattr(torch.ops.sodeep_fast, backward.removeprefix("sodeep_fast::"))
+
+    @torch.library.register_fake(forward)
     def _(
-        sequence: Tensor, weights: list[Tensor], head: Tensor | None, saves: bool, bf16: bool
+        sequence: Tensor,
+        weights: list[Tensor],
+        head: Tensor | None,
+        saves: bool,
+        option: bool | str,
     ) -> tuple[Tensor, Tensor]:
         n, b, _ = sequence.shape
         hidden = weights[1].shape[1]
         output = sequence.new_empty((n, b, 2 * hidden) if head is None else (2, n, b))
-        halves = bf16 and sequence.dtype != torch.float64 and _native.cpu_has_bf16()
-        saved = sequence.new_empty(
-            (2, n if saves else 0, b, 5, hidden), dtype=torch.float16 if halves else None
-        )
-        return output, saved
+        return output, saved_like(sequence, n if saves else 0, b, hidden, option)
 
-    @torch.library.register_fake("sodeep_fast::bilstm_layer_backward")
+    @torch.library.register_fake(backward)
     def _(
         grad: Tensor,
         sequence: Tensor,
@@ -179,20 +264,21 @@ def _register() -> None:
         output: Tensor | None,
         saved: Tensor,
         wants_sequence: bool,
-        bf16: bool,
+        option: bool | str,
     ) -> tuple[Tensor, ...]:
         n, b, features = sequence.shape
         hidden = weights[1].shape[1]
         gates = 0 if output is None else 4 * hidden
+        directions = 1 if sums_directions and features > 1 else 2
         return (
-            sequence.new_empty((2, n if wants_sequence else 0, b, features)),
+            sequence.new_empty((directions, n if wants_sequence else 0, b, features)),
             sequence.new_empty((2, gates, features)),
             sequence.new_empty((2, gates, hidden)),
             sequence.new_empty((2, gates)),
         )
 
     def setup_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        sequence, weights, head, _, ctx.bf16 = inputs
+        sequence, weights, head, _, ctx.option = inputs
         ctx.mark_non_differentiable(output[1])
         ctx.wants_weights = any(weight.requires_grad for weight in weights)
         # The hidden states are for the weights' gradients alone.
@@ -205,25 +291,46 @@ def _register() -> None:
     ) -> tuple[Tensor | None, list[Tensor | None], None, None, None]:
         sequence, *weights, head, hidden, saved = ctx.saved_tensors
         wants_sequence = ctx.needs_input_grad[0]
-        by_direction, *weight_grads = torch.ops.sodeep_fast.bilstm_layer_backward(
-            grad, sequence, weights, head, hidden, saved, wants_sequence, ctx.bf16
+        by_direction, *weight_grads = call_backward(
+            grad, sequence, weights, head, hidden, saved, wants_sequence, ctx.option
         )
         for_weights: list[Tensor | None] = [None] * WEIGHTS_PER_LAYER
         if ctx.wants_weights:
             of_input, recurrent, bias = weight_grads
             for_weights = [w[d] for d in range(2) for w in (of_input, recurrent, bias, bias)]
-        return by_direction.sum(0) if wants_sequence else None, for_weights, None, None, None
+        for_sequence = None
+        if wants_sequence:
+            summed = by_direction.shape[0] == 1
+            for_sequence = by_direction[0] if summed else by_direction.sum(0)
+        return for_sequence, for_weights, None, None, None
 
     def refuse(ctx: Any, *grads: Tensor) -> None:
         raise NotImplementedError(
             "bilstm is differentiable once only; backend='reference' is differentiable twice"
         )
 
-    torch.library.register_autograd(
-        "sodeep_fast::bilstm_layer", differentiate_forward, setup_context=setup_forward
-    )
-    torch.library.register_autograd("sodeep_fast::bilstm_layer_backward", refuse)
+    torch.library.register_autograd(forward, differentiate_forward, setup_context=setup_forward)
+    torch.library.register_autograd(backward, refuse)
+
+
+def _saved_by_cpp(sequence: Tensor, steps: int, batch: int, hidden: int, bf16: bool) -> Tensor:
+    halves = bf16 and sequence.dtype != torch.float64 and _native.cpu_has_bf16()
+    dtype = torch.float16 if halves else sequence.dtype
+    return sequence.new_empty((2, steps, batch, 5, hidden), dtype=dtype)
+
+
+def _saved_by_triton(
+    sequence: Tensor, steps: int, batch: int, hidden: int, products: str
+) -> Tensor:
+    from sodeep_fast.kernels._config import lstm_saved_shape
+
+    dtype = torch.float32 if products == "full" else torch.float16
+    return sequence.new_empty(lstm_saved_shape(steps, batch, hidden), dtype=dtype)
 
 
 if _native.HAS_CPU:
-    _register()
+    _register("", _saved_by_cpp, sums_directions=False)
+    _register("triton_", _saved_by_triton, sums_directions=True)
+    if _backend.has_triton():
+        for _function in ("bilstm_layer", "bilstm_layer_backward"):
+            _backend.register_triton(f"triton_{_function}", "bilstm", _function)

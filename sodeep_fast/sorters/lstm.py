@@ -11,8 +11,10 @@ from sodeep_fast.ops.bilstm import bilstm
 from sodeep_fast.sorters.learned import LearnedSorter, apply_dense_head, check_head
 
 HEADS = ("position", "dense")
-# Hidden states that are in memory at a time where nothing is differentiated: what caches hold.
+# Hidden states that are in memory at a time where nothing is differentiated: what a processor's
+# caches hold; elsewhere, enough rows to fill a GPU many times over.
 HIDDEN_BYTES = 16 << 20
+GPU_HIDDEN_BYTES = 1 << 30
 LEAST_ROWS = 60  # that the weights are read for at a time
 
 
@@ -72,8 +74,9 @@ class LSTMSorter(LearnedSorter):
         if torch.is_grad_enabled():
             return self._ranks(rows)
         row_bytes = rows.shape[1] * 2 * self.lstm.hidden_size * rows.dtype.itemsize
+        most = HIDDEN_BYTES if rows.device.type == "cpu" else GPU_HIDDEN_BYTES
         # Of equal sizes, and none of few rows.
-        count = max(1, len(rows) // max(LEAST_ROWS, HIDDEN_BYTES // row_bytes))
+        count = max(1, len(rows) // max(LEAST_ROWS, most // row_bytes))
         parts = rows.tensor_split(count)
         return torch.cat([self._ranks(part) for part in parts])
 

@@ -1,0 +1,511 @@
+"""One layer of a bidirectional LSTM in Triton, forward and backward: all its steps in one launch.
+
+    [z_i, z_f, z_g, z_o] = u x_t + d + W h_{t-1}    i, f, o = sigmoid(z), g = tanh(z_g)
+    c_t = f c_{t-1} + i g                           h_t = o tanh(c_t)
+
+A program owns a tile of rows of one direction and runs all the steps; programs never wait for one
+another. It holds the recurrent weights, which it reads once: hidden units lie along the rows of
+the products, so that 8 rows of scores are a whole tile. State, sums and scores are float32, and
+only the two factors of a product are rounded, to float16 or bfloat16, or not ("full": each product
+is three of TF32, which together have float32's digits). One score a step is an outer product; of
+several features, PyTorch multiplies all steps beforehand, and the kernel reads the products.
+
+For the backward the forward leaves the gates and the cell state. The backward writes the gradient
+of the scores, of which each is a sum over the gates, or, for inputs of several features and for
+the weights, the gradients of the gates, from which PyTorch makes the rest by matrix products. In
+float16 each row's gradients are scaled by a power of two so that none is lost; see TOP.
+
+What it should cost on an H200 for (512, 100) scores, 128 hidden units and one layer, in float16:
+128 programs of 8 rows, one to a multiprocessor. At a step each of them reads its weights from
+shared memory, 128 KB in 1024 cycles; takes 7 special-function results for each of 1024 cells, 16 a
+cycle, 448 cycles; and issues some 400 instructions a warp, 8 warps on 4 schedulers, 800 cycles
+(backward: 2 results a cell, 128 cycles, and 510, 1020 cycles). Were they to overlap wholly, a step
+would be 0.52 us at 1.98 GHz; one after the other, 1.15 us. Nothing of this is measured;
+instructions are counted in the loops compiled for sm_90.
+
+    pass                      launches   GFLOP   MB moved       expected
+    inference                     1       13.4    53, 12 us    52 to 115 us
+    forward that saves            1       13.4   184, 43 us    52 to 115 us
+    backward to the scores        3       13.4   237, 55 us    75 to 125 us: 12 the row maxima,
+                                                               2 the sum of both directions
+
+Memory hides behind the steps: what the next one reads is on its way. A row alone takes as long as
+528; from 529 rows on a program of the forward takes 16. A second layer adds the product of its
+input, 26.8 GFLOP and 315 MB, 75 us, and as much in the backward.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from sodeep_fast.kernels import _config
+from sodeep_fast.kernels._lstm_cell import gate_gradients, gates, hyperbolic_tangent
+
+# Rows that lie next to each other in what is saved.
+GRANULE = tl.constexpr(_config.LSTM_GRANULE)
+LARGEST_HALF = tl.constexpr(65504.0)
+# Where a row's largest gradient is scaled to before it is rounded to float16: the backward may
+# multiply it by 2^19 before it overflows, and rounds to 2^-20 of it what it makes small.
+TOP = tl.constexpr(16.0)
+
+
+@triton.jit
+def _of_direction(direction, first_ptr, second_ptr):
+    """Returns the pointer of this program's direction."""
+    return first_ptr if direction == 0 else second_ptr
+
+
+@triton.jit
+def _load_weights(
+    weight_ptr, gate, hidden, TRANSPOSED: tl.constexpr, HIDDEN: tl.constexpr, DTYPE: tl.constexpr,
+    OPERAND: tl.constexpr,
+):  # fmt: skip
+    """Loads one gate's recurrent weights, [to, from] or transposed, 0 beyond `hidden`."""
+    o_row = tl.arange(0, HIDDEN)[:, None]
+    o_column = tl.arange(0, HIDDEN)[None, :]
+    b_in = (o_row < hidden) & (o_column < hidden)
+    if TRANSPOSED:
+        o_weight = (gate * hidden + o_column) * hidden + o_row
+    else:
+        o_weight = (gate * hidden + o_row) * hidden + o_column
+    b_w = tl.load(weight_ptr + o_weight, mask=b_in, other=0).to(tl.float32)
+    if DTYPE.is_fp16():
+        b_w = tl.clamp(b_w, -LARGEST_HALF, LARGEST_HALF, propagate_nan=tl.PropagateNan.ALL)
+    return b_w.to(DTYPE).to(OPERAND)
+
+
+@triton.jit
+def _load_columns(p, hidden, HIDDEN: tl.constexpr):
+    """Loads one number for each gate and hidden unit, four of [HIDDEN, 1]."""
+    o_unit = tl.arange(0, HIDDEN)[:, None]
+    b_in = o_unit < hidden
+    return (
+        tl.load(p + o_unit, mask=b_in, other=0).to(tl.float32),
+        tl.load(p + hidden + o_unit, mask=b_in, other=0).to(tl.float32),
+        tl.load(p + 2 * hidden + o_unit, mask=b_in, other=0).to(tl.float32),
+        tl.load(p + 3 * hidden + o_unit, mask=b_in, other=0).to(tl.float32),
+    )
+
+
+@triton.jit
+def _load_inputs(
+    input_ptr, per_step, per_row, direction, step, hidden, o_row, b_in, SCALAR: tl.constexpr,
+    HIDDEN: tl.constexpr,
+):  # fmt: skip
+    """Loads a step's scores, four times [1, ROWS], or its products by gate, [HIDDEN, ROWS]."""
+    o_input = step * per_step + o_row * per_row
+    if SCALAR:
+        b_x = tl.load(input_ptr + o_input, mask=b_in, other=0)[None, :]
+        inputs = b_x, b_x, b_x, b_x
+    else:
+        o_unit = tl.arange(0, HIDDEN)[:, None]
+        p = input_ptr + (o_input + 4 * direction * hidden)[None, :] + o_unit
+        b_in = b_in[None, :] & (o_unit < hidden)
+        inputs = (
+            tl.load(p, mask=b_in, other=0),
+            tl.load(p + hidden, mask=b_in, other=0),
+            tl.load(p + 2 * hidden, mask=b_in, other=0),
+            tl.load(p + 3 * hidden, mask=b_in, other=0),
+        )
+    return inputs
+
+
+@triton.jit
+def _saved_at(saved_ptr, direction, step, steps, batch, o_row, HIDDEN: tl.constexpr):
+    """Returns where a step's five saved numbers lie, [HIDDEN, ROWS] for the first of them."""
+    granules = tl.cdiv(batch, GRANULE)
+    o_granule = (direction * steps + step) * granules + o_row // GRANULE
+    o_number = o_granule * (5 * HIDDEN * GRANULE) + o_row % GRANULE
+    return saved_ptr + o_number[None, :] + tl.arange(0, HIDDEN)[:, None] * GRANULE
+
+
+@triton.jit(do_not_specialize=["per_step", "per_row", "steps", "batch"])
+def bilstm_fwd_kernel(
+    input_ptr,  # scores of every step and row, or if not SCALAR their [2, 4, hidden] products
+    per_step,  # how far apart they lie
+    per_row,
+    column_a_ptr,  # [4, hidden] weights of the scores, of the first direction; unused else
+    column_b_ptr,  # and of the second
+    weight_a_ptr,  # [4, hidden, hidden] recurrent
+    weight_b_ptr,
+    bias_a_ptr,  # [4, hidden]
+    bias_b_ptr,
+    more_a_ptr,  # [4, hidden], the second bias
+    more_b_ptr,
+    output_ptr,  # [steps, batch, 2, hidden]
+    saved_ptr,  # [2, steps, granules of rows, 5, HIDDEN, GRANULE] i, f, g, o and c, or None
+    steps,
+    batch,
+    hidden,
+    SCALAR: tl.constexpr,
+    DTYPE: tl.constexpr,
+    OPERAND: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """Runs all steps of one direction for a tile of rows."""
+    EXACT: tl.constexpr = DTYPE.is_fp32()
+    direction = tl.program_id(1)
+    steps = steps.to(tl.int64)
+    batch = batch.to(tl.int64)
+    per_step = per_step.to(tl.int64)
+    per_row = per_row.to(tl.int64)
+    o_row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    b_in = o_row < batch
+    o_unit = tl.arange(0, HIDDEN)[:, None]
+    b_out = b_in[None, :] & (o_unit < hidden)
+    # All of a granule is written, its rows beyond the batch too.
+    b_saved = (o_row < tl.cdiv(batch, GRANULE) * GRANULE)[None, :]
+
+    p_weight = _of_direction(direction, weight_a_ptr, weight_b_ptr)
+    w_i = _load_weights(p_weight, 0, hidden, False, HIDDEN, DTYPE, OPERAND)
+    w_f = _load_weights(p_weight, 1, hidden, False, HIDDEN, DTYPE, OPERAND)
+    w_g = _load_weights(p_weight, 2, hidden, False, HIDDEN, DTYPE, OPERAND)
+    w_o = _load_weights(p_weight, 3, hidden, False, HIDDEN, DTYPE, OPERAND)
+    d_i, d_f, d_g, d_o = _load_columns(
+        _of_direction(direction, bias_a_ptr, bias_b_ptr), hidden, HIDDEN
+    )
+    e_i, e_f, e_g, e_o = _load_columns(
+        _of_direction(direction, more_a_ptr, more_b_ptr), hidden, HIDDEN
+    )
+    d_i, d_f, d_g, d_o = d_i + e_i, d_f + e_f, d_g + e_g, d_o + e_o
+    u_i, u_f, u_g, u_o = 1.0, 1.0, 1.0, 1.0
+    if SCALAR:
+        u_i, u_f, u_g, u_o = _load_columns(
+            _of_direction(direction, column_a_ptr, column_b_ptr), hidden, HIDDEN
+        )
+
+    b_h = tl.zeros([HIDDEN, ROWS], OPERAND)
+    b_c = tl.zeros([HIDDEN, ROWS], tl.float32)
+    step = direction * (steps - 1)
+    x_i, x_f, x_g, x_o = _load_inputs(
+        input_ptr, per_step, per_row, direction, step, hidden, o_row, b_in, SCALAR, HIDDEN
+    )
+    for k in range(steps):
+        # What the next step reads is on its way while this one computes.
+        then = step + 1 - 2 * direction
+        b_more = b_in & (k + 1 < steps)
+        n_i, n_f, n_g, n_o = _load_inputs(
+            input_ptr, per_step, per_row, direction, then, hidden, o_row, b_more, SCALAR, HIDDEN
+        )
+        z_i = tl.dot(w_i, b_h, x_i * u_i + d_i, input_precision="tf32x3")
+        z_f = tl.dot(w_f, b_h, x_f * u_f + d_f, input_precision="tf32x3")
+        z_g = tl.dot(w_g, b_h, x_g * u_g + d_g, input_precision="tf32x3")
+        z_o = tl.dot(w_o, b_h, x_o * u_o + d_o, input_precision="tf32x3")
+        b_i, b_f, b_g, b_o = gates(z_i, z_f, z_g, z_o, EXACT)
+        b_c = b_f * b_c + b_i * b_g
+        b_y = b_o * hyperbolic_tangent(b_c, EXACT)
+        b_h = b_y.to(DTYPE).to(OPERAND)
+        o_out = ((step * batch + o_row) * 2 + direction)[None, :] * hidden + o_unit
+        tl.store(output_ptr + o_out, b_y, mask=b_out)
+        if saved_ptr is not None:
+            p = _saved_at(saved_ptr, direction, step, steps, batch, o_row, HIDDEN)
+            tl.store(p, b_i, mask=b_saved)
+            tl.store(p + HIDDEN * GRANULE, b_f, mask=b_saved)
+            tl.store(p + 2 * HIDDEN * GRANULE, b_g, mask=b_saved)
+            tl.store(p + 3 * HIDDEN * GRANULE, b_o, mask=b_saved)
+            b_kept = b_c
+            if not EXACT:
+                b_kept = tl.clamp(b_c, -LARGEST_HALF, LARGEST_HALF, tl.PropagateNan.ALL)
+            tl.store(p + 4 * HIDDEN * GRANULE, b_kept, mask=b_saved)
+        x_i, x_f, x_g, x_o = n_i, n_f, n_g, n_o
+        step = then
+
+
+@triton.jit
+def _load_saved(
+    grad_ptr, saved_ptr, direction, step, steps, batch, hidden, o_row, b_in, HIDDEN: tl.constexpr
+):
+    """Loads a step's gradient of the hidden states, and its i, f, g, o and c, [HIDDEN, ROWS]."""
+    o_unit = tl.arange(0, HIDDEN)[:, None]
+    o_grad = ((step * batch + o_row) * 2 + direction)[None, :] * hidden + o_unit
+    p = _saved_at(saved_ptr, direction, step, steps, batch, o_row, HIDDEN)
+    return (
+        tl.load(grad_ptr + o_grad, mask=b_in[None, :] & (o_unit < hidden), other=0),
+        tl.load(p, mask=b_in[None, :], other=0),
+        tl.load(p + HIDDEN * GRANULE, mask=b_in[None, :], other=0),
+        tl.load(p + 2 * HIDDEN * GRANULE, mask=b_in[None, :], other=0),
+        tl.load(p + 3 * HIDDEN * GRANULE, mask=b_in[None, :], other=0),
+        tl.load(p + 4 * HIDDEN * GRANULE, mask=b_in[None, :], other=0),
+    )
+
+
+@triton.jit
+def _power_of_two(b_x):
+    """The power of two at or below |x|, within 2^-100 and 2^100."""
+    b_bits = tl.abs(b_x).to(tl.int32, bitcast=True) & 0x7F800000
+    b_bits = tl.minimum(tl.maximum(b_bits, 27 << 23), 227 << 23)
+    return b_bits.to(tl.float32, bitcast=True)
+
+
+@triton.jit(do_not_specialize=["steps", "batch"])
+def bilstm_bwd_kernel(
+    grad_ptr,  # [steps, batch, 2, hidden] gradient of the output
+    saved_ptr,  # [2, steps, granules of rows, 5, HIDDEN, GRANULE] i, f, g, o and c
+    largest_ptr,  # [batch] the largest of each row's gradient, or None: nothing is scaled
+    column_a_ptr,  # [4, hidden] weights of the scores, of the first direction; unused without out
+    column_b_ptr,  # and of the second
+    weight_a_ptr,  # [4, hidden, hidden] recurrent
+    weight_b_ptr,
+    out_ptr,  # [2, steps, batch] gradient of the scores by direction, or None
+    gates_ptr,  # [steps, batch, 2, 4, hidden] gradient of the gates over their scale, or None
+    scale_ptr,  # [batch] that scale, with largest_ptr alone
+    steps,
+    batch,
+    hidden,
+    DTYPE: tl.constexpr,
+    OPERAND: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """Runs all steps of one direction backwards for a tile of rows."""
+    EXACT: tl.constexpr = DTYPE.is_fp32()
+    direction = tl.program_id(1)
+    steps = steps.to(tl.int64)
+    batch = batch.to(tl.int64)
+    o_row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    b_in = o_row < batch
+    o_unit = tl.arange(0, HIDDEN)[:, None]
+    b_scale = tl.full([ROWS], 1.0, tl.float32)
+    if largest_ptr is not None:
+        b_scale = TOP * _power_of_two(tl.load(largest_ptr + o_row, mask=b_in, other=1))
+        tl.store(scale_ptr + o_row, b_scale, mask=b_in & (direction == 0))
+    b_unscale = 1.0 / b_scale
+
+    p_weight = _of_direction(direction, weight_a_ptr, weight_b_ptr)
+    w_i = _load_weights(p_weight, 0, hidden, True, HIDDEN, DTYPE, OPERAND)
+    w_f = _load_weights(p_weight, 1, hidden, True, HIDDEN, DTYPE, OPERAND)
+    w_g = _load_weights(p_weight, 2, hidden, True, HIDDEN, DTYPE, OPERAND)
+    w_o = _load_weights(p_weight, 3, hidden, True, HIDDEN, DTYPE, OPERAND)
+    u_i, u_f, u_g, u_o = 1.0, 1.0, 1.0, 1.0
+    if out_ptr is not None:
+        u_i, u_f, u_g, u_o = _load_columns(
+            _of_direction(direction, column_a_ptr, column_b_ptr), hidden, HIDDEN
+        )
+
+    b_grad_h = tl.zeros([HIDDEN, ROWS], tl.float32)
+    b_grad_c = tl.zeros([HIDDEN, ROWS], tl.float32)
+    step = (1 - direction) * (steps - 1)
+    b_grad, b_i, b_f, b_g, b_o, b_c = _load_saved(
+        grad_ptr, saved_ptr, direction, step, steps, batch, hidden, o_row, b_in, HIDDEN
+    )
+    for k in range(steps):
+        # What the next step reads is on its way while this one computes.
+        then = step + 2 * direction - 1
+        b_more = b_in & (k + 1 < steps)
+        n_grad, n_i, n_f, n_g, n_o, n_c = _load_saved(
+            grad_ptr, saved_ptr, direction, then, steps, batch, hidden, o_row, b_more, HIDDEN
+        )
+        b_grad_h += b_grad * b_unscale[None, :]
+        a_i, a_f, a_g, a_o, b_grad_c = gate_gradients(
+            b_i.to(tl.float32), b_f.to(tl.float32), b_g.to(tl.float32), b_o.to(tl.float32),
+            b_c.to(tl.float32), b_grad_h, b_grad_c, EXACT,
+        )  # fmt: skip
+        if out_ptr is not None:
+            b_out = tl.sum(a_i * u_i + a_f * u_f + a_g * u_g + a_o * u_o, axis=0) * b_scale
+            tl.store(out_ptr + (direction * steps + step) * batch + o_row, b_out, mask=b_in)
+        a_i, a_f, a_g, a_o = a_i.to(DTYPE), a_f.to(DTYPE), a_g.to(DTYPE), a_o.to(DTYPE)
+        if gates_ptr is not None:
+            o_gate = ((step * batch + o_row) * 8 + 4 * direction)[None, :] * hidden + o_unit
+            b_out_in = b_in[None, :] & (o_unit < hidden)
+            tl.store(gates_ptr + o_gate, a_i, mask=b_out_in)
+            tl.store(gates_ptr + o_gate + hidden, a_f, mask=b_out_in)
+            tl.store(gates_ptr + o_gate + 2 * hidden, a_g, mask=b_out_in)
+            tl.store(gates_ptr + o_gate + 3 * hidden, a_o, mask=b_out_in)
+        # Two sums, so that one product need not wait for another.
+        b_if = tl.dot(w_i, a_i.to(OPERAND), input_precision="tf32x3")
+        b_go = tl.dot(w_g, a_g.to(OPERAND), input_precision="tf32x3")
+        b_if = tl.dot(w_f, a_f.to(OPERAND), b_if, input_precision="tf32x3")
+        b_go = tl.dot(w_o, a_o.to(OPERAND), b_go, input_precision="tf32x3")
+        b_grad_h = b_if + b_go
+        b_grad, b_i, b_f, b_g, b_o, b_c = n_grad, n_i, n_f, n_g, n_o, n_c
+        step = then
+
+
+DTYPES = {"full": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+TRITON_DTYPES = {"full": tl.float32, "bf16": tl.bfloat16, "fp16": tl.float16}
+
+
+def operand_dtype(products: str) -> tl.dtype:
+    """Returns the type that rounded numbers are multiplied in.
+
+    It is the type that they are rounded to, but for Triton's interpreter, which cannot multiply
+    bfloat16.
+    """
+    interpreted = triton.knobs.runtime.interpret and products == "bf16"
+    return tl.float32 if interpreted else TRITON_DTYPES[products]
+
+
+def _product(left: Tensor, right: Tensor, products: str) -> Tensor:
+    """Returns the matrix product in float32, multiplied as `products` says."""
+    dtype = DTYPES[products]
+    left, right = left.to(dtype), right.to(dtype)
+    if dtype != torch.float32 and left.is_cuda:
+        return torch.mm(left, right, out_dtype=torch.float32)
+    return left.float() @ right.float()
+
+
+class _Layer:
+    """The arguments that both passes share, and how to launch a kernel."""
+
+    def __init__(self, input: Tensor, weights: Sequence[Tensor], products: str) -> None:
+        self.steps, self.batch, self.features = input.shape
+        self.hidden = weights[1].shape[1]
+        shapes = ((4 * self.hidden, self.features), (4 * self.hidden, self.hidden))
+        shapes += ((4 * self.hidden,),) * 2
+        if [tuple(weight.shape) for weight in weights] != [*shapes, *shapes]:
+            raise ValueError(f"weights must be two directions' of shapes {shapes}")
+        self.input = input.float()
+        self.weights = [weight.contiguous() for weight in weights]
+        self.products = products
+        self.padded = _config.lstm_padded(self.hidden)
+
+    def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Returns memory for a result, on the device of the input."""
+        return torch.empty(shape, dtype=dtype, device=self.input.device)
+
+    def of_both(self, which: int) -> tuple[Tensor, Tensor]:
+        """Returns one of the four weights, of both directions."""
+        return self.weights[which], self.weights[4 + which]
+
+    def launch(self, kernel: Any, backward: bool, *buffers: Any, **options: Any) -> None:
+        """Runs a kernel for every tile of rows and both directions."""
+        full, scalar = self.products == "full", self.features == 1
+        blocks = _config.lstm_blocks(backward, full, scalar, self.batch)
+        with torch.cuda.device_of(self.input):
+            kernel[(triton.cdiv(self.batch, blocks.rows), 2)](
+                *buffers,
+                steps=self.steps,
+                batch=self.batch,
+                hidden=self.hidden,
+                **options,
+                DTYPE=TRITON_DTYPES[self.products],
+                OPERAND=operand_dtype(self.products),
+                HIDDEN=self.padded,
+                ROWS=blocks.rows,
+                num_warps=blocks.warps(self.padded),
+            )
+
+    def forward(self, saves: bool) -> tuple[Tensor, Tensor]:
+        """Returns the hidden states, and what the backward reads."""
+        output = self.empty(self.steps, self.batch, 2 * self.hidden)
+        half = self.products != "full"
+        saved = self.empty(
+            *_config.lstm_saved_shape(self.steps if saves else 0, self.batch, self.hidden),
+            dtype=torch.float16 if half else torch.float32,
+        )
+        if output.numel() > 0:
+            scalar = self.features == 1
+            entering = self.input
+            if not scalar:
+                rows = entering.reshape(-1, self.features)
+                entering = _product(rows, torch.cat(self.of_both(0)).t(), self.products)
+                entering = entering.view(self.steps, self.batch, -1)
+            self.launch(
+                bilstm_fwd_kernel, False, entering, *entering.stride()[:2],
+                *(weight for k in range(4) for weight in self.of_both(k)),
+                output, saved if saves else None, SCALAR=scalar,
+            )  # fmt: skip
+        return output, saved
+
+    def backward(
+        self, grad: Tensor, output: Tensor | None, saved: Tensor, wants_input: bool
+    ) -> tuple[Tensor, ...]:
+        """Returns the gradients of the input and of the weights."""
+        scalar, steps, batch = self.features == 1, self.steps, self.batch
+        by_scores = self.empty(2, steps, batch, 1) if wants_input and scalar else None
+        gates = scale = largest = None
+        if output is not None or (wants_input and not scalar):
+            gates = self.empty(steps, batch, 8 * self.hidden, dtype=DTYPES[self.products])
+        grad = grad.float().contiguous()
+        if self.products == "fp16":
+            largest = torch.linalg.vector_norm(grad, float("inf"), dim=(0, 2))
+            scale = self.empty(batch)
+        self.launch(
+            bilstm_bwd_kernel, True, grad, saved, largest, *self.of_both(0), *self.of_both(1),
+            by_scores, gates, scale,
+        )  # fmt: skip
+        for_input = by_scores
+        if for_input is None:
+            for_input = self.empty(2 if scalar else 1, 0, batch, self.features)
+            if wants_input and gates is not None:
+                rows = gates.view(-1, 8 * self.hidden)
+                for_input = _product(rows, torch.cat(self.of_both(0)), self.products)
+                for_input = for_input.view(1, steps, batch, self.features)
+                if scale is not None:
+                    for_input *= scale[:, None]
+        if output is None or gates is None:
+            return for_input, *self.no_weights(0)
+        return for_input, *self.weight_gradients(gates, scale, output)
+
+    def no_weights(self, gates: int) -> tuple[Tensor, ...]:
+        """Returns gradients of 0, or of no weights at all."""
+        device = self.input.device
+        shapes = ((2, gates, self.features), (2, gates, self.hidden), (2, gates))
+        return tuple(torch.zeros(shape, device=device) for shape in shapes)
+
+    def weight_gradients(
+        self, gates: Tensor, scale: Tensor | None, output: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Returns the gradients of the weights from those of the gates of all steps."""
+        common = None
+        if scale is not None:
+            # One scale for all rows; what it makes 0 is less than the others' rounding.
+            common = scale.max()
+            gates = gates * (scale / common).to(gates.dtype)[:, None]
+        gates = gates.view(self.steps, self.batch, 2, 4 * self.hidden)
+        # The scores are never rounded.
+        products = "full" if self.features == 1 else self.products
+        rows = self.input.reshape(-1, self.features)
+        for_input, recurrent = [], []
+        for d in range(2):
+            own = gates[:, :, d].reshape(-1, 4 * self.hidden)
+            for_input.append(_product(own.t(), rows, products))
+            # The hidden states of the step before, in the direction's own order.
+            now, before = (slice(-1), slice(1, None)) if d else (slice(1, None), slice(-1))
+            own = gates[now, :, d].reshape(-1, 4 * self.hidden)
+            states = output[before, :, d * self.hidden : (d + 1) * self.hidden]
+            states = states.reshape(-1, self.hidden)
+            recurrent.append(_product(own.t(), states, self.products))
+        biases = gates.sum((0, 1), dtype=torch.float32)
+        found = torch.stack(for_input), torch.stack(recurrent), biases
+        return found if common is None else tuple(value * common for value in found)
+
+
+def bilstm_layer(
+    input: Tensor, weights: Sequence[Tensor], head: Tensor | None, saves: bool, products: str
+) -> tuple[Tensor, Tensor]:
+    """Implements the operator `triton_bilstm_layer`."""
+    output, saved = _Layer(input, weights, products).forward(saves)
+    if head is not None:
+        by_direction = output.view(*input.shape[:2], 2, -1) * head.float().view(2, -1)
+        output = by_direction.sum(-1).movedim(-1, 0).contiguous()
+    return output, saved
+
+
+def bilstm_layer_backward(
+    grad: Tensor,
+    input: Tensor,
+    weights: Sequence[Tensor],
+    head: Tensor | None,
+    output: Tensor | None,
+    saved: Tensor,
+    wants_input: bool,
+    products: str,
+) -> tuple[Tensor, ...]:
+    """Implements the operator `triton_bilstm_layer_backward`."""
+    layer = _Layer(input, weights, products)
+    if head is not None:
+        by_direction = grad.float().movedim(0, -1).unsqueeze(-1) * head.float().view(2, -1)
+        grad = by_direction.flatten(-2)
+    if grad.numel() == 0:
+        shape = (1 if layer.features > 1 else 2, layer.steps if wants_input else 0)
+        for_input = layer.empty(*shape, layer.batch, layer.features)
+        return for_input, *layer.no_weights(0 if output is None else 4 * layer.hidden)
+    if saved.numel() == 0:
+        saved = layer.forward(True)[1]
+    return layer.backward(grad, output, saved, wants_input)

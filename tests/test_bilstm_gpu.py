@@ -1,0 +1,327 @@
+"""bilstm on a GPU: every precision and derivative against PyTorch's LSTM in float64."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sodeep_fast import LSTMSorter, bilstm
+from sodeep_fast.ops import bilstm as module
+from sodeep_fast.testing import (
+    assert_as_accurate,
+    bilstm_derivatives,
+    make_bilstm,
+    make_scores,
+)
+
+pytestmark = pytest.mark.gpu
+
+OPS = torch.ops.sodeep_fast
+# Of scores, rows, steps, hidden units and layers: tiles of 8 and 16 rows that are full, and not.
+SHAPES = [(50, 1, 1, 1), (3, 2, 7, 2), (513, 2, 7, 1), (65, 9, 33, 2), (13, 101, 60, 2)]
+SHAPES += [(8, 20, 64, 1), (600, 5, 16, 1)]
+LARGER = [(13, 101, 100, 2), (530, 20, 128, 1), (64, 100, 128, 2), (1, 101, 127, 2)]
+every_precision = pytest.mark.parametrize("precision", ["full", "bf16", "fp16"])
+
+
+@pytest.fixture(autouse=True)
+def _same_weights() -> None:
+    torch.manual_seed(0)
+
+
+def on_gpu(hidden: int, layers: int, scale: float = 1.0) -> nn.LSTM:
+    return make_bilstm(hidden, layers, scale).cuda()
+
+
+def ours(lstm: nn.LSTM, precision: str = "full", backend: str = "triton") -> Any:
+    weights = list(lstm.parameters())
+    return lambda scores: bilstm(scores, weights, backend=backend, precision=precision)
+
+
+def torchs(lstm: nn.LSTM) -> Any:
+    return lambda scores: lstm(scores.unsqueeze(-1))[0]
+
+
+def exactly(lstm: nn.LSTM, scores: Tensor) -> dict[str, Tensor]:
+    """PyTorch's LSTM in float64 on the CPU."""
+    exact = make_bilstm(lstm.hidden_size, lstm.num_layers)
+    exact.load_state_dict(lstm.state_dict())
+    return bilstm_derivatives(torchs(exact.double()), exact, scores.cpu().double())
+
+
+def check(
+    actual: dict[str, Tensor], eager: dict[str, Tensor], exact: dict[str, Tensor], eps: float
+) -> None:
+    for name, value in actual.items():
+        assert value.dtype == torch.float32, name
+        assert_as_accurate(
+            value.cpu().double(),
+            eager[name].cpu().double(),
+            exact[name].numpy().astype(np.longdouble),
+            floor=eps * float(exact[name].abs().max()),
+            what=name,
+        )
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+@pytest.mark.parametrize(("b", "n", "hidden", "layers"), SHAPES)
+def test_full_is_as_accurate_as_torch(
+    b: int, n: int, hidden: int, layers: int, scale: float
+) -> None:
+    lstm = on_gpu(hidden, layers, scale)
+    scores = make_scores("normal", (b, n), device="cuda")
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        eager = bilstm_derivatives(torchs(lstm), lstm, scores)
+    actual = bilstm_derivatives(ours(lstm), lstm, scores)
+    check(actual, eager, exactly(lstm, scores), 2 * torch.finfo(torch.float32).eps)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize(("b", "n", "hidden", "layers"), [*SHAPES, *LARGER])
+def test_half_is_as_accurate_as_torch(
+    b: int, n: int, hidden: int, layers: int, precision: str
+) -> None:
+    lstm = on_gpu(hidden, layers)
+    scores = make_scores("normal", (b, n), device="cuda")
+    with torch.autocast("cuda", module.HALVES[precision]):
+        eager = bilstm_derivatives(lambda x: torchs(lstm)(x).float(), lstm, scores)
+    actual = bilstm_derivatives(ours(lstm, precision), lstm, scores)
+    check(actual, eager, exactly(lstm, scores), torch.finfo(module.HALVES[precision]).eps)
+
+
+@pytest.mark.parametrize(("b", "n", "hidden", "layers"), LARGER)
+def test_by_default_as_accurate_as_torch(b: int, n: int, hidden: int, layers: int) -> None:
+    """Float32 weights: float16 products against PyTorch's, of TF32."""
+    lstm = on_gpu(hidden, layers)
+    scores = make_scores("normal", (b, n), device="cuda")
+    eager = bilstm_derivatives(torchs(lstm), lstm, scores)
+    actual = bilstm_derivatives(ours(lstm, "auto", "auto"), lstm, scores)
+    check(actual, eager, exactly(lstm, scores), torch.finfo(torch.float16).eps)
+
+
+@every_precision
+def test_many_rows(precision: str) -> None:
+    """Several waves of programs; each row has what it has alone."""
+    lstm = on_gpu(60, 2).requires_grad_(False)
+    scores = make_scores("normal", (5003, 30), device="cuda")
+    whole = ours(lstm, precision)(scores)
+    assert whole.isfinite().all()
+    for rows in (slice(0, 1), slice(2500, 2511), slice(5002, 5003)):
+        torch.testing.assert_close(whole[rows], ours(lstm, precision)(scores[rows]))
+
+
+def test_long_rows() -> None:
+    lstm = on_gpu(16, 1).requires_grad_(False)
+    scores = make_scores("normal", (3, 20_000), device="cuda")
+    exact = make_bilstm(16, 1).double()
+    exact.load_state_dict(lstm.state_dict())
+    expected = torchs(exact)(scores.cpu().double())
+    torch.testing.assert_close(ours(lstm)(scores).cpu().double(), expected, rtol=0, atol=1e-5)
+
+
+def test_more_than_two_to_the_31_numbers() -> None:
+    """What is saved is indexed in 64 bits."""
+    if torch.cuda.get_device_properties(0).total_memory < 40e9:
+        pytest.skip("needs 40 GB of GPU memory")
+    lstm = on_gpu(128, 1).requires_grad_(False)
+    torch.use_deterministic_algorithms(False)  # which would fill the memory first
+    scores = make_scores("normal", (20_000, 100), device="cuda").requires_grad_()
+    hidden = ours(lstm, "fp16")(scores)  # 10 numbers a score and hidden unit: 2.56e9
+    (grad,) = torch.autograd.grad(hidden[..., 0].sum(), scores)
+    few = scores[-9:].detach().requires_grad_()
+    (expected,) = torch.autograd.grad(ours(lstm, "fp16")(few)[..., 0].sum(), few)
+    torch.testing.assert_close(grad[-9:], expected)
+
+
+@every_precision
+def test_what_is_not_finite_stays_in_its_row(precision: str) -> None:
+    lstm = on_gpu(33, 2).requires_grad_(False)
+
+    def run(scores: Tensor, incoming: Tensor) -> tuple[Tensor, Tensor]:
+        leaf = scores.clone().requires_grad_()
+        hidden = ours(lstm, precision)(leaf)
+        return hidden.detach(), torch.autograd.grad(hidden, leaf, incoming)[0]
+
+    scores = make_scores("normal", (20, 9), device="cuda")
+    incoming = make_scores("normal", (20, 9, 66), seed=1, device="cuda")
+    hidden, grad = run(scores, incoming)
+    bad, bad_incoming = scores.clone(), incoming.clone()
+    bad[1, 2], bad[4, 0], bad[7, 1] = torch.nan, torch.inf, -torch.inf
+    bad_incoming[9, 0, 3], bad_incoming[10, 1, 0] = torch.nan, torch.inf
+    others = [k for k in range(20) if k not in (1, 4, 7, 9, 10)]
+    bad_hidden, bad_grad = run(bad, bad_incoming)
+    assert torch.equal(bad_hidden[others], hidden[others])
+    assert torch.equal(bad_grad[others], grad[others])
+    assert bad_hidden[1].isnan().all()
+    assert bad_grad[9].isnan().any()
+
+
+@pytest.mark.parametrize("exponent", [-90, 90])
+def test_fp16_gradients_have_their_own_scale(exponent: int) -> None:
+    lstm = on_gpu(100, 2).requires_grad_(False)
+    found = []
+    for factor in (1.0, 2.0**exponent):
+        scores = make_scores("normal", (9, 40), device="cuda").requires_grad_()
+        hidden = ours(lstm, "fp16")(scores)
+        incoming = make_scores("normal", hidden.shape, seed=1, device="cuda")
+        found.append(torch.autograd.grad(hidden, scores, factor * incoming)[0] / factor)
+    assert torch.equal(*found)
+
+
+@every_precision
+@pytest.mark.parametrize("shape", [(0, 5), (3, 0), (0, 0)])
+def test_empty(shape: tuple[int, int], precision: str) -> None:
+    lstm = on_gpu(4, 2)
+    scores = torch.zeros(shape, device="cuda", requires_grad=True)
+    hidden = ours(lstm, precision)(scores)
+    hidden.sum().backward()
+    assert hidden.shape == (*shape, 8)
+    assert scores.grad.shape == shape
+    assert not any(weight.grad.any() for weight in lstm.parameters())
+
+
+@every_precision
+def test_deterministic(precision: str) -> None:
+    lstm = on_gpu(60, 2)
+    scores = make_scores("normal", (600, 40), device="cuda")
+    first = bilstm_derivatives(ours(lstm, precision), lstm, scores)
+    for _ in range(3):
+        again = bilstm_derivatives(ours(lstm, precision), lstm, scores)
+        assert all(torch.equal(again[name], first[name]) for name in ("hidden", "scores"))
+
+
+def test_opcheck() -> None:
+    weights = [weight.detach() for weight in on_gpu(20, 1).parameters()]
+    for features in (1, 3):
+        weights[0], weights[4] = torch.randn(2, 80, features, device="cuda")
+        wanted = [weight.clone().requires_grad_() for weight in weights]
+        sequence = torch.randn(4, 9, features, device="cuda")
+        for given, saves in ((weights, True), (weights, False), (wanted, True)):
+            leaf = sequence.clone().requires_grad_()
+            torch.library.opcheck(OPS.triton_bilstm_layer, (leaf, given, None, saves, "fp16"))
+        hidden, saved = OPS.triton_bilstm_layer(sequence, weights, None, True, "fp16")
+        for states in (None, hidden):
+            arguments = (hidden, sequence, weights, None, states, saved, True, "fp16")
+            torch.library.opcheck(OPS.triton_bilstm_layer_backward, arguments)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's compiler sets off deprecations of its own
+def test_compile() -> None:
+    lstm = on_gpu(20, 2).requires_grad_(False)
+    weights = list(lstm.parameters())
+
+    def function(scores: Tensor) -> Tensor:
+        sequence = scores.t().unsqueeze(-1)
+        for layer in (weights[:8], weights[8:]):
+            sequence = OPS.triton_bilstm_layer(sequence, layer, None, True, "fp16")[0]
+        return sequence.square().sum()
+
+    results = []
+    for call in (function, torch.compile(function, fullgraph=True)):
+        leaf = make_scores("normal", (30, 20), device="cuda").requires_grad_()
+        value = call(leaf)
+        value.backward()
+        results.append((value, leaf.grad))
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected)
+
+
+def test_another_stream() -> None:
+    lstm = on_gpu(33, 2).requires_grad_(False)
+    scores = make_scores("normal", (64, 50), device="cuda")
+    expected = ours(lstm)(scores * 2)
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        # The doubled scores exist on this stream only: a kernel elsewhere would read too early.
+        torch.cuda._sleep(20_000_000)
+        hidden = ours(lstm)(scores * 2)
+    stream.synchronize()
+    assert torch.equal(hidden, expected)
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.device_count() < 2, reason="needs two GPUs"
+)
+def test_another_device() -> None:
+    lstm = on_gpu(33, 2).requires_grad_(False)
+    scores = make_scores("normal", (64, 50), device="cuda:1")
+    expected = ours(lstm)(scores.to("cuda:0"))
+    assert torch.equal(ours(lstm.to("cuda:1"))(scores).to("cuda:0"), expected)
+
+
+@every_precision
+def test_cuda_graph(precision: str) -> None:
+    lstm = on_gpu(64, 2).requires_grad_(False)
+    scores = make_scores("normal", (64, 50), device="cuda").requires_grad_()
+    incoming = make_scores("normal", (64, 50, 128), seed=1, device="cuda")
+
+    def both() -> tuple[Tensor, Tensor]:
+        hidden = ours(lstm, precision)(scores)
+        return hidden, torch.autograd.grad(hidden, scores, incoming)[0]
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        both()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = both()
+    for factor in (1.0, 1e-3, 1e3):
+        with torch.no_grad():
+            scores.copy_(factor * make_scores("cauchy", scores.shape, seed=1, device="cuda"))
+        graph.replay()
+        torch.cuda.synchronize()
+        for replayed, eager in zip(captured, both(), strict=True):
+            assert torch.equal(replayed, eager)
+
+
+def test_runs_the_named_kernels() -> None:
+    """One launch of ours for both directions of a layer, forward and backward."""
+    lstm = on_gpu(128, 1).requires_grad_(False)
+    scores = make_scores("normal", (64, 50), device="cuda").requires_grad_()
+    grad = torch.randn(64, 50, 256, device="cuda")
+    ours(lstm, "fp16")(scores).backward(grad)
+    torch.use_deterministic_algorithms(False)  # which fills memory
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        torch.autograd.grad(ours(lstm, "fp16")(scores), scores, grad)
+        torch.cuda.synchronize()
+    launched = [
+        event.name
+        for event in profile.events()
+        if event.device_type == torch.autograd.DeviceType.CUDA and "bilstm" in event.name
+    ]
+    assert len(launched) == 2, launched
+    assert "bilstm_fwd_kernel" in launched[0]
+    assert "bilstm_bwd_kernel" in launched[1]
+
+
+@pytest.mark.parametrize(("hidden", "dtype"), [(512, torch.float32), (16, torch.float64)])
+def test_cudnn_serves_the_others(hidden: int, dtype: torch.dtype) -> None:
+    lstm = on_gpu(hidden, 2).to(dtype)
+    scores = make_scores("normal", (16, 30), device="cuda", dtype=dtype)
+    with pytest.raises(ValueError, match="not available for these weights"):
+        ours(lstm, "auto")(scores)
+    found = bilstm_derivatives(ours(lstm, "auto", "auto"), lstm, scores)
+    expected = bilstm_derivatives(torchs(lstm), lstm, scores)
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name], msg=name)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(lstm, "auto", "auto")(scores), expected["hidden"])
+    half = ours(lstm.float(), "fp16", "auto")(scores.float())
+    assert half.dtype == torch.float32
+
+
+@pytest.mark.parametrize("head", ["position", "dense"])
+def test_the_sorter_uses_the_kernels(monkeypatch: pytest.MonkeyPatch, head: str) -> None:
+    sorter = LSTMSorter(128, 2, head, 50 if head == "dense" else None).cuda()
+    scores = make_scores("normal", (64, 50), device="cuda").requires_grad_()
+    expected = sorter.project(sorter.lstm(scores.unsqueeze(-1))[0])
+    monkeypatch.setattr(sorter.lstm, "forward", None)
+    found = sorter(scores)
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-3)
+    (grad,) = torch.autograd.grad(found.sum(), scores)
+    assert grad.isfinite().all()

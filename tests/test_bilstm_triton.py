@@ -1,0 +1,461 @@
+"""The Triton kernels of bilstm in Triton's interpreter, against PyTorch's LSTM in float64."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sodeep_fast import bilstm
+from sodeep_fast.kernels import _config
+from sodeep_fast.kernels._config import LstmBlocks
+from sodeep_fast.ops import _backend
+from sodeep_fast.ops import bilstm as module
+from sodeep_fast.testing import (
+    assert_as_accurate,
+    bilstm_derivatives,
+    make_bilstm,
+    make_scores,
+)
+
+pytestmark = [
+    pytest.mark.skipif(
+        torch.cuda.is_available(), reason="Triton compiles for the GPU here; see the gpu tests"
+    ),
+    pytest.mark.skipif(not _backend.has_triton(), reason="Triton is not installed"),
+    # The interpreter's NumPy warns where the kernels compute with what they will discard.
+    pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"),
+    # Triton 3.6's interpreter turns arrays of one element into numbers.
+    pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN:UserWarning"),
+]
+
+OPS = torch.ops.sodeep_fast
+# Of scores, rows, steps, hidden units and layers: tiles that are full, and not.
+SHAPES = [(50, 1, 1, 1), (3, 2, 7, 2), (8, 3, 16, 1), (17, 3, 33, 2), (5, 12, 7, 1), (6, 2, 60, 2)]
+every_precision = pytest.mark.parametrize("precision", ["full", "bf16", "fp16"])
+
+
+@pytest.fixture(autouse=True)
+def _same_weights() -> None:
+    torch.manual_seed(0)
+
+
+def ours(lstm: nn.LSTM, precision: str = "full") -> Any:
+    weights = list(lstm.parameters())
+    return lambda scores: bilstm(scores, weights, backend="triton", precision=precision)
+
+
+def torchs(lstm: nn.LSTM) -> Any:
+    return lambda scores: lstm(scores.unsqueeze(-1))[0].float()
+
+
+def torchs_double(lstm: nn.LSTM) -> Any:
+    return lambda scores: lstm(scores.unsqueeze(-1))[0]
+
+
+def exactly(lstm: nn.LSTM, scores: Tensor) -> dict[str, Tensor]:
+    exact = make_bilstm(lstm.hidden_size, lstm.num_layers)
+    exact.load_state_dict(lstm.state_dict())
+    return bilstm_derivatives(torchs_double(exact), exact.double(), scores.double())
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+@pytest.mark.parametrize(("b", "n", "hidden", "layers"), SHAPES)
+def test_full_is_as_accurate_as_torch(
+    b: int, n: int, hidden: int, layers: int, scale: float
+) -> None:
+    lstm = make_bilstm(hidden, layers, scale)
+    scores = make_scores("normal", (b, n))
+    exact, eager = exactly(lstm, scores), bilstm_derivatives(torchs(lstm), lstm, scores)
+    for name, value in bilstm_derivatives(ours(lstm), lstm, scores).items():
+        assert_as_accurate(
+            value.double(),
+            eager[name].double(),
+            exact[name].numpy().astype(np.longdouble),
+            floor=2 * torch.finfo(torch.float32).eps * float(exact[name].abs().max()),
+            what=name,
+        )
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize(("b", "n", "hidden", "layers"), SHAPES)
+def test_half_is_as_accurate_as_torch(
+    b: int, n: int, hidden: int, layers: int, precision: str
+) -> None:
+    lstm = make_bilstm(hidden, layers)
+    scores = make_scores("normal", (b, n))
+    # oneDNN has no LSTM in float16.
+    onednn = torch.backends.mkldnn.flags(enabled=precision != "fp16")
+    with torch.autocast("cpu", module.HALVES[precision]), onednn:
+        eager = bilstm_derivatives(torchs(lstm), lstm, scores)
+    exact = exactly(lstm, scores)
+    for name, value in bilstm_derivatives(ours(lstm, precision), lstm, scores).items():
+        assert value.dtype == torch.float32
+        assert_as_accurate(
+            value.double(),
+            eager[name].double(),
+            exact[name].numpy().astype(np.longdouble),
+            floor=torch.finfo(module.HALVES[precision]).eps * float(exact[name].abs().max()),
+            what=name,
+        )
+
+
+@pytest.mark.parametrize("rows", [8, 16])
+@every_precision
+def test_tiles(monkeypatch: pytest.MonkeyPatch, rows: int, precision: str) -> None:
+    """The tile that a row is in changes nothing, and neither do the rows beside it."""
+    lstm = make_bilstm(5, 2)
+    scores = make_scores("normal", (19, 3))
+    with torch.no_grad():
+        alone = torch.cat([ours(lstm, precision)(row) for row in scores.split(1)])
+    monkeypatch.setattr(_config, "lstm_blocks", lambda *key: LstmBlocks(rows, 16))
+    found = bilstm_derivatives(ours(lstm, precision), lstm, scores)
+    assert torch.equal(found["hidden"], alone)
+    exact = exactly(lstm, scores)
+    for name, value in found.items():
+        torch.testing.assert_close(value.double(), exact[name], rtol=0.05, atol=0.05, msg=name)
+
+
+def test_head() -> None:
+    lstm = make_bilstm(9, 2).requires_grad_(False)
+    weights, head = list(lstm.parameters()), torch.randn(18)
+    scores = make_scores("normal", (4, 5)).requires_grad_()
+    actual = bilstm(scores, weights, head, precision="full", backend="triton")
+    expected = bilstm(scores, weights, precision="full", backend="triton") @ head
+    torch.testing.assert_close(actual, expected)
+    incoming = torch.randn_like(expected)
+    ours_, theirs = (torch.autograd.grad(y, scores, incoming)[0] for y in (actual, expected))
+    torch.testing.assert_close(ours_, theirs)
+
+
+def test_the_table_of_tiles() -> None:
+    for full in (False, True):
+        for backward in (False, True):
+            for batch in (1, 528, 529, 1 << 40):
+                blocks = _config.lstm_blocks(backward, full, True, batch)
+                assert blocks.rows % _config.LSTM_GRANULE == 0
+                assert blocks.warps(16) in (1, 2)
+                assert blocks.warps(128) == 8
+
+
+@every_precision
+def test_what_was_not_saved_is_computed_anew(precision: str) -> None:
+    lstm = make_bilstm(9, 1)
+    weights = [weight.detach() for weight in lstm.parameters()]
+    for features in (1, 3):
+        weights[0], weights[4] = torch.randn(2, 36, features)
+        sequence, grad = torch.randn(4, 10, features), torch.randn(4, 10, 18)
+        found = []
+        for saves in (True, False):
+            output, saved = OPS.triton_bilstm_layer(sequence, weights, None, saves, precision)
+            assert saved.shape[1] == 4 * saves
+            found.append(
+                OPS.triton_bilstm_layer_backward(
+                    grad, sequence, weights, None, output, saved, True, precision
+                )
+            )
+        for once, anew in zip(*found, strict=True):
+            assert torch.equal(once, anew)
+
+
+def test_every_combination_of_gradients() -> None:
+    lstm = make_bilstm(3, 2)
+    weights = list(lstm.parameters())
+    scores = make_scores("normal", (2, 4))
+    expected = bilstm_derivatives(torchs(lstm), lstm, scores)
+    incoming = make_scores("normal", (2, 4, 6), seed=5)
+    values = [expected["scores"], *list(expected.values())[2:]]
+    for wanted in ({0}, {1}, {2}, {7}, {9}, {14}, {0, 5}, {1, 8, 16}):
+        leaves = [scores.clone(), *(weight.detach().clone() for weight in weights)]
+        for k in wanted:
+            leaves[k].requires_grad_()
+        bilstm(leaves[0], leaves[1:], backend="triton", precision="full").backward(incoming)
+        for k, leaf in enumerate(leaves):
+            assert (leaf.grad is not None) == (k in wanted)
+            if leaf.grad is not None:
+                torch.testing.assert_close(leaf.grad, values[k])
+
+
+@every_precision
+def test_nothing_is_kept_without_gradients(precision: str) -> None:
+    lstm = make_bilstm(3, 1)
+    scores = torch.randn(2, 4, requires_grad=True)
+    weights = [weight.detach() for weight in lstm.parameters()]
+    for wanted, steps in ((scores, 4), (scores.detach(), 0)):
+        kept: list[tuple[int, ...]] = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda value, kept=kept: kept.append(value.shape) or value, lambda value: value
+        ):
+            bilstm(wanted, weights, backend="triton", precision=precision)
+        shape = _config.lstm_saved_shape(steps, 2, 3)
+        assert (shape in kept) == (steps > 0)
+
+
+@pytest.mark.parametrize("exponent", [-90, -40, 0, 40, 90])
+def test_fp16_gradients_have_their_own_scale(exponent: int) -> None:
+    """What is a power of two larger or smaller has the same digits."""
+    lstm = make_bilstm(6, 2).requires_grad_(False)
+    found = []
+    for factor in (1.0, 2.0**exponent):
+        scores = make_scores("normal", (9, 4)).requires_grad_()
+        hidden = ours(lstm, "fp16")(scores)
+        incoming = make_scores("normal", hidden.shape, seed=1)
+        found.append(torch.autograd.grad(hidden, scores, factor * incoming)[0] / factor)
+    assert torch.equal(*found)
+
+
+def test_fp16_rows_of_different_scales() -> None:
+    lstm = make_bilstm(6, 2)
+    scores = make_scores("normal", (9, 4)).requires_grad_()
+    factors = torch.logspace(-6, 6, 9)[:, None, None]
+
+    def scaled(function: Any) -> Any:
+        return lambda x: function(x) * factors.to(x.dtype)
+
+    exact = make_bilstm(6, 2)
+    exact.load_state_dict(lstm.state_dict())
+    expected = bilstm_derivatives(scaled(torchs_double(exact.double())), exact, scores.double())
+    found = bilstm_derivatives(scaled(ours(lstm, "fp16")), lstm, scores)
+    for row, value in enumerate(found["scores"]):
+        error = (value.double() - expected["scores"][row]).abs().max()
+        assert error < 2e-3 * expected["scores"][row].abs().max()
+    for name, value in found.items():
+        assert (value.double() - expected[name]).abs().max() < 3e-3 * expected[name].abs().max()
+
+
+@every_precision
+def test_what_is_not_finite_stays_in_its_row(precision: str) -> None:
+    lstm = make_bilstm(5, 2).requires_grad_(False)
+    others = [0, 2, 3, 5, 6, 8]
+
+    def run(scores: Tensor, incoming: Tensor) -> tuple[Tensor, Tensor]:
+        leaf = scores.clone().requires_grad_()
+        hidden = ours(lstm, precision)(leaf)
+        return hidden.detach(), torch.autograd.grad(hidden, leaf, incoming)[0]
+
+    scores, incoming = make_scores("normal", (9, 3)), make_scores("normal", (9, 3, 10), seed=1)
+    hidden, grad = run(scores, incoming)
+    bad = scores.clone()
+    bad[1, 2], bad[4, 0], bad[7, 1] = torch.nan, torch.inf, -torch.inf
+    bad_hidden, bad_grad = run(bad, incoming)
+    assert torch.equal(bad_hidden[others], hidden[others])
+    assert torch.equal(bad_grad[others], grad[others])
+    assert bad_hidden[1].isnan().all()
+    incoming[1, 0, 3], incoming[4, 1, 0], incoming[7, 2, 2] = torch.nan, torch.inf, -torch.inf
+    _, bad_grad = run(scores, incoming)
+    assert torch.equal(bad_grad[others], grad[others])
+    assert bad_grad[1].isnan().any()
+
+
+def test_large_scores_and_weights_saturate() -> None:
+    for precision in ("full", "bf16", "fp16"):
+        lstm = make_bilstm(7, 2, 30.0)
+        with torch.no_grad():
+            lstm.weight_hh_l0[3, 2] = 1e6  # beyond float16
+        scores = make_scores("outliers", (3, 6)).requires_grad_()
+        hidden = ours(lstm, precision)(scores)
+        assert hidden.isfinite().all()
+        assert hidden.abs().max() <= 1
+        (grad,) = torch.autograd.grad(hidden.sum(), scores)
+        assert grad.isfinite().all()
+
+
+@every_precision
+def test_nothing_out_of_bounds(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
+    """Inputs lie in memory full of NaN, and outputs in memory that stays as it was."""
+    from sodeep_fast.kernels import bilstm as kernels
+
+    outer: list[Tensor] = []
+
+    def guarded(layer: Any, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        size = int(np.prod(shape))
+        outer.append(torch.full((size + 512,), 7.0, dtype=dtype))
+        return outer[-1][256 : 256 + size].view(shape)
+
+    def surrounded(value: Tensor) -> Tensor:
+        memory = torch.full((value.numel() + 512,), torch.nan)
+        memory[256:-256] = value.flatten()
+        return memory[256:-256].view(value.shape)
+
+    for features in (1, 3):
+        weights = [weight.detach() for weight in make_bilstm(9, 1).parameters()]
+        weights[0], weights[4] = torch.randn(2, 36, features)
+        sequence, grad = torch.randn(3, 11, features), torch.randn(3, 11, 18)
+        found = []
+        for guards in (False, True):
+            if guards:
+                monkeypatch.setattr(kernels._Layer, "empty", guarded)
+                sequence, grad = surrounded(sequence), surrounded(grad)
+                weights = [surrounded(weight) for weight in weights]
+            arguments = (sequence, weights, None)
+            output, saved = kernels.bilstm_layer(*arguments, True, precision)
+            rest = kernels.bilstm_layer_backward(grad, *arguments, output, saved, True, precision)
+            found.append((output, *rest))
+        monkeypatch.undo()
+        for expected, value in zip(*found, strict=True):
+            assert torch.equal(value, expected)
+    assert len(outer) >= 8
+    for memory in outer:
+        assert (memory[:256] == 7).all()
+        assert (memory[-256:] == 7).all()
+
+
+def test_strided_and_expanded_tensors() -> None:
+    lstm = make_bilstm(4, 2)
+    scores = make_scores("normal", (5, 9, 2))
+    strided = scores[..., 1].T
+    expected = bilstm_derivatives(ours(lstm), lstm, strided.contiguous())
+    for name, value in bilstm_derivatives(ours(lstm), lstm, strided).items():
+        assert torch.equal(value, expected[name]), name
+    row = scores[:1, :, 0].expand(5, 9)
+    assert torch.equal(ours(lstm)(row), ours(lstm)(row.contiguous()))
+    spread = [torch.stack([weight, weight], -1)[..., 0] for weight in lstm.parameters()]
+    found = bilstm(strided, spread, backend="triton", precision="full")
+    assert torch.equal(found, expected["hidden"])
+    leaf = strided.clone().requires_grad_()
+    ours(lstm)(leaf).sum().backward()  # an expanded incoming gradient
+    wanted = strided.clone().requires_grad_()
+    torchs(lstm)(wanted).sum().backward()
+    torch.testing.assert_close(leaf.grad, wanted.grad)
+
+
+@every_precision
+@pytest.mark.parametrize("shape", [(0, 5), (3, 0), (0, 0)])
+def test_empty(shape: tuple[int, int], precision: str) -> None:
+    weights = [weight.detach().requires_grad_() for weight in make_bilstm(4, 2).parameters()]
+    scores = torch.zeros(shape, requires_grad=True)
+    hidden = bilstm(scores, weights, backend="triton", precision=precision)
+    assert hidden.shape == (*shape, 8)
+    hidden.sum().backward()
+    for leaf in (scores, *weights):
+        assert leaf.grad.shape == leaf.shape
+        assert not leaf.grad.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_types(dtype: torch.dtype) -> None:
+    lstm = make_bilstm(6, 2)
+    name = {half: name for name, half in module.HALVES.items()}[dtype]
+    scores = make_scores("normal", (3, 5), dtype=dtype).requires_grad_()
+    halves = [weight.detach().to(dtype).requires_grad_() for weight in lstm.parameters()]
+    hidden = bilstm(scores, halves, backend="triton")
+    assert hidden.dtype == dtype
+    exactly = [half.detach().float() for half in halves]
+    expected = bilstm(scores, exactly, backend="triton", precision=name)
+    assert expected.dtype == torch.float32
+    assert torch.equal(hidden, expected.to(dtype))
+    hidden.sum().backward()
+    assert all(leaf.grad.dtype == dtype for leaf in (scores, *halves))
+
+
+def test_opcheck() -> None:
+    lstm = make_bilstm(5, 1)
+    weights = [weight.detach() for weight in lstm.parameters()]
+    for features in (1, 2):
+        weights[0], weights[4] = torch.randn(2, 20, features)
+        wanted = [weight.clone().requires_grad_() for weight in weights]
+        sequence = torch.randn(3, 2, features)
+        for given, saves in ((weights, True), (weights, False), (wanted, True)):
+            leaf = sequence.clone().requires_grad_()
+            torch.library.opcheck(OPS.triton_bilstm_layer, (leaf, given, None, saves, "fp16"))
+        hidden, saved = OPS.triton_bilstm_layer(sequence, weights, None, True, "fp16")
+        for states in (None, hidden):
+            for wants in (False, True):
+                arguments = (hidden, sequence, weights, None, states, saved, wants, "fp16")
+                torch.library.opcheck(OPS.triton_bilstm_layer_backward, arguments)
+        head, leaf = torch.randn(10), sequence.clone().requires_grad_()
+        torch.library.opcheck(OPS.triton_bilstm_layer, (leaf, weights, head, True, "fp16"))
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning")
+def test_compile() -> None:
+    lstm = make_bilstm(3, 2)
+    compiled = torch.compile(ours(lstm, "fp16"), fullgraph=True, backend="aot_eager")
+    scores = make_scores("normal", (3, 4))
+    actual = bilstm_derivatives(compiled, lstm, scores)
+    for name, value in bilstm_derivatives(ours(lstm, "fp16"), lstm, scores).items():
+        assert torch.equal(actual[name], value), name
+
+
+def test_differentiable_once() -> None:
+    lstm = make_bilstm(2, 1)
+    scores = torch.randn(2, 3, requires_grad=True)
+    (grad,) = torch.autograd.grad(ours(lstm)(scores).sum(), scores, create_graph=True)
+    with pytest.raises(NotImplementedError, match="once only"):
+        torch.autograd.grad(grad.sum(), scores)
+
+
+# --- Which precision and which kernels ---
+
+
+def test_precision_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def chosen(dtype: torch.dtype = torch.float32, precision: str = "auto") -> str:
+        return module._products(precision, dtype, "cuda")
+
+    assert chosen() == "fp16"  # as many digits as PyTorch's own, which multiplies in TF32
+    assert chosen(torch.float64) == "full"
+    assert chosen(torch.bfloat16) == "bf16"
+    assert chosen(torch.float16) == "fp16"
+    assert [chosen(precision=name) for name in ("full", "bf16", "fp16")] == ["full", "bf16", "fp16"]
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: True)
+    monkeypatch.setattr(torch, "get_autocast_dtype", lambda device: torch.bfloat16)
+    assert chosen() == "bf16"
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "ieee")
+    assert chosen() == "full"
+
+
+@pytest.mark.parametrize(("hidden", "precision"), [(65, "full"), (129, "bf16"), (512, "fp16")])
+def test_weights_that_are_too_large(hidden: int, precision: str) -> None:
+    lstm = make_bilstm(hidden, 1)
+    match = f"recurrent weights of {hidden} hidden units.* in precision '{precision}'"
+    with pytest.raises(ValueError, match=match):
+        ours(lstm, precision)(torch.zeros(1, 2))
+    smaller = make_bilstm(hidden - 1, 1)
+    assert module._why_not_triton(list(smaller.parameters()), precision) is None or hidden == 512
+    double = [weight.double() for weight in lstm.parameters()]
+    with pytest.raises(ValueError, match="they are float64"):
+        bilstm(torch.zeros(1, 2), double, backend="triton")
+
+
+@pytest.mark.parametrize("precision", ["auto", "full", "bf16", "fp16"])
+def test_pytorchs_own(precision: str) -> None:
+    """What serves the weights that are too large, here on the CPU."""
+    lstm = make_bilstm(6, 2)
+    scores = make_scores("normal", (3, 5))
+
+    def by_torch(x: Tensor) -> Tensor:
+        return module._by_torch(x, list(lstm.parameters()), precision)
+
+    with torch.backends.mkldnn.flags(enabled=False):  # which has no LSTM in float16
+        expected = bilstm_derivatives(torchs(lstm), lstm, scores)
+        found = bilstm_derivatives(by_torch, lstm, scores)
+    for name, value in found.items():
+        assert value.dtype == torch.float32
+        close = 1e-6 if precision in ("auto", "full") else 0.05
+        torch.testing.assert_close(value, expected[name], rtol=close, atol=close, msg=name)
+    empty = module._by_torch(torch.zeros(3, 0), list(lstm.parameters()), precision)
+    assert empty.shape == (3, 0, 12)
+
+
+def test_the_named_kernels_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sodeep_fast.kernels import bilstm as kernels
+
+    launched = []
+    for name in ("bilstm_fwd_kernel", "bilstm_bwd_kernel"):
+
+        class Spy:
+            kernel, label = getattr(kernels, name), name
+
+            def __getitem__(self, grid: tuple[int, int]) -> Any:
+                launched.append((self.label, grid))
+                return self.kernel[grid]
+
+        monkeypatch.setattr(kernels, name, Spy())
+    scores = torch.randn(9, 3, requires_grad=True)
+    lstm = make_bilstm(4, 1).requires_grad_(False)
+    ours(lstm, "fp16")(scores).sum().backward()
+    # Both directions in one launch, two tiles of 8 rows.
+    assert launched == [("bilstm_fwd_kernel", (2, 2)), ("bilstm_bwd_kernel", (2, 2))]
