@@ -437,6 +437,27 @@ def test_extreme_magnitudes(method: str) -> None:
         torch.testing.assert_close(counts.double(), expected, rtol=1e-6, atol=1e-30)
 
 
+@pytest.mark.parametrize("comparator", [Step(), Sup(), Ramp()], ids=str)
+@pytest.mark.parametrize("method", METHODS)
+def test_scores_less_than_a_normal_number_apart(method: str, comparator: Comparator) -> None:
+    tiny = torch.finfo(torch.float32).tiny
+    scores = torch.tensor([[tiny, 1.5 * tiny, 1.25 * tiny, tiny]])
+    levels = torch.tensor([[0, 1, 0, 1]])
+    counts = rank_counts(scores, levels, comparator=comparator, method=method).counts
+    expected = rank_counts(
+        scores.double(), levels, comparator=comparator, backend="reference"
+    ).counts
+    torch.testing.assert_close(counts.double(), expected, rtol=1e-6, atol=1e-30)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_numbers_below_the_normal_ones_outside(method: str) -> None:
+    scores = torch.linspace(0, 1, 20).view(1, -1).requires_grad_()
+    counts = rank_counts(scores, torch.ones(1, 20, dtype=torch.bool), method=method).counts
+    counts.sum().backward()
+    assert torch.tensor([torch.finfo(torch.float32).tiny]).div(2).item() > 0
+
+
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("name", [name for name in COMPARATORS if name != "step"])
 @pytest.mark.parametrize("method", METHODS)

@@ -48,7 +48,7 @@ void first_beyond(const SplitOrder<T>& split, int64_t targets, T threshold, uint
   }
 }
 
-// The same for s_k - s_i > 0 and, in `level`, for s_k - s_i >= 0.
+// The same for s_k > s_i and, in `level`, for s_k >= s_i.
 template <class T>
 void first_above(const SplitOrder<T>& split, int64_t targets, uint32_t* level, uint32_t* above) {
   const T* scores = split.together.scores;
@@ -60,8 +60,8 @@ void first_above(const SplitOrder<T>& split, int64_t targets, uint32_t* level, u
       above[i] = above[i - 1];
       continue;
     }
-    while (begin > 0 && scores[begin - 1] - score >= 0) --begin;
-    while (end < split.entries && !(scores[end] - score > 0)) ++end;
+    while (begin > 0 && scores[begin - 1] >= score) --begin;
+    while (end < split.entries && !(scores[end] > score)) ++end;
     level[i] = static_cast<uint32_t>(begin);
     above[i] = static_cast<uint32_t>(end);
   }

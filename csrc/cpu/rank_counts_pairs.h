@@ -1,4 +1,5 @@
-// H(x), tau H'(x) and tau^2 H''(x) of pairs, items in lanes. Included once for each instruction
+// H(x), tau H'(x) and tau^2 H''(x) of pairs, items in lanes. Scores are compared rather than x with
+// 0, which x may have been flushed to. Included once for each instruction
 // set, hence no include guard.
 
 namespace sodeep_fast {
@@ -72,7 +73,8 @@ struct SupPairs {
 
   inline Vec<T> value(Scored<T> item, Scored<T> own) const {
     const Vec<T> x = item.score - own.score, zero = {},
-                 soft = sigmoid.value(item, own) + (x > 0 ? broadcast<T>(start) : zero);
+                 soft = sigmoid.value(item, own) +
+                        (item.score > own.score ? broadcast<T>(start) : zero);
     return x > delta ? rho * (x - delta) + offset : soft;
   }
   inline Vec<T> slope(Scored<T> item, Scored<T> own) const {
@@ -92,8 +94,8 @@ struct StepPairs {
   explicit StepPairs(const Comparator& c) : at_zero(static_cast<T>(c.at_zero)) {}
 
   inline Vec<T> value(Scored<T> item, Scored<T> own) const {
-    const Vec<T> x = item.score - own.score, zero = {};
-    return x > 0 ? broadcast<T>(1) : x < 0 ? zero : broadcast<T>(at_zero);
+    const Vec<T> one = broadcast<T>(1), zero = {}, tied = broadcast<T>(at_zero);
+    return item.score > own.score ? one : item.score < own.score ? zero : tied;
   }
 };
 
@@ -110,11 +112,11 @@ struct RampPairs {
 
   inline Vec<T> value(Scored<T> item, Scored<T> own) const {
     const Vec<T> x = item.score - own.score, one = broadcast<T>(1);
-    return x > end ? one : x > 0 ? beta * x + gamma : leak * x;
+    return x > end ? one : item.score > own.score ? beta * x + gamma : leak * x;
   }
   inline Vec<T> slope(Scored<T> item, Scored<T> own) const {
     const Vec<T> x = item.score - own.score, zero = {};
-    return x > end ? zero : x > 0 ? broadcast<T>(beta) : broadcast<T>(leak);
+    return x > end ? zero : item.score > own.score ? broadcast<T>(beta) : broadcast<T>(leak);
   }
 };
 

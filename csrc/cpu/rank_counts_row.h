@@ -92,6 +92,9 @@ bool rank_counts_row(const RankCountsRow<T>& row, RankCountsScratch<T>& scratch)
   grouped.staying = linear ? -1 : staying_level(row, grouped);
   uint32_t* places = scratch.place.reserve(row.end - row.begin);
   group_row<T, pass>(row, scratch, places, grouped);
+  const FlushToZero flush(std::all_of(
+      row.comparators, row.comparators + 3,
+      [](const Comparator& c) { return !c.has_sigmoid() || is_flat_near_zero<T>(1 / c.tau); }));
   if (linear)
     LinearRow<T, pass>(row, grouped, scratch).run();
   else

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "boundary.h"
+#include "cpu/flush_to_zero.h"
 #include "cpu/radix_order.h"
 #include "math/sigmoid_panels.h"
 

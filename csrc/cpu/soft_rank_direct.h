@@ -161,6 +161,7 @@ void direct_with(const T* scores, const T* const (&weights)[2], int64_t n, doubl
   constexpr int64_t kPairsPerTask = 1 << 18;
   const int64_t grain = std::max<int64_t>(4, kPairsPerTask / (n * lanes));
   torch::stable::parallel_for(0, padded / lanes, grain, [&](int64_t begin, int64_t end) {
+    const FlushToZero flush(is_flat_near_zero<T>(lam));
     const auto advance = [&](auto vectors) {
       direct_vectors<T, kDerivative, vectors()>(pairs, items, weights, n, begin * lanes, scale,
                                                 out);
