@@ -31,6 +31,9 @@ STABLE_TORCH_LIBRARY(sodeep_fast, m) {
       "soft_rank_double_backward(Tensor grad_grad, Tensor grad, Tensor scores, Tensor? mask, "
       "float lam, bool normalize, str method) -> Tensor");
 
+  // Rows and columns of what is not 0, row by row, and where each row's begin.
+  m.def("find_marked(Tensor marks) -> (Tensor, Tensor, Tensor)");
+
   // Targets of all rows one after the other: those of row b are columns[offsets[b]:offsets[b + 1]].
   // Kinds and parameters are three comparators', for items of a lower, the same and a higher level.
   m.def(

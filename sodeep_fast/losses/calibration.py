@@ -12,6 +12,7 @@ from sodeep_fast._checks import (
     check_matrix,
     check_number,
 )
+from sodeep_fast.ops._levels import find_marked
 from sodeep_fast.retrieval import RetrievalLoss
 
 AVERAGES = ("active", "all")
@@ -137,7 +138,7 @@ def _counts(
 ) -> Tensor:
     """Returns how many positive and how many negative pairs are averaged over."""
     positives = positives if mask is None else positives & mask
-    rows, columns = positives.nonzero(as_tuple=True)
+    rows, columns, _ = find_marked(positives)
     if average == "all":
         everything = torch.full_like(rows[:0].sum(), scores.numel())
         taking_part = everything if mask is None else mask.count_nonzero()
@@ -170,7 +171,7 @@ class _Excess(torch.autograd.Function):
         neg_margin: float,
     ) -> Tensor:
         positives = positives if mask is None else positives & mask
-        rows, columns = positives.nonzero(as_tuple=True)
+        rows, columns, _ = find_marked(positives)
         wide = torch.promote_types(scores.dtype, torch.float32)
         excess = scores.to(wide, copy=True).sub_(neg_margin).clamp_(min=0)
         excess[rows, columns] = 0
@@ -189,7 +190,7 @@ class _Excess(torch.autograd.Function):
         over = scores > neg_margin
         if mask is not None:
             over &= mask
-        result = torch.where(over, neg_grad, 0)
+        result = torch.zeros_like(scores).masked_fill_(over, neg_grad)
         own = scores[rows, columns]
         result[rows, columns] = torch.where(own < pos_margin, -pos_grad, 0)
         return result, None, None, None, None

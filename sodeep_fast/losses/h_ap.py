@@ -84,15 +84,18 @@ def h_ap(
     else:
         outranking = _exact_counts(scores.detach(), levels, relevant, comparator, counts, own)
 
+    of_query = rows * num_levels + own  # index of a target's query and level
     if relevances is None:
-        of_level = torch.bincount(rows * num_levels + own, minlength=queries * num_levels)
+        of_level = torch.bincount(of_query, minlength=queries * num_levels)
         level = torch.arange(num_levels, dtype=counts.dtype, device=counts.device)
         relevances = level**alpha / of_level.view(queries, num_levels).clamp(min=1)
-    of_query = relevances.to(counts.dtype).expand(queries, num_levels)[rows]
-    relevance = of_query.gather(-1, own.unsqueeze(-1))
-    shared = relevance.squeeze(-1) + sum_levels(outranking * of_query.minimum(relevance))
+    relevances = relevances.to(counts.dtype).expand(queries, num_levels)
+    # By query and own level; a CPU selects rows several times faster than it indexes elements.
+    smaller = relevances.unsqueeze(-1).minimum(relevances.unsqueeze(-2)).flatten(0, 1)
+    relevance = relevances.flatten().index_select(0, of_query)
+    shared = relevance + sum_levels(outranking * smaller.index_select(0, of_query))
     found = sum_by_query(shared / (1 + sum_levels(counts)), rows, queries)
-    most = sum_by_query(relevance.squeeze(-1), rows, queries)
+    most = sum_by_query(relevance, rows, queries)
     return (found / most.masked_fill(most == 0, 1)).masked_fill(most == 0, torch.nan)
 
 

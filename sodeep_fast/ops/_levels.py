@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from sodeep_fast import _native
+
 IGNORED = 255  # the level of items that take no part
 
 
@@ -12,19 +14,25 @@ def compact_levels(levels: Tensor, mask: Tensor | None) -> Tensor:
     return compact if mask is None else compact.masked_fill(~mask, IGNORED)
 
 
-def find_marked(marks: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns rows and columns of what is not 0 in bool or uint8 `marks` (B, M), row by row.
+def find_marked(marks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns where bool or uint8 `marks` (B, M) are not 0.
 
-    Few are expected: on a CPU eight items are looked at together first.
+    Returns:
+        rows (T,) and columns (T,) of the marks, row by row, and offsets (B + 1,): those of row b
+        are from offsets[b] to offsets[b + 1]. All int64.
     """
-    together = 8  # bytes of an int64
-    is_plain = marks.device.type == "cpu" and not torch.compiler.is_compiling()
-    fits = marks.shape[1] % together == 0 and marks.storage_offset() % together == 0
-    if not (is_plain and fits and marks.is_contiguous() and marks.numel() > 0):
-        rows, columns = marks.nonzero(as_tuple=True)
-        return rows, columns
-    flat = marks.view(-1)
-    words = flat.view(torch.int64).nonzero().squeeze(1)
-    which, within = flat.view(-1, together)[words].nonzero(as_tuple=True)
-    found = together * words[which] + within
-    return found // marks.shape[1], found % marks.shape[1]
+    if _native.HAS_CPU and marks.device.type == "cpu" and not torch.compiler.is_compiling():
+        found: tuple[Tensor, Tensor, Tensor] = torch.ops.sodeep_fast.find_marked(marks)
+        return found
+    rows, columns = marks.nonzero(as_tuple=True)
+    return rows, columns, torch.searchsorted(rows, torch.arange(len(marks) + 1, device=rows.device))
+
+
+if _native.HAS_CPU:
+
+    @torch.library.register_fake("sodeep_fast::find_marked")
+    def _(marks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        found = torch.library.get_ctx().new_dynamic_size()
+        sizes = (found, found, len(marks) + 1)
+        rows, columns, offsets = (marks.new_empty(size, dtype=torch.int64) for size in sizes)
+        return rows, columns, offsets

@@ -109,14 +109,12 @@ def rank_counts(
         targets = compact if mask is None else (compact > 0) & mask
     elif mask is not None:
         targets = targets & mask
-    rows, columns = find_marked(targets)
+    rows, columns, offsets = find_marked(targets)
 
     backend = _backend.resolve(backend, scores, "rank_counts", method)
     if backend == "reference":
         counts = _by_reference(scores, compact, rows, columns, found, comparator)
     else:
-        # The targets of row b are those from offsets[b] to offsets[b + 1].
-        offsets = torch.searchsorted(rows, torch.arange(len(scores) + 1, device=rows.device))
         kinds, parameters = encode(comparator)
         op = torch.ops.sodeep_fast
         call = op.triton_rank_counts if backend == "triton" else op.rank_counts

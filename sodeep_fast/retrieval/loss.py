@@ -203,8 +203,9 @@ class RetrievalLoss(nn.Module):
 
 
 def _has_positive(relation: Tensor, mask: Tensor | None) -> Tensor:
-    positives = relation if relation.dtype == torch.bool else relation > 0
-    return (positives if mask is None else positives & mask).any(-1)
+    levels = relation.view(torch.uint8) if relation.dtype == torch.bool else relation
+    # The largest byte: a CPU takes fifty times as long for `any` of a row.
+    return (levels if mask is None else levels * mask).amax(-1) > 0
 
 
 def _by_level(labels: Tensor) -> Tensor:
