@@ -33,6 +33,20 @@ struct Comparator {
   }
 };
 
+// Of comparators that are equal, the first.
+inline int first_alike(const Comparator* comparators, int which) {
+  int first = 0;
+  while (!(comparators[first] == comparators[which])) ++first;
+  return first;
+}
+
+// Which comparisons of a row go through sums instead of pairs, by comparator (the first of equal
+// ones) and by level of the items.
+struct CountsPlan {
+  bool any = false;
+  bool by_sums[3][256] = {};
+};
+
 // What is asked of a row with scores s, items k, targets i, levels l:
 //   kCounts          N[i, l] = sum over k of level l of H(s_k - s_i)
 //   kTangent         sum over k of level l of H'(s_k - s_i) (v_k - v_i)

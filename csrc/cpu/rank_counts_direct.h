@@ -169,10 +169,20 @@ Group<T> group_of(const RankCountsRow<T>& row, const GroupedRow<T>& grouped, int
           row.end - row.begin};
 }
 
+// What the plan does not leave to sums.
 template <class T, CountsPass pass>
-void rank_counts_direct(const RankCountsRow<T>& row, const GroupedRow<T>& grouped) {
+void rank_counts_direct(const RankCountsRow<T>& row, const GroupedRow<T>& grouped,
+                        const CountsPlan& plan) {
   const int64_t L = row.num_levels;
-  const double factored = factored_temperature(row, grouped.range());
+  // Where most goes through sums, too few pairs are left to be worth an exponential for each item.
+  const double factored = plan.any ? 0 : factored_temperature(row, grouped.range());
+  bool is_left[3][256];  // by relation of the levels
+  for (int which = 0; which < 3; ++which) {
+    const bool has_any = row.comparators[which].has_derivative(derivative_of(pass));
+    const bool* by_sums = plan.by_sums[first_alike(row.comparators, which)];
+    for (int64_t l = 0; l < L; ++l)
+      is_left[which][l] = has_any && grouped.count[l] > 0 && !(plan.any && by_sums[l]);
+  }
   if (factored != 0)
     centred_exponentials<T>(grouped.scores, grouped.size, grouped.centre(), 1 / factored,
                             grouped.exponentials);
@@ -181,6 +191,9 @@ void rank_counts_direct(const RankCountsRow<T>& row, const GroupedRow<T>& groupe
                             1 / factored, grouped.row_exponentials);
 
   for (int64_t level = 0; level < L; ++level) {
+    bool has_any = false;
+    for (int64_t l = 0; l < L; ++l) has_any |= is_left[l < level ? 0 : l == level ? 1 : 2][l];
+    if (!has_any) continue;
     for (int64_t t = grouped.first[level]; t < grouped.first[level + 1]; t += 4) {
       const int size = static_cast<int>(std::min<int64_t>(4, grouped.first[level + 1] - t));
       Targets<T> targets{};
@@ -193,8 +206,9 @@ void rank_counts_direct(const RankCountsRow<T>& row, const GroupedRow<T>& groupe
       }
       double to_targets[4] = {};
       for (int64_t l = 0; l < L; ++l) {
-        if (grouped.count[l] == 0) continue;
-        const Comparator& comparator = row.comparators[l < level ? 0 : l == level ? 1 : 2];
+        const int which = l < level ? 0 : l == level ? 1 : 2;
+        if (!is_left[which][l]) continue;
+        const Comparator& comparator = row.comparators[which];
         const Group<T> group = group_of<T, pass>(row, grouped, static_cast<int>(l));
         const double scale = derivative_scale<pass>(comparator);
         T weights[4] = {};
@@ -210,7 +224,6 @@ void rank_counts_direct(const RankCountsRow<T>& row, const GroupedRow<T>& groupe
           direct_tile<T, std::decay_t<decltype(pairs)>, pass>(pairs, group, targets, size,
                                                               l == level, weights, sums);
         };
-        if (!comparator.has_derivative(derivative_of(pass))) continue;
         const bool is_factored = comparator.tau == factored;
         if (comparator.kind == Comparison::kStep) {
           if constexpr (pass == CountsPass::kCounts) compare_all(StepPairs<T>(comparator));
@@ -234,7 +247,7 @@ void rank_counts_direct(const RankCountsRow<T>& row, const GroupedRow<T>& groupe
         }
       }
       if constexpr (to_items(pass))
-        for (int i = 0; i < size; ++i) row.sums[grouped.order[t + i]] = to_targets[i];
+        for (int i = 0; i < size; ++i) row.sums[grouped.order[t + i]] += to_targets[i];
     }
   }
 }

@@ -50,14 +50,17 @@ class LinearRow {
     runs_ = scratch.runs.reserve(2 * (split_.entries + 1));
   }
 
-  void run() {
+  // What the plan leaves to sums.
+  void run(const CountsPlan& plan) {
     double panels_of = 0;
     for (int which = 0; which < 3; ++which) {
       const Comparator& comparator = row_.comparators[which];
       bool used[3];
       for (int other = 0; other < 3; ++other) used[other] = row_.comparators[other] == comparator;
-      const bool is_done = (which > 0 && used[0]) || (which > 1 && used[1]);
-      if (is_done || !comparator.has_derivative(kDerivative)) continue;
+      const bool is_first = first_alike(row_.comparators, which) == which;
+      const bool* by_sums = plan.by_sums[which];
+      if (!is_first || std::none_of(by_sums, by_sums + row_.num_levels, [](bool by) { return by; }))
+        continue;
       if (comparator.has_sigmoid() && comparator.tau != panels_of) {
         panels_of = comparator.tau;
         if (OrderNeeds<pass>(row_.comparators).sorted)
@@ -66,21 +69,13 @@ class LinearRow {
       ComparedSums<T, kDerivative, kChannels> compared(comparator, split_, counted_, targets_,
                                                        scratch_);
       for (int64_t l = 0; l < row_.num_levels; ++l)
-        if (grouped_.count[l] > 0 && has_targets(l, used) && choose(l, used))
-          add_level(l, comparator, compared);
+        if (by_sums[l] && choose(l, used)) add_level(l, comparator, compared);
     }
   }
 
  private:
   static constexpr int kDerivative = derivative_of(pass);
   static constexpr int kChannels = has_tangent(pass) ? 2 : 1;
-
-  // Whether a target compares items of a level by the comparator of such relations.
-  bool has_targets(int64_t l, const bool (&used)[3]) const {
-    const int64_t* first = grouped_.first;
-    return (used[2] && first[l] > 0) || (used[1] && first[l + 1] > first[l]) ||
-           (used[0] && targets_ > first[l + 1]);
-  }
 
   // False if there are none.
   bool choose(int64_t l, const bool (&used)[3]) {

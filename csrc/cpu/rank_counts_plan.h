@@ -1,0 +1,98 @@
+// Which comparisons of a row go through sums and which pair by pair: what is expected to take less
+// time. Included once for each instruction set, hence no include guard.
+
+namespace sodeep_fast {
+namespace SODEEP_FAST_ISA {
+
+// Panels need a width, and positions inside them, that T can hold.
+template <class T>
+bool has_panels(const Comparator* comparators) {
+  const double largest = std::numeric_limits<T>::max();
+  return std::all_of(comparators, comparators + 3, [=](const Comparator& c) {
+    return !c.has_sigmoid() || (c.tau <= largest && 2 / c.tau <= largest);
+  });
+}
+
+// Expected costs in ns on one AVX-512 core, fitted to timings of both methods (Granite Rapids,
+// 2026-11): 256 to 8192 items, 4 to 4096 targets, 2 and 3 levels, ranges of 10 to 1000
+// temperatures. A panel pays for every occupied panel in its reach; pairs gain most from width.
+template <class T, CountsPass pass>
+class CountsCosts {
+ public:
+  CountsCosts(const RankCountsRow<T>& row, const GroupedRow<T>& grouped)
+      : row_(row),
+        grouped_(grouped),
+        entries_(static_cast<double>(grouped.items + grouped.first[row.num_levels])),
+        factored_(factored_temperature(row, grouped.range())) {}
+
+  // Of ordering a row, and of the exponentials of one that is not ordered.
+  double order() const {
+    const bool sorted = OrderNeeds<pass>(row_.comparators).sorted;
+    return 1500 + entries_ * (sorted ? (kSingle ? 13 : 18) : (kSingle ? 4.5 : 6));
+  }
+  double exponentials() const { return entries_; }
+
+  double pair(const Comparator& comparator, bool factored) const {
+    if (!comparator.has_sigmoid()) return (kSingle ? 0.1 : 0.16) * kNarrower;
+    double cost = kSingle ? 0.35 : 0.45;
+    if (factored && comparator.tau == factored_)
+      cost = kSingle ? (kValue ? 0.05 : 0.1) : (kValue ? 0.115 : 0.21);
+    if (comparator.kind == Comparison::kSup && kValue) cost += kSingle ? 0.04 : 0.07;
+    return cost * kNarrower;
+  }
+
+  // Of the sums of a comparator over so many items of a level for so many targets.
+  double sums(const Comparator& comparator, double items, double targets) const {
+    double cost = 0.5 * entries_ + 5 * targets;
+    if (!comparator.has_sigmoid()) return cost;
+    const double range = grouped_.range() / comparator.tau;
+    const auto panels = static_cast<double>(panel_limit(range, static_cast<int64_t>(entries_)));
+    const double neighbours = std::min(panels, 2.0 * kPanelReach<T> - 1) * panels / (range + 1);
+    const double visit = kSingle ? (kValue ? 1.5 : 2.5) : (kValue ? 10 : 15);
+    cost += items + panels * (kSingle ? 20 : 40) + std::min(panels, targets) * neighbours * visit;
+    return cost;
+  }
+
+ private:
+  static constexpr bool kSingle = sizeof(T) == 4, kValue = derivative_of(pass) == 0;
+  static constexpr double kNarrower = 64.0 / SODEEP_FAST_VECTOR_BYTES;
+
+  const RankCountsRow<T>& row_;
+  const GroupedRow<T>& grouped_;
+  double entries_, factored_;
+};
+
+template <class T, CountsPass pass>
+CountsPlan make_plan(const RankCountsRow<T>& row, const GroupedRow<T>& grouped) {
+  CountsPlan plan;
+  if (row.method == CountsMethod::kDirect || !has_panels<T>(row.comparators)) return plan;
+  const bool all = row.method == CountsMethod::kLinear;
+  const CountsCosts<T, pass> costs(row, grouped);
+  double direct = costs.exponentials(), ordered = costs.order();
+  for (int64_t l = 0; l < row.num_levels; ++l) {
+    const int64_t* first = grouped.first;
+    // Targets of a higher, the same and a lower level, which meet comparators 0, 1 and 2.
+    const int64_t by_relation[3] = {first[row.num_levels] - first[l + 1], first[l + 1] - first[l],
+                                    first[l]};
+    const auto items = static_cast<double>(grouped.count[l]);
+    for (int which = 0; which < 3; ++which) {
+      const Comparator& comparator = row.comparators[which];
+      int64_t count = 0;
+      for (int other = which; other < 3; ++other)
+        count += first_alike(row.comparators, other) == which ? by_relation[other] : 0;
+      const auto targets = static_cast<double>(count);
+      const double pairs = items * targets;
+      if (pairs == 0 || !comparator.has_derivative(derivative_of(pass))) continue;
+      const double apart = pairs * costs.pair(comparator, false);
+      const double summed = costs.sums(comparator, items, targets);
+      plan.by_sums[which][l] = all || summed < apart;
+      direct += pairs * costs.pair(comparator, true);
+      ordered += std::min(summed, apart);
+    }
+  }
+  plan.any = all || ordered < direct;
+  return plan;
+}
+
+}  // namespace SODEEP_FAST_ISA
+}  // namespace sodeep_fast
