@@ -92,7 +92,8 @@ __attribute__((noinline)) void direct_group(const Pairs& pairs, const Group<T>& 
     weight[t] = broadcast<T>(to_items(pass) ? weights[t] : 0);
   }
   const auto visit = [&](int64_t k, auto is_mixed) {
-    const int64_t count = is_mixed() ? group.end - k : kLanes<T>;
+    // Behind grouped items is room for a vector.
+    const int64_t count = is_mixed() && group.levels ? group.end - k : kLanes<T>;
     const Vec<T> zero = {};
     Scored<T> items{load_first<T>(group.scores + k, count), zero};
     if constexpr (Pairs::kFactored)

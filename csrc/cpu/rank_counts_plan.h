@@ -14,8 +14,8 @@ bool has_panels(const Comparator* comparators) {
 }
 
 // Expected costs in ns on one AVX-512 core, fitted to timings of both methods (Granite Rapids,
-// 2026-11): 256 to 8192 items, 4 to 4096 targets, 2 and 3 levels, ranges of 10 to 1000
-// temperatures. A panel pays for every occupied panel in its reach; pairs gain most from width.
+// 2026-11): 256 to 8192 items, 8 to 2048 targets, 2 and 3 levels, ranges of 20 to 500 temperatures.
+// A panel pays for every occupied panel in its reach; pairs gain most from width.
 template <class T, CountsPass pass>
 class CountsCosts {
  public:
@@ -28,28 +28,32 @@ class CountsCosts {
   // Of ordering a row, and of the exponentials of one that is not ordered.
   double order() const {
     const bool sorted = OrderNeeds<pass>(row_.comparators).sorted;
-    return 1500 + entries_ * (sorted ? (kSingle ? 13 : 18) : (kSingle ? 4.5 : 6));
+    return 1500 + entries_ * (sorted ? (kSingle ? 10 : 14) : (kSingle ? 3.5 : 5));
   }
   double exponentials() const { return entries_; }
 
   double pair(const Comparator& comparator, bool factored) const {
     if (!comparator.has_sigmoid()) return (kSingle ? 0.1 : 0.16) * kNarrower;
-    double cost = kSingle ? 0.35 : 0.45;
+    double cost = kSingle ? (kValue ? 0.31 : 0.38) : (kValue ? 0.6 : 0.7);
     if (factored && comparator.tau == factored_)
-      cost = kSingle ? (kValue ? 0.05 : 0.1) : (kValue ? 0.115 : 0.21);
-    if (comparator.kind == Comparison::kSup && kValue) cost += kSingle ? 0.04 : 0.07;
+      cost = kSingle ? (kValue ? 0.1 : 0.15) : (kValue ? 0.22 : 0.3);
+    if (comparator.kind == Comparison::kSup && kValue) cost += kSingle ? 0.05 : 0.14;
     return cost * kNarrower;
   }
 
   // Of the sums of a comparator over so many items of a level for so many targets.
   double sums(const Comparator& comparator, double items, double targets) const {
-    double cost = 0.5 * entries_ + 5 * targets;
+    constexpr double wide = kSingle ? 1 : 2;
+    double cost = (kValue ? 9.5 : 14) * wide * targets;
     if (!comparator.has_sigmoid()) return cost;
+    if (comparator.kind == Comparison::kSup)
+      cost += (kValue ? 1.7 : 4.6) * wide * (items + targets);
     const double range = grouped_.range() / comparator.tau;
     const auto panels = static_cast<double>(panel_limit(range, static_cast<int64_t>(entries_)));
     const double neighbours = std::min(panels, 2.0 * kPanelReach<T> - 1) * panels / (range + 1);
-    const double visit = kSingle ? (kValue ? 1.5 : 2.5) : (kValue ? 10 : 15);
-    cost += items + panels * (kSingle ? 20 : 40) + std::min(panels, targets) * neighbours * visit;
+    const double visit = kSingle ? (kValue ? 2.8 : 6) : (kValue ? 7 : 20);
+    cost += (kValue ? 3 : 4.5) * wide * items + (kValue ? 17 : 26) * wide * panels;
+    cost += std::min(panels, targets) * neighbours * visit;
     return cost;
   }
 
