@@ -263,7 +263,18 @@ inline void exchange(Vec<T>& a, Vec<T>& b, std::index_sequence<lane...>) {
   a = SODEEP_FAST_SHUFFLE(T, kept, b, (lane & half ? n + (lane & ~half) : lane)...);
   b = SODEEP_FAST_SHUFFLE(T, kept, b, (lane & half ? n + lane : lane | half)...);
 }
+
+template <class T, size_t... lane>
+inline Vec<T> turned(Vec<T> v, std::index_sequence<lane...>) {
+  return SODEEP_FAST_SHUFFLE(T, v, v, ((lane + 1) % sizeof...(lane))...);
+}
 #undef SODEEP_FAST_SHUFFLE
+
+// Every lane takes the place of the one before it, the first that of the last.
+template <class T>
+inline Vec<T> turned(Vec<T> v) {
+  return turned<T>(v, std::make_index_sequence<kLanes<T>>());
+}
 
 template <class T, int half = 1>
 inline void transpose(Vec<T> (&rows)[kLanes<T>]) {

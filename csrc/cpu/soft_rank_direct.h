@@ -1,7 +1,7 @@
 // All pairs of a row: a vector of items i at a time, against every item j in turn.
 // Included once for each instruction set, hence no include guard.
 
-#include "cpu/centred_exponential.h"
+#include "cpu/soft_rank_symmetric.h"
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
@@ -85,6 +85,9 @@ struct ExactPairs {
   }
 };
 
+// Sums in T drift by their length, so they are kept this short, then go to a long sum.
+constexpr int64_t kTile = 128;
+
 // Sums over the items j from begin to end, for kVectors vectors of items i; apart from its caller
 // so that all of it stays in registers.
 template <class T, int kDerivative, int kVectors, class Pairs>
@@ -121,8 +124,6 @@ template <class T, int kDerivative, int kVectors, class Pairs>
 void direct_vectors(const Pairs& pairs, const T* items, const T* const (&weights)[2], int64_t n,
                     int64_t first, double scale, T* out) {
   constexpr int lanes = kLanes<T>;
-  // Sums in T drift by their length, so they are kept this short, then go to a long sum.
-  constexpr int64_t kTile = 128;
   // An item against itself added sigmoid(0) = 1/2 to its rank, and nothing to a derivative.
   constexpr double kSelf = kDerivative == 0 ? 0.5 : 0.0;
 
@@ -194,6 +195,10 @@ void soft_rank_direct(const T* scores, const T* const (&weights)[2], int64_t n, 
   const double range = lam * (static_cast<double>(hi) - static_cast<double>(lo));
   using Paired = FactoredPairs<T, true>;
   using Factored = FactoredPairs<T, false>;
+  // Turning pairs of two vectors or fewer would cost what it saves.
+  if constexpr (kDerivative == 1)
+    if (n > 2 * kLanes<T> && n <= kTile && range <= Paired::kMaxRange)
+      return symmetric_gradient<T>(scores, weights[0], n, lam, lo, hi, scale, scratch.direct, out);
   const auto method = range <= Paired::kMaxRange     ? direct_with<T, kDerivative, Paired>
                       : range <= Factored::kMaxRange ? direct_with<T, kDerivative, Factored>
                                                      : direct_with<T, kDerivative, ExactPairs<T>>;

@@ -1,0 +1,136 @@
+// The gradient of a short row, each pair once: with d = (g_j - g_i) / (e_i + e_j)^2 the pair adds
+// e_i e_j d to item i and takes it from item j. Included once for each instruction set, hence no
+// include guard.
+
+#include "cpu/centred_exponential.h"
+
+namespace sodeep_fast {
+namespace SODEEP_FAST_ISA {
+
+// A vector is stored twice in a row, so that one load turns it by any number of lanes.
+template <class T>
+constexpr int64_t kTurning = 2 * kLanes<T>;
+
+// What is known of a row; sums[i] lacks the factor e_i.
+template <class T>
+struct SymmetricRow {
+  const T *e, *g;  // [vectors, kTurning]
+  T* sums;         // [vectors, lanes]
+
+  inline Vec<T> exponential(int64_t vector, int turn = 0) const {
+    return load<T>(e + vector * kTurning<T> + turn);
+  }
+  inline Vec<T> weight(int64_t vector, int turn = 0) const {
+    return load<T>(g + vector * kTurning<T> + turn);
+  }
+};
+
+template <class T>
+inline Vec<T> scaled_difference(Vec<T> e_i, Vec<T> e_j, Vec<T> g_i, Vec<T> g_j) {
+  const Vec<T> inverse = reciprocal<T>(e_i + e_j);
+  return inverse * inverse * (g_j - g_i);
+}
+
+// All pairs of the items of kVectors vectors with those of another.
+template <class T, int kVectors>
+__attribute__((noinline)) void pair_vectors(const SymmetricRow<T>& row, int64_t first,
+                                            int64_t other) {
+  constexpr int lanes = kLanes<T>;
+  Vec<T> e[kVectors], g[kVectors], sums[kVectors];
+  for (int v = 0; v < kVectors; ++v) {
+    e[v] = row.exponential(first + v);
+    g[v] = row.weight(first + v);
+    sums[v] = load<T>(row.sums + (first + v) * lanes);
+  }
+  // In lane k is item k + turn of the other vector; after all turns that is item k again.
+  Vec<T> others = load<T>(row.sums + other * lanes);
+  for (int turn = 0; turn < lanes; ++turn) {
+    const Vec<T> e_j = row.exponential(other, turn), g_j = row.weight(other, turn);
+    Vec<T> taken = {};
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      const Vec<T> d = scaled_difference<T>(e[v], e_j, g[v], g_j);
+      sums[v] += e_j * d;
+      taken += e[v] * d;
+    }
+    others = turned<T>(others - taken);
+  }
+  store<T>(row.sums + other * lanes, others);
+  for (int v = 0; v < kVectors; ++v) store<T>(row.sums + (first + v) * lanes, sums[v]);
+}
+
+// All pairs within each of kVectors vectors, from both sides; the first to touch their sums.
+template <class T, int kVectors>
+__attribute__((noinline)) void pair_within(const SymmetricRow<T>& row, int64_t first) {
+  constexpr int lanes = kLanes<T>;
+  Vec<T> e[kVectors], g[kVectors], sums[kVectors] = {};
+  for (int v = 0; v < kVectors; ++v) {
+    e[v] = row.exponential(first + v);
+    g[v] = row.weight(first + v);
+  }
+  for (int turn = 1; turn < lanes; ++turn)
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      const Vec<T> e_j = row.exponential(first + v, turn);
+      sums[v] += e_j * scaled_difference<T>(e[v], e_j, g[v], row.weight(first + v, turn));
+    }
+  for (int v = 0; v < kVectors; ++v) store<T>(row.sums + (first + v) * lanes, sums[v]);
+}
+
+// Calls visit(first, how many as a constant) for `count` vectors, as many at a time as registers
+// hold.
+template <class Visit>
+inline void for_each_vectors(int64_t count, const Visit& visit) {
+  constexpr int most = SODEEP_FAST_VECTOR_BYTES == 64 ? 4 : 2;
+  int64_t first = 0;
+  for (; first + most <= count; first += most) visit(first, std::integral_constant<int, most>{});
+  switch (count - first) {
+    case 3:
+      return visit(first, std::integral_constant<int, std::min(most, 3)>{});
+    case 2:
+      return visit(first, std::integral_constant<int, std::min(most, 2)>{});
+    case 1:
+      return visit(first, std::integral_constant<int, 1>{});
+    default:
+      return;
+  }
+}
+
+// out[i] = scale * sum over j of sigmoid' (g_j - g_i), for rows in which no product of two e
+// overflows or underflows, short enough for sums in T.
+template <class T>
+void symmetric_gradient(const T* scores, const T* weight, int64_t n, double lam, T lo, T hi,
+                        double scale, Buffer<T>& scratch, T* out) {
+  constexpr int64_t lanes = kLanes<T>;
+  const int64_t vectors = (n + lanes - 1) / lanes, padded = vectors * lanes;
+  T* exponentials = scratch.reserve(6 * padded);
+  T *e = exponentials + padded, *g = e + 2 * padded, *sums = g + 2 * padded;
+  const double centre = 0.5 * (static_cast<double>(lo) + static_cast<double>(hi));
+  centred_exponentials<T>(scores, n, centre, lam, exponentials);
+  // Items behind the end add nothing.
+  std::fill(exponentials + n, exponentials + padded, T(0));
+  for (int64_t v = 0; v < vectors; ++v) {
+    const Vec<T> own = load<T>(exponentials + v * lanes);
+    const Vec<T> own_weight = load_first<T>(weight + v * lanes, n - v * lanes);
+    for (int64_t copy = 0; copy < 2; ++copy) {
+      store<T>(e + v * kTurning<T> + copy * lanes, own);
+      store<T>(g + v * kTurning<T> + copy * lanes, own_weight);
+    }
+  }
+
+  const SymmetricRow<T> row{e, g, sums};
+  const FlushToZero flush(is_flat_near_zero<T>(lam));
+  for_each_vectors(vectors,
+                   [&](int64_t first, auto count) { pair_within<T, count()>(row, first); });
+  for (int64_t other = 1; other < vectors; ++other)
+    for_each_vectors(
+        other, [&](int64_t first, auto count) { pair_vectors<T, count()>(row, first, other); });
+  for (int64_t v = 0; v < vectors; ++v)
+    store_first<T>(
+        out + v * lanes,
+        load<T>(exponentials + v * lanes) * load<T>(sums + v * lanes) * static_cast<T>(scale),
+        n - v * lanes);
+}
+
+}  // namespace SODEEP_FAST_ISA
+}  // namespace sodeep_fast
