@@ -12,7 +12,7 @@ from sodeep_fast._checks import check_count, check_scores
 RowLoss = Callable[..., Tensor]
 
 
-def loss_in_parts(loss: RowLoss, scores: Tensor, *others: Tensor, rows: int = 60) -> Tensor:
+def loss_in_parts(loss: RowLoss, scores: Tensor, *others: Tensor, rows: int = 48) -> Tensor:
     """Returns a loss of every row, keeping nothing for the backward but the scores' gradient.
 
     Computes the gradient of a part of the rows right after their loss, while what it needs of it is
@@ -24,7 +24,7 @@ def loss_in_parts(loss: RowLoss, scores: Tensor, *others: Tensor, rows: int = 60
         loss: takes the same rows of `scores` and of `others`, returns their losses (rows,).
         scores: (b, ...) floating point.
         others: (b, ...) each, such as the exact ranks; without gradient.
-        rows: in a part; a multiple of 6 serves `bilstm` best. Default: 60.
+        rows: in a part; a multiple of 48 serves `bilstm` best. Default: 48.
 
     Returns:
         (b,) losses.
