@@ -218,6 +218,16 @@ def test_peak_memory(loss: str, chunk_size: int | None, limit: float) -> None:
     assert int(done.stdout) < limit * size * size * 4
 
 
+@pytest.mark.parametrize("chunk_size", [None, "auto", 4])
+@pytest.mark.parametrize("name", [name for name in LOSSES if name not in ("cluster", "happier")])
+def test_an_empty_batch(name: str, chunk_size: int | str | None) -> None:
+    embeddings = torch.zeros(0, 3, requires_grad=True)
+    loss = LOSSES[name](chunk_size=chunk_size)(embeddings, torch.zeros(0, dtype=torch.int64))
+    loss.backward()
+    assert loss == 0
+    assert embeddings.grad is not None
+
+
 def test_a_subclass_needs_values_alone() -> None:
     class PrecisionAtOne(RetrievalLoss):
         def values(self, scores: Tensor, relation: Tensor, mask: Tensor | None) -> Tensor:

@@ -125,7 +125,7 @@ class RecallAtKLoss(RetrievalLoss):
 
     def values(self, scores: Tensor, relation: Tensor, mask: Tensor | None) -> Tensor:
         """Returns the recall at k."""
-        ks = [min(k, scores.shape[1]) for k in self.ks]
+        ks = [max(1, min(k, scores.shape[1])) for k in self.ks]
         return recall_at(scores, relation, ks, self.comparator, self.temperature, self.clip, mask)
 
     def extra_repr(self) -> str:
