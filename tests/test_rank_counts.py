@@ -490,6 +490,7 @@ def test_opcheck(method: str, dtype: torch.dtype) -> None:
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     grad = torch.randn(len(rows), 3, dtype=wide, requires_grad=True)
     tangent = torch.randn(3, 20).to(dtype)
+    torch.library.opcheck(OPS.find_marked, (options[0],))
     torch.library.opcheck(OPS.rank_counts, (scores, *options))
     torch.library.opcheck(OPS.rank_counts_backward, (grad, scores, *options))
     grad, scores = grad.detach(), scores.detach()
