@@ -49,10 +49,9 @@ LSTM_VARIANTS: dict[str, dict[str, Any]] = {
     "several saved": {"SCALAR": False},
     "to scores": {"gates_ptr": None},
     "to gates": {"out_ptr": None},
-    "to both": {},
 }
 # Those that need the most, and all that is compiled of bfloat16, which differs little from float16.
-LSTM_LARGEST = ("scores saved", "several saved", "to both")
+LSTM_LARGEST = ("scores saved", "several saved", "to scores", "to gates")
 # Kinds of comparator: the sigmoid for all levels, and the two soft ones and the step by level.
 COMPARATORS = {"sigmoid": (0,), "by level": (1, 2, 0)}
 

@@ -60,8 +60,8 @@ STABLE_TORCH_LIBRARY(sodeep_fast, m) {
       "soft_histogram_tangent(Tensor tangent, Tensor scores, Tensor? levels, int num_levels, "
       "int bins, float low, float high) -> Tensor");
 
-  // products: "full", "bf16" or "fp16". What is saved has a layout of its own. The gradient of an
-  // input of several features is summed over the directions.
+  // products: "full", "bf16" or "fp16". What is saved has a layout of its own. The gradient of the
+  // input is summed over the directions, unless it has one feature and the output is not given.
   m.def(
       "triton_bilstm_layer(Tensor input, Tensor[] weights, Tensor? head, bool saves, str products) "
       "-> (Tensor, Tensor)");

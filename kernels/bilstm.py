@@ -11,9 +11,10 @@ is three of TF32, which together have float32's digits). One score a step is an 
 several features, PyTorch multiplies all steps beforehand, and the kernel reads the products.
 
 For the backward the forward leaves the gates and the cell state. The backward writes the gradient
-of the scores, of which each is a sum over the gates, or, for inputs of several features and for
-the weights, the gradients of the gates, from which PyTorch makes the rest by matrix products. In
-float16 each row's gradients are scaled by a power of two so that none is lost; see TOP.
+of the scores, of which each is a sum over the gates, or, for inputs of several features and where
+the weights want gradients, those of the gates, from which PyTorch makes the rest by matrix
+products. In float16 each row's gradients are scaled by a power of two, so that none is lost: see
+TOP.
 
 What it should cost on an H200 for (512, 100) scores, 128 hidden units and one layer, in float16:
 128 programs of 8 rows, one to a multiprocessor. At a step each of them reads its weights from
@@ -252,7 +253,7 @@ def bilstm_bwd_kernel(
     weight_a_ptr,  # [4, hidden, hidden] recurrent
     weight_b_ptr,
     out_ptr,  # [2, steps, batch] gradient of the scores by direction, or None
-    gates_ptr,  # [steps, batch, 2, 4, hidden] gradient of the gates over their scale, or None
+    gates_ptr,  # instead, [steps, batch, 2, 4, hidden], of the gates over their scale, or None
     scale_ptr,  # [batch] that scale, with largest_ptr alone
     steps,
     batch,
@@ -416,10 +417,12 @@ class _Layer:
         self, grad: Tensor, output: Tensor | None, saved: Tensor, wants_input: bool
     ) -> tuple[Tensor, ...]:
         """Returns the gradients of the input and of the weights."""
-        scalar, steps, batch = self.features == 1, self.steps, self.batch
-        by_scores = self.empty(2, steps, batch, 1) if wants_input and scalar else None
-        gates = scale = largest = None
-        if output is not None or (wants_input and not scalar):
+        steps, batch = self.steps, self.batch
+        by_scores = gates = scale = largest = None
+        # What the weights' gradients are made of gives that of the scores too.
+        if output is None and self.features == 1:
+            by_scores = self.empty(2, steps, batch, 1)
+        else:
             gates = self.empty(steps, batch, 8 * self.hidden, dtype=DTYPES[self.products])
         grad = grad.float().contiguous()
         if self.products == "fp16":
@@ -429,16 +432,16 @@ class _Layer:
             bilstm_bwd_kernel, True, grad, saved, largest, *self.of_both(0), *self.of_both(1),
             by_scores, gates, scale,
         )  # fmt: skip
-        for_input = by_scores
-        if for_input is None:
-            for_input = self.empty(2 if scalar else 1, 0, batch, self.features)
-            if wants_input and gates is not None:
-                rows = gates.view(-1, 8 * self.hidden)
-                for_input = _product(rows, torch.cat(self.of_both(0)), self.products)
-                for_input = for_input.view(1, steps, batch, self.features)
-                if scale is not None:
-                    for_input *= scale[:, None]
-        if output is None or gates is None:
+        if gates is None:
+            return by_scores, *self.no_weights(0)
+        for_input = self.empty(1, 0, batch, self.features)
+        if wants_input:
+            rows = gates.view(-1, 8 * self.hidden)
+            for_input = _product(rows, torch.cat(self.of_both(0)), self.products)
+            for_input = for_input.view(1, steps, batch, self.features)
+            if scale is not None:
+                for_input *= scale[:, None]
+        if output is None:
             return for_input, *self.no_weights(0)
         return for_input, *self.weight_gradients(gates, scale, output)
 
@@ -503,9 +506,13 @@ def bilstm_layer_backward(
         by_direction = grad.float().movedim(0, -1).unsqueeze(-1) * head.float().view(2, -1)
         grad = by_direction.flatten(-2)
     if grad.numel() == 0:
-        shape = (1 if layer.features > 1 else 2, layer.steps if wants_input else 0)
-        for_input = layer.empty(*shape, layer.batch, layer.features)
+        directions = 2 if output is None and layer.features == 1 else 1
+        steps = layer.steps if wants_input else 0
+        for_input = layer.empty(directions, steps, layer.batch, layer.features)
         return for_input, *layer.no_weights(0 if output is None else 4 * layer.hidden)
+    if output is None and not wants_input:
+        directions = 2 if layer.features == 1 else 1
+        return layer.empty(directions, 0, layer.batch, layer.features), *layer.no_weights(0)
     if saved.numel() == 0:
         saved = layer.forward(True)[1]
     return layer.backward(grad, output, saved, wants_input)

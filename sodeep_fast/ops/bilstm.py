@@ -235,7 +235,8 @@ def _register(prefix: str, saved_like: Any, sums_directions: bool) -> None:
     Arguments:
         prefix: of their names.
         saved_like: takes the layer's sizes and its option, and returns what is saved, empty.
-        sums_directions: whether the gradient of an input of several features has one direction.
+        sums_directions: whether the gradient of the input is summed over both directions, where it
+            has several features or the weights want gradients.
     """
     forward, backward = (
         f"sodeep_fast::{prefix}bilstm_layer{suffix}" for suffix in ("", "_backward")
@@ -269,7 +270,8 @@ def _register(prefix: str, saved_like: Any, sums_directions: bool) -> None:
         n, b, features = sequence.shape
         hidden = weights[1].shape[1]
         gates = 0 if output is None else 4 * hidden
-        directions = 1 if sums_directions and features > 1 else 2
+        summed = sums_directions and (features > 1 or output is not None)
+        directions = 1 if summed else 2
         return (
             sequence.new_empty((directions, n if wants_sequence else 0, b, features)),
             sequence.new_empty((2, gates, features)),
