@@ -84,6 +84,8 @@ if wanted test; then
 fi
 if wanted bench; then
   step bench 180 "$out/bench.log" "${python[@]}" -m bench.gpu_bench --json "$out/bench.json"
+  step networks 100 "$out/bench.log" \
+    "${python[@]}" -m bench.gpu_networks --json "$out/networks.json"
   step losses 120 "$out/bench.log" "${python[@]}" -m bench.retrieval --out "$out" \
     --device cuda --batches 1024 4096 16384 65536
 fi

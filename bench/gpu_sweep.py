@@ -23,7 +23,7 @@ from torch import Tensor
 from sodeep_fast.benchmark.measure import Call, interleave, quantiles
 from sodeep_fast.comparators import ByLevel, encode
 from sodeep_fast.kernels import _config
-from sodeep_fast.kernels._config import Blocks, CountsBlocks, HistogramBlocks
+from sodeep_fast.kernels._config import Blocks, CountsBlocks, HistogramBlocks, LstmBlocks
 
 LAM = 10.0
 CROSSOVER = [(rows, n) for rows in (1, 8, 64, 512) for n in (1024, 4096, 16384, 65536)]
@@ -33,7 +33,7 @@ CROSSOVER = [(rows, n) for rows in (1, 8, 64, 512) for n in (1024, 4096, 16384, 
 class Sweep:
     """Candidates for one row of a table: what serves rows of at most `n` elements.
 
-    `make` takes scores and returns forward and backward; `setting` is the function of
+    `make` takes scores and returns what to time; `setting` is the function of
     `kernels/_config.py` that the tile is told by.
     """
 
@@ -83,19 +83,53 @@ def histogram_call(scores: Tensor) -> Call:
     return lambda: kernels.soft_histogram(scores, levels, 2, 20, -1.0, 1.0)
 
 
+def lstm_calls(scores: Tensor, hidden: int) -> dict[str, Call]:
+    """Returns the forward and the backward of a layer of the LSTM, in float16."""
+    from sodeep_fast.kernels import bilstm as kernels
+
+    lstm = torch.nn.LSTM(1, hidden, bidirectional=True).to(scores.device).requires_grad_(False)
+    layer = (scores.t().unsqueeze(-1), list(lstm.parameters()))
+    output, saved = kernels.bilstm_layer(*layer, True, "fp16")
+    return {
+        "forward": lambda: kernels.bilstm_layer(*layer, True, "fp16"),
+        "backward": lambda: kernels.bilstm_layer_backward(
+            output, *layer, None, saved, True, "fp16"
+        ),
+    }
+
+
+def lstm_call(scores: Tensor, pass_: str, hidden: int) -> Call:
+    """Returns one of them."""
+    return lstm_calls(scores, hidden)[pass_]
+
+
 def sweeps(tiny: bool) -> list[Sweep]:
     """Returns what to measure: every row of every table, with candidates."""
     ranks = partial(Sweep, "soft_rank", "pairwise_blocks", ranks_call)
     counts = partial(Sweep, "rank_counts", "counts_blocks", counts_call)
     histogram = partial(Sweep, "soft_histogram", "histogram_blocks", histogram_call)
+    lstms = {
+        pass_: partial(
+            Sweep,
+            f"bilstm {pass_}",
+            "lstm_blocks",
+            partial(lstm_call, pass_=pass_, hidden=4 if tiny else 128),
+        )
+        for pass_ in ("forward", "backward")
+    }
     single, double, any_length = torch.float32, torch.float64, _config.UNLIMITED
     if tiny:
         return [
             ranks(single, any_length, (2, 20), [Blocks(1, 16, 4, 4), Blocks(2, 16, 8, 4)]),
             counts(single, any_length, (2, 20), [CountsBlocks(t, 2, 32, 1) for t in (1, 2)]),
             histogram(single, any_length, (2, 20), [HistogramBlocks(32, b, 1) for b in (16, 32)]),
+            *(
+                make(single, any_length, (9, 4), [LstmBlocks(rows, 16) for rows in (8, 16)])
+                for make in lstms.values()
+            ),
         ]
     tiles = [CountsBlocks(t, 2, i, w) for t in (1, 2, 4) for i in (64, 256) for w in (1, 2, 4, 8)]
+    recurrent = [LstmBlocks(r, u) for r in (8, 16, 32) for u in (16, 32)]
     bins = [HistogramBlocks(i, b, w) for i in (32, 64, 128) for b in (16, 32) for w in (2, 4, 8)]
     return [
         ranks(
@@ -131,6 +165,11 @@ def sweeps(tiny: bool) -> list[Sweep]:
         counts(single, 128, (4096, 100), tiles),
         counts(single, any_length, (4096, 4096), tiles),
         histogram(single, any_length, (4096, 4096), bins),
+        *(
+            make(single, batch, (shape, 100), recurrent)
+            for make in lstms.values()
+            for batch, shape in ((528, 512), (any_length, 4096))
+        ),
     ]
 
 

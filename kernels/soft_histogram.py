@@ -10,6 +10,19 @@ Precision, ICCV 2019.
 Without atomics, so the same bits at every call: one program owns a slice of a row and a block of
 the bins of one level, and holds every item against every bin, which costs less than to sort items
 by bin. Long rows are many slices, whose sums PyTorch adds up.
+
+What it should cost on an H200 for 4096 rows of 4096 items, 2 levels and 20 bins, padded to 32, in
+float32: 1.07e9 pairs of item and bin. Its 132 multiprocessors at 1.98 GHz issue 3.3e13 instructions
+of a thread a second, and it copies 4.3 TB/s. Nothing of this is measured; instructions are counted
+in the inner loops compiled for sm_90.
+
+    pass       launches   MB moved     instructions a pair    expected
+    forward       1       170, 40 us   28, 910 us (21, 340 us with one level)   910 us
+    backward      1       151, 35 us   no pairs: two loads an item              35 us
+    tangent       1       300, 70 us   41, 1330 us                              1330 us
+
+(512, 100) takes 4 us forward and 2 us backward, of which a launch is the most. A slice more of a
+row is a launch more, of PyTorch's sum.
 """
 
 from typing import Any

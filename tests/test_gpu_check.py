@@ -35,7 +35,7 @@ def test_measures_nothing_and_says_so(tmp_path):
     for part in ("bench", "sweep", "profile"):
         assert "no GPU: measured nothing" in (tmp_path / f"{part}.log").read_text()
     summary = (tmp_path / "summary.txt").read_text()
-    assert summary.count(" ok\n") == 4
+    assert summary.count(" ok\n") == 5
     assert "memcheck and racecheck did not run" in summary
     assert "FAILED" not in summary
 
@@ -51,7 +51,7 @@ def test_reports_a_failure_and_goes_on(tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
     summary = (tmp_path / "out/summary.txt").read_text()
-    assert summary.count("FAILED: exit status 3") == 8
+    assert summary.count("FAILED: exit status 3") == 9
 
 
 @pytest.mark.parametrize(
@@ -69,16 +69,40 @@ def test_benchmark_runs_dry(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads((tmp_path / "bench.json").read_text())["rows"]
     measured = {row["provider"] for row in rows if row["status"] == "ok"}
-    assert {"triton-direct", "eager", "compile", "compile_sym", "torch.sort"} <= measured
+    assert {
+        "triton-direct",
+        "triton-fp16",
+        "eager",
+        "compile",
+        "compile_sym",
+        "torch.sort",
+        "nn.LSTM",
+    } <= measured
     missing = {row["provider"] for row in rows if row["status"] == "missing"}
     assert missing - {"torchsort"} == {"cuda-direct", "cuda-linear"}
+
+
+def test_networks_run_dry(tmp_path):
+    out = tmp_path / "networks.json"
+    done = run("python3", "-m", "bench.gpu_networks", "--dry", "--json", str(out))
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["case"]["mode"] for row in rows] == [
+        *("inference", "inference", "scores", "training", "scores"),
+    ]
+    assert {row["case"]["name"] for row in rows} == {"LSTM", "CNN"}
+    for row in rows:
+        assert {"ours", "cuDNN", "ours, autocast", "cuDNN, autocast"} <= row["seconds"].keys()
+        assert max(row["floor"].values()) > 0
+    assert "floor" in done.stdout
+    assert "0 ways that are wrong" in done.stdout
 
 
 def test_sweep_runs_dry(tmp_path):
     done = run("python3", "-m", "bench.gpu_sweep", "--dry", "--json", str(tmp_path / "sweep.json"))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(json.loads((tmp_path / "sweep.json").read_text())["blocks"]) == 6
-    for tile in ("Blocks", "CountsBlocks", "HistogramBlocks"):
+    assert len(json.loads((tmp_path / "sweep.json").read_text())["blocks"]) == 10
+    for tile in ("Blocks", "CountsBlocks", "HistogramBlocks", "LstmBlocks"):
         assert f"Entry(0, UNLIMITED, {tile}(" in done.stdout
 
 
@@ -86,4 +110,5 @@ def test_profile_runs_dry():
     done = run("python3", "-m", "bench.gpu_profile", "--dry")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ran soft_rank triton-direct (2, 20)" in done.stdout
+    assert "ran bilstm triton-fp16 (2, 20)" in done.stdout
     assert "soft_rank cuda-linear: " in done.stdout

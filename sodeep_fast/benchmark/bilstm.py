@@ -1,6 +1,6 @@
 """The benchmark of `bilstm`: a frozen sorter, one layer of 128 units and a rank per position.
 
-`torch.compile` has no row: it leaves `torch.nn.LSTM` to PyTorch's own kernel.
+`torch.compile` has no row: it leaves `torch.nn.LSTM` to PyTorch's own kernel, on a GPU cuDNN's.
 """
 
 import functools
@@ -18,13 +18,18 @@ SHAPES: tuple[Shape, ...] = ((1, 100), (16, 100), (512, 100), (64, 1000))
 QUICK_SHAPES: tuple[Shape, ...] = ((1, 100), (16, 100))
 
 
+# Of the largest number, what products of float32 may lose, and those of TF32 or float16.
+FULL_BOUND, HALF_BOUND = 1e-5, 5e-3
+
+
 @functools.cache
-def network() -> tuple[nn.LSTM, nn.Linear]:
+def network(device: str = "cpu") -> tuple[nn.LSTM, nn.Linear]:
     """Returns the LSTM and the projection, frozen and the same on every machine."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         lstm = nn.LSTM(1, HIDDEN, batch_first=True, bidirectional=True)
-        return lstm.requires_grad_(False), nn.Linear(2 * HIDDEN, 1).requires_grad_(False)
+        linear = nn.Linear(2 * HIDDEN, 1)
+    return lstm.requires_grad_(False).to(device), linear.requires_grad_(False).to(device)
 
 
 def min_bytes(mode: str, shape: Shape) -> float:
@@ -33,8 +38,17 @@ def min_bytes(mode: str, shape: Shape) -> float:
     return per_element * shape[0] * shape[1]
 
 
-def check(scores: Tensor, ranks: Tensor, grad: Tensor | None, grad_scores: Tensor | None) -> None:
-    """Raises `WrongResult` unless a few rows agree with PyTorch in float64."""
+def check(
+    scores: Tensor,
+    ranks: Tensor,
+    grad: Tensor | None,
+    grad_scores: Tensor | None,
+    half: bool = False,
+) -> None:
+    """Raises `WrongResult` unless a few rows agree with PyTorch in float64.
+
+    As far as float32 does, or products of half the digits: if `half`, and on GPUs, by default.
+    """
     rows = sorted({0, len(scores) // 2, len(scores) - 1})
     leaf = scores[rows].cpu().double().requires_grad_()
     lstm, linear = network()
@@ -42,25 +56,26 @@ def check(scores: Tensor, ranks: Tensor, grad: Tensor | None, grad_scores: Tenso
     exact_lstm.load_state_dict(lstm.state_dict())
     hidden, _ = exact_lstm.double()(leaf.unsqueeze(-1))
     exact = hidden @ linear.weight[0].double() + linear.bias.double()
-    within(ranks[rows].cpu().double() - exact.detach(), torch.full_like(leaf, 1e-5), "rank")
+    bound = torch.full_like(leaf, HALF_BOUND if half or scores.is_cuda else FULL_BOUND)
+    within(ranks[rows].cpu().double() - exact.detach(), bound, "rank")
     if grad is not None and grad_scores is not None:
         (slope,) = torch.autograd.grad(exact, leaf, grad[rows].cpu().double())
-        bound = torch.full_like(leaf, 1e-5) * slope.abs().max()
+        bound *= slope.abs().max()
         within(grad_scores[rows].cpu().double() - slope, bound, "gradient")
 
 
 def _project(hidden: Tensor) -> Tensor:
-    ranks: Tensor = network()[1](hidden)
+    ranks: Tensor = network(hidden.device.type)[1](hidden)
     return ranks.squeeze(-1)
 
 
 def route(backend: str, method: str) -> Function:
-    """Returns our network by a backend; the LSTM has one method."""
-    weights = list(network()[0].parameters())
+    """Returns our network by a backend; the method is the precision."""
 
     def rank(scores: Tensor) -> Tensor:
+        weights = list(network(scores.device.type)[0].parameters())
         with torch.set_grad_enabled(scores.requires_grad):
-            return _project(bilstm(scores, weights, backend=backend))
+            return _project(bilstm(scores, weights, precision=method, backend=backend))
 
     return rank
 
@@ -75,9 +90,9 @@ def build_ours(device: str) -> Function:
 
 def build_torch(device: str, onednn: bool = True) -> Function:
     """torch.nn.LSTM, with a graph only where one is asked for: oneDNN is slower with one."""
-    lstm = network()[0]
-    if device != "cpu":
-        raise Unavailable("the network is on the CPU")
+    lstm = network(device)[0]
+    if device != "cpu" and not onednn:
+        raise Unavailable("oneDNN serves CPU tensors alone")
 
     def rank(scores: Tensor) -> Tensor:
         with (
