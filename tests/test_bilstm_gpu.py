@@ -228,6 +228,16 @@ def test_compile() -> None:
         torch.testing.assert_close(actual, expected)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("hidden", [20, 300])
+def test_compile_of_the_sorter(hidden: int) -> None:
+    """Our kernels, and cuDNN for weights that are too large for them."""
+    sorter = LSTMSorter(hidden, 1).cuda()
+    scores = make_scores("normal", (30, 20), device="cuda")
+    compiled = torch.compile(sorter.relative_ranks, fullgraph=True)
+    torch.testing.assert_close(compiled(scores), sorter.relative_ranks(scores))
+
+
 def test_another_stream() -> None:
     lstm = on_gpu(33, 2).requires_grad_(False)
     scores = make_scores("normal", (64, 50), device="cuda")

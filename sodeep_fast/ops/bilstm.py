@@ -162,16 +162,24 @@ def _why_not_triton(weights: list[Tensor], products: str) -> str | None:
     if dtype == torch.float64:
         return "they are float64"
     needed = lstm_shared_bytes(hidden, products == "full")
-    most = INTERPRETED_SHARED
-    if device.type == "cuda":
-        properties: Any = torch.cuda.get_device_properties(device)
-        most = properties.shared_memory_per_block_optin
+    most = _shared_memory(device.index) if device.type == "cuda" else INTERPRETED_SHARED
     if needed <= most:
         return None
     return (
         f"the recurrent weights of {hidden} hidden units, and what else a program needs, take "
         f"{needed} bytes in precision {products!r}, and a multiprocessor has {most}"
     )
+
+
+def _shared_memory(index: int) -> int:
+    """Returns the bytes of shared memory that a program may have on this GPU."""
+    properties: Any = torch.cuda.get_device_properties(index)
+    return int(properties.shared_memory_per_block_optin)
+
+
+# The compiler cannot ask for it. This is what torch.compiler.assume_constant_result does, which
+# would import the compiler, and Triton, with the package.
+_shared_memory._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _by_torch(scores: Tensor, weights: list[Tensor], precision: str) -> Tensor:
