@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "boundary.h"
+#include "cpu/flush_to_zero.h"
 
 #ifdef __linux__
 #include <sys/mman.h>
@@ -150,6 +151,8 @@ struct Plan {
     torch::stable::parallel_for(
         0, 2 * groups, std::max<int64_t>(1, kProductsPerTask / std::max<int64_t>(products, 1)),
         [&](int64_t begin, int64_t end) {
+          // Gradients vanish over many steps; below the normal numbers they are nothing.
+          const FlushToZero flush(true);
           thread_local LstmScratch<T, S> scratch;
           for (int64_t task = begin; task < end; ++task) {
             const int64_t group = task % groups;
