@@ -88,7 +88,7 @@ def lstm_calls(scores: Tensor, hidden: int) -> dict[str, Call]:
     from sodeep_fast.kernels import bilstm as kernels
 
     lstm = torch.nn.LSTM(1, hidden, bidirectional=True).to(scores.device).requires_grad_(False)
-    layer = (scores.t().unsqueeze(-1), list(lstm.parameters()))
+    layer = (scores.t().unsqueeze(-1), list(lstm.parameters()), None)
     output, saved = kernels.bilstm_layer(*layer, True, "fp16")
     return {
         "forward": lambda: kernels.bilstm_layer(*layer, True, "fp16"),
