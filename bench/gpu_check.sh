@@ -79,8 +79,11 @@ fi
 if wanted test; then
   # The project's own pythonpath is the clone. Warnings of a torch that we did not choose are shown,
   # not errors.
-  step test 240 "$out/test.log" "${python[@]}" -m pytest tests/*_gpu.py -q -p no:cacheprovider \
-    -o pythonpath="$build/lib" -W default --maxfail=40 --durations=10
+  # Besides the tests of the kernels, those that other files run on every device.
+  mapfile -t shared < <(grep -l DEVICES tests/test_*.py)
+  step test 240 "$out/test.log" "${python[@]}" -m pytest tests/*_gpu.py "${shared[@]}" \
+    -k "gpu or cuda" -q -p no:cacheprovider -o pythonpath="$build/lib" -W default --maxfail=40 \
+    --durations=10
 fi
 if wanted bench; then
   step bench 180 "$out/bench.log" "${python[@]}" -m bench.gpu_bench --json "$out/bench.json"

@@ -247,6 +247,31 @@ def test_cuda_graph() -> None:
             assert torch.equal(replayed, eager)
 
 
+def test_more_elements_than_32_bits_count() -> None:
+    """Offsets beyond 2^31: the last rows come out as they do alone."""
+    if torch.cuda.mem_get_info()[0] < 60e9:
+        pytest.skip("needs 60 GB of free GPU memory")
+    torch.use_deterministic_algorithms(False)  # which would fill the outputs first
+    rows, items = (1 << 19) + 3, 4096
+    scores = torch.rand(rows, items, device="cuda")
+    levels = torch.zeros(rows, items, dtype=torch.uint8, device="cuda")
+    levels[:, 7] = 1
+    rest = (2, *encode(Sigmoid()), "auto")
+
+    def both(begin: int, end: int) -> tuple[Tensor, Tensor]:
+        leaf = scores[begin:end].detach().requires_grad_()
+        columns = torch.full((end - begin,), 7, device="cuda")
+        offsets = torch.arange(end - begin + 1, device="cuda")
+        counts = OPS.triton_rank_counts(leaf, levels[begin:end], columns, offsets, *rest)
+        return counts, torch.autograd.grad(counts.sum(), leaf)[0]
+
+    counts, grad = both(0, rows)
+    for at in (0, rows // 2, rows - 5):
+        alone = both(at, at + 5)
+        assert torch.equal(counts[at : at + 5], alone[0])
+        assert torch.equal(grad[at : at + 5], alone[1])
+
+
 def test_runs_the_named_kernels() -> None:
     """One launch for the counts, two for the gradient, and none of torch's."""
     scores, options = operands()

@@ -112,6 +112,59 @@ def test_cuda_graph() -> None:
         assert torch.equal(replayed, eager)
 
 
+@pytest.mark.filterwarnings("ignore")  # torch's compiler sets off deprecations of its own
+def test_compile() -> None:
+    scores = make_scores("normal", (64, 300), device="cuda")
+    options = (random_levels((64, 300), 2).to("cuda", torch.uint8), 2, 20, -1.0, 1.0)
+
+    def function(s: Tensor) -> Tensor:
+        return torch.ops.sodeep_fast.triton_soft_histogram(s, *options).square().sum()
+
+    results = []
+    for call in (function, torch.compile(function, fullgraph=True)):
+        leaf = scores.clone().requires_grad_()
+        value = call(leaf)
+        value.backward()
+        results.append((value, leaf.grad))
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected)
+
+
+def test_another_stream() -> None:
+    scores = make_scores("normal", (64, 5000), device="cuda")
+    expected = soft_histogram(scores * 2, backend="triton")
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        # The doubled scores exist on this stream only: a kernel elsewhere would read too early.
+        torch.cuda._sleep(20_000_000)
+        counts = soft_histogram(scores * 2, backend="triton")
+    stream.synchronize()
+    assert torch.equal(counts, expected)
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.device_count() < 2, reason="needs two GPUs"
+)
+def test_another_device() -> None:
+    scores = make_scores("normal", (8, 500), device="cuda:1")
+    expected = soft_histogram(scores.to("cuda:0"), backend="triton")
+    assert torch.equal(soft_histogram(scores, backend="triton").to("cuda:0"), expected)
+
+
+def test_more_elements_than_32_bits_count() -> None:
+    """Offsets beyond 2^31: the last rows come out as they do alone."""
+    if torch.cuda.mem_get_info()[0] < 40e9:
+        pytest.skip("needs 40 GB of free GPU memory")
+    torch.use_deterministic_algorithms(False)  # which would fill the outputs first
+    rows = (1 << 25) + 3
+    scores = torch.rand(rows, 64, device="cuda")
+    counts = soft_histogram(scores, backend="triton")
+    for at in (0, rows // 2, rows - 5):
+        alone = soft_histogram(scores[at : at + 5], backend="triton")
+        assert torch.equal(counts[at : at + 5], alone)
+
+
 def test_memory_of_a_large_batch() -> None:
     """Forward and backward of 4096 queries and items stay under twice the scores."""
     scores = torch.rand(4096, 4096, device="cuda").requires_grad_()
