@@ -25,6 +25,7 @@ from sodeep_fast.benchmark.registry import OPERATORS
 from sodeep_fast.benchmark.report import table, write_json
 from sodeep_fast.benchmark.run import make_call
 from sodeep_fast.ops import _backend
+from sodeep_fast.testing import capture_graph
 
 
 @dataclass(frozen=True)
@@ -173,16 +174,7 @@ def graph_rows(operator: Operator, target: Target) -> list[Row]:
         rivals = {"compile", "nn.LSTM"} & operator.providers.keys()
         for name in (*sorted(rivals), *routes):
             call = make_call(operator, Case(name, "both", shape), "cuda")
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(3):
-                    call()
-            torch.cuda.current_stream().wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                call()
-            graphs[name] = graph.replay
+            graphs[name] = capture_graph(call, warm_up=3)[0].replay
         samples = interleave(graphs, seconds=0.2, min_rounds=10, max_rounds=100, device="cuda")
         medians = {name: quantiles(times)[1] for name, times in samples.items()}
         for name, times in samples.items():

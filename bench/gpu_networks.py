@@ -28,6 +28,7 @@ from sodeep_fast.benchmark.environment import environment
 from sodeep_fast.benchmark.measure import Call, interleave, quantiles
 from sodeep_fast.benchmark.report import align, time_text
 from sodeep_fast.ops.conv_stack import conv_stack
+from sodeep_fast.testing import capture_graph
 
 Network = Callable[[Tensor], Tensor]
 GRAPH_BATCH = 16  # up to which replays of a CUDA graph are timed too
@@ -185,16 +186,8 @@ def as_graphs(calls: dict[str, Call]) -> dict[str, Call]:
     for name, call in calls.items():
         if "packed" in name:  # whose lengths the host reads
             continue
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                call()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
-                call()
+            graph, _ = capture_graph(call, warm_up=3)
         except RuntimeError as reason:
             print(f"no graph of {name}: {str(reason).splitlines()[0]}", file=sys.stderr)
             torch.cuda.synchronize()

@@ -12,6 +12,7 @@ from sodeep_fast.ops import bilstm as module
 from sodeep_fast.testing import (
     assert_as_accurate,
     bilstm_derivatives,
+    capture_graph,
     make_bilstm,
     make_scores,
 )
@@ -272,14 +273,7 @@ def test_cuda_graph(precision: str) -> None:
         hidden = ours(lstm, precision)(scores)
         return hidden, torch.autograd.grad(hidden, scores, incoming)[0]
 
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        both()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = both()
+    graph, captured = capture_graph(both)
     for factor in (1.0, 1e-3, 1e3):
         with torch.no_grad():
             scores.copy_(factor * make_scores("cauchy", scores.shape, seed=1, device="cuda"))

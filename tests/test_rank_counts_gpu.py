@@ -8,6 +8,7 @@ from sodeep_fast import ByLevel, Ramp, Sigmoid, Step, Sup
 from sodeep_fast.comparators import Comparator, encode
 from sodeep_fast.testing import (
     DISTRIBUTIONS,
+    capture_graph,
     check_triton_counts,
     counts_of,
     derivatives,
@@ -226,14 +227,7 @@ def test_cuda_graph() -> None:
         counts = OPS.triton_rank_counts(scores, levels, columns, offsets, *rest)
         return counts, torch.autograd.grad(counts, scores, grad)[0]
 
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        both()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = both()
+    graph, captured = capture_graph(both)
     for factor in (1.0, 1e-3, 1e3):
         with torch.no_grad():
             scores.copy_(factor * make_scores("cauchy", scores.shape, seed=1, device="cuda"))

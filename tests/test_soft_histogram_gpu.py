@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from sodeep_fast import QuantizedAPLoss, quantized_ap, soft_histogram
-from sodeep_fast.testing import DISTRIBUTIONS, make_scores
+from sodeep_fast.testing import DISTRIBUTIONS, capture_graph, make_scores
 
 pytestmark = pytest.mark.gpu
 
@@ -96,14 +96,7 @@ def test_cuda_graph() -> None:
         values = quantized_ap(scores, labels)
         return values, torch.autograd.grad(values.sum(), scores)[0]
 
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        both()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = both()
+    graph, captured = capture_graph(both)
     with torch.no_grad():
         scores.copy_(make_scores("uniform", (64, 100), seed=1, device="cuda"))
     graph.replay()

@@ -11,6 +11,7 @@ import sodeep_fast
 from sodeep_fast.reference.soft_rank import soft_rank as reference
 from sodeep_fast.testing import (
     DISTRIBUTIONS,
+    capture_graph,
     check_against_reference,
     derivatives,
     exact_soft_rank,
@@ -241,14 +242,7 @@ def test_cuda_graph(backend, method, shape):
         ranks = function(scores)
         return ranks, torch.autograd.grad(ranks, scores, grad)[0]
 
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        both()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = both()
+    graph, captured = capture_graph(both)
     # Replays on new data, of another range: no decision may have been frozen at capture.
     for factor in (1.0, 1e-3, 1e3):
         with torch.no_grad():
