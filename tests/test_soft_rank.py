@@ -1,5 +1,7 @@
 """The soft rank as a user meets it: values, shapes, dtypes, masks, transforms, bad input."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -244,12 +246,17 @@ def test_vmap() -> None:
 
 
 @needs_kernels
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("shape", [(1, 40_000), (1, 5000), (70, 130)])
+@pytest.mark.parametrize(
+    ("method", "shape", "distribution"),
+    [
+        *itertools.product(METHODS, [(1, 40_000), (1, 5000), (70, 130)], ["cauchy"]),
+        ("linear", (1, 140_000), "uniform"),  # in blocks
+    ],
+)
 def test_results_do_not_depend_on_the_number_of_threads(
-    shape: tuple[int, int], method: str
+    method: str, shape: tuple[int, int], distribution: str
 ) -> None:
-    scores = make_scores("cauchy", shape)
+    scores = make_scores(distribution, shape)
     grad = torch.randn(shape, generator=torch.Generator().manual_seed(3))
     before = torch.get_num_threads()
     results = []

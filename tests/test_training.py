@@ -456,6 +456,44 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.usefixtures("_short_record")
+def test_a_training_that_begins_with_a_trained_sorter(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    assert main([*COMMAND[3:], "--steps=3", f"--output={first}", "--standardize"]) == 0
+    more = [*_without_options(COMMAND[3:]), f"--initial={first}", f"--output={second}"]
+    # With a rate of nothing it stays as it was.
+    assert main([*more, "--steps=1", "--lr=1e-30", "--seed=1"]) == 0
+    trained, same = sodeep_fast.load_sorter(first), sodeep_fast.load_sorter(second)
+    assert isinstance(same, LSTMSorter)
+    assert same.standardize
+    assert_equal_weights(weights(same), weights(trained))
+    record = sodeep_fast.read_record(second)
+    assert record["initial"] == sodeep_fast.read_record(first)
+    assert "initial" not in record["initial"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "match"),
+    [
+        (["--sorter=gru"], "--initial must be of --sorter gru, got a LSTMSorter"),
+        (["--standardize"], "has its own --option and --standardize"),
+        (["--option", "hidden_size=8"], "has its own --option and --standardize"),
+        (["--initial=nothing"], "nothing"),
+    ],
+)
+def test_bad_initial_sorters(
+    extra: list[str], match: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*_without_options(COMMAND[3:]), "--initial=lstm", *extra, "--steps=1"]
+    assert main([*arguments, f"--output={tmp_path / 'sorter.safetensors'}"]) == 2
+    assert match in capsys.readouterr().err
+
+
+def _without_options(arguments: list[str]) -> list[str]:
+    at = arguments.index("--option")
+    return arguments[:at] + arguments[at + 2 :]
+
+
+@pytest.mark.usefixtures("_short_record")
 @pytest.mark.parametrize(
     ("extra", "match"),
     [

@@ -25,6 +25,18 @@ inline void panel_indices(const double* scores, int64_t count, double lo, double
   }
 }
 
+// Calls use(i, panel) for the items from begin to end.
+template <class T, class F>
+void visit_panels(const T* scores, int64_t begin, int64_t end, double lo, double lam,
+                  int64_t panels, F&& use) {
+  uint32_t index[kIndexBlock];
+  for (int64_t at = begin; at < end; at += kIndexBlock) {
+    const int64_t count = std::min(kIndexBlock, end - at);
+    panel_indices(scores + at, count, lo, lam, static_cast<uint32_t>(panels - 1), index);
+    for (int64_t i = 0; i < count; ++i) use(at + i, index[i]);
+  }
+}
+
 // Counting sort by panel; stable, so the result does not depend on the number of chunks.
 template <class T>
 void order_by_counting(const T* scores, int64_t n, double lam, double lo, int64_t panels,
@@ -32,16 +44,9 @@ void order_by_counting(const T* scores, int64_t n, double lam, double lo, int64_
   const int64_t chunks = n < kParallelItems ? 1 : torch::stable::get_num_threads();
   const int64_t chunk_size = (n + chunks - 1) / chunks;
   uint32_t* counts = scratch.counts.reserve(chunks * panels);
-  const uint32_t last = static_cast<uint32_t>(panels - 1);
-
   const auto visit = [&](int64_t chunk, auto&& use) {
-    uint32_t index[kIndexBlock];
-    const int64_t end = std::min(n, (chunk + 1) * chunk_size);
-    for (int64_t at = chunk * chunk_size; at < end; at += kIndexBlock) {
-      const int64_t count = std::min(kIndexBlock, end - at);
-      panel_indices(scores + at, count, lo, lam, last, index);
-      for (int64_t i = 0; i < count; ++i) use(at + i, index[i]);
-    }
+    visit_panels(scores, chunk * chunk_size, std::min(n, (chunk + 1) * chunk_size), lo, lam, panels,
+                 use);
   };
 
   torch::stable::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {

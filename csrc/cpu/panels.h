@@ -13,9 +13,14 @@ struct Panel {
   int64_t begin, end;    // its items
 };
 
+// Items of one panel that stand together: what one task works on.
+struct Piece {
+  int64_t panel, begin, end;
+};
+
 template <class T>
 struct OrderedRow {
-  T* scores;         // [n] by panel
+  T* scores;         // [n] by panel, or block by block and there by panel
   uint32_t* origin;  // [n] where each stood
   Panel* panels;     // [panel_count] by place
   int64_t panel_count;

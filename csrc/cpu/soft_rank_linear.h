@@ -1,24 +1,27 @@
 // The sums of a row in linear time, by the panels and power moments of math/sigmoid_panels.h.
 // Included once for each instruction set, hence no include guard.
 
+#include "cpu/panel_blocks.h"
 #include "cpu/panel_moments.h"
-#include "cpu/panel_order.h"
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-constexpr int64_t kPieceItems = 4096;  // sums in T no longer than this, then added to a double
+constexpr int64_t kPartItems = 4096;  // gathered at a time
 
-// A piece of a panel: what one task works on.
-struct Piece {
-  int64_t panel, begin, end;
-};
+// Cuts the panels of an ordered row into pieces, in the row's order.
+template <class T>
+void cut_pieces(const OrderedRow<T>& row, std::vector<Piece>& pieces) {
+  for (int64_t panel = 0; panel < row.panel_count; ++panel)
+    for (int64_t at = row.panels[panel].begin; at < row.panels[panel].end; at += kPartItems)
+      pieces.push_back({panel, at, std::min(at + kPartItems, row.panels[panel].end)});
+}
 
-// The weights of a piece's items, in its order: g, v and g v, as many as the derivative takes.
+// The weights of a part of a piece, in its order: g, v and g v, as many as the derivative takes.
 template <class T, int kDerivative>
-struct PieceWeights {
+struct PartWeights {
   static constexpr int kWeights = 1 << kDerivative;  // {1}, {1, g}, {1, g, v, g v}
-  T columns[kDerivative == 0 ? 1 : kWeights - 1][kPieceItems];
+  T columns[kDerivative == 0 ? 1 : kWeights - 1][kPartItems];
 
   void gather(const uint32_t* origin, int64_t count, const T* const (&weights)[2],
               const T (&shift)[2]) {
@@ -29,22 +32,58 @@ struct PieceWeights {
   }
 };
 
+// Calls use(from, count) for parts of a piece that fit PartWeights.
+template <class F>
+void for_each_part(const Piece& piece, F&& use) {
+  for (int64_t from = piece.begin; from < piece.end; from += kPartItems)
+    use(from, std::min(kPartItems, piece.end - from));
+}
+
+// Writes the values of a part, each to where its item stood, by its panel's power coefficients.
+template <class T, int kDerivative>
+void evaluate(const T* scores, const uint32_t* origin, const PartWeights<T, kDerivative>& weights,
+              int64_t count, PanelCentre<T> centre, T to_t,
+              const T (&coefficients)[1 << kDerivative][kPanelOrder<T>], T* out) {
+  constexpr int lanes = kLanes<T>;
+  for (int64_t i = 0; i < count; i += lanes) {
+    const auto first = [&](const T* from) { return load_first<T>(from + i, count - i); };
+    const Vec<T> t = ((first(scores) - centre.hi) - centre.lo) * to_t;
+    const auto& column = weights.columns;
+    const auto sum = [&](int w) { return evaluate_powers<T>(coefficients[w], t); };
+    Vec<T> value;
+    if constexpr (kDerivative == 0)
+      value = sum(0);
+    else if constexpr (kDerivative == 1)
+      value = sum(1) - first(column[0]) * sum(0);
+    else
+      value = sum(3) - first(column[0]) * sum(2) - first(column[1]) * sum(1) +
+              first(column[2]) * sum(0);
+    T lane[lanes];
+    store<T>(lane, value);
+    const int64_t stored = std::min<int64_t>(lanes, count - i);
+    for (int64_t k = 0; k < stored; ++k) out[origin[i + k]] = lane[k];
+  }
+}
+
 template <class T, int kDerivative>
 void soft_rank_linear(const T* scores, const T* const (&weights)[2], int64_t n, double lam, T lo,
                       T hi, double scale, SoftRankScratch<T>& scratch, T* out) {
-  constexpr int p = kPanelOrder<T>, lanes = kLanes<T>;
-  using Weights = PieceWeights<T, kDerivative>;
+  constexpr int p = kPanelOrder<T>;
+  using Weights = PartWeights<T, kDerivative>;
   constexpr int kWeights = Weights::kWeights;
   static const std::vector<double> table = make_panel_table<T, kDerivative>();
 
   const double range = lam * (static_cast<double>(hi) - static_cast<double>(lo));
   OrderedRow<T> row = reserve_order<T>(n, range, scratch.order);
-  order_by_panel(scores, n, lam, lo, range, scratch.order, row);
-
   std::vector<Piece> pieces;
-  for (int64_t panel = 0; panel < row.panel_count; ++panel)
-    for (int64_t at = row.panels[panel].begin; at < row.panels[panel].end; at += kPieceItems)
-      pieces.push_back({panel, at, std::min(at + kPieceItems, row.panels[panel].end)});
+  const bool in_blocks = is_for_blocks<T>(n, range);
+  if (in_blocks) {
+    order_in_blocks(scores, n, lam, static_cast<double>(lo), static_cast<int64_t>(range) + 1,
+                    scratch.order, row, pieces);
+  } else {
+    order_by_panel(scores, n, lam, lo, range, scratch.order, row);
+    cut_pieces(row, pieces);
+  }
   const auto piece_count = static_cast<int64_t>(pieces.size());
   // Pieces of about a quarter of what is worth a thread; their lengths vary with the scores.
   const int64_t grain = n < kParallelItems
@@ -68,28 +107,50 @@ void soft_rank_linear(const T* scores, const T* const (&weights)[2], int64_t n, 
     for (int64_t at = begin; at < end; ++at) {
       const Piece& piece = pieces[at];
       const Panel& panel = row.panels[piece.panel];
-      const int64_t count = piece.end - piece.begin;
       const auto centre = panel_centre<T>(panel.anchor, panel.index, lam);
       double* own = piece_moments + at * moment_size;
       std::fill(own, own + moment_size, 0.0);
-      own_weights.gather(row.origin + piece.begin, count, weights, shift);
-      for (int w = 0; w < kWeights; ++w)
-        add_moments<T>(row.scores + piece.begin, w ? own_weights.columns[w - 1] : nullptr, count,
-                       centre, to_t, own + w * p);
+      for_each_part(piece, [&](int64_t from, int64_t count) {
+        own_weights.gather(row.origin + from, count, weights, shift);
+        for (int w = 0; w < kWeights; ++w)
+          add_moments<T>(row.scores + from, w ? own_weights.columns[w - 1] : nullptr, count, centre,
+                         to_t, own + w * p);
+      });
     }
   });
-  for (int64_t at = 0; at < piece_count;) {
-    const int64_t panel = pieces[at].panel;
+  const int64_t to_next = in_blocks ? row.panel_count : 1;  // from a panel's piece to its next one
+  for (int64_t panel = 0, first = 0; panel < row.panel_count; ++panel) {
     long double sums[moment_size] = {};
-    for (; at < piece_count && pieces[at].panel == panel; ++at)
+    int64_t at = first;
+    for (; at < piece_count && pieces[at].panel == panel; at += to_next)
       for (int64_t k = 0; k < moment_size; ++k) sums[k] += piece_moments[at * moment_size + k];
     for (int64_t k = 0; k < moment_size; ++k)
       moments[panel * moment_size + k] = static_cast<double>(sums[k]);
+    first = in_blocks ? first + 1 : at;
   }
 
-  torch::stable::parallel_for(0, piece_count, grain, [&](int64_t begin, int64_t end) {
+  using Coefficients = T[kWeights][p];
+  const auto find_coefficients = [&](int64_t index, PanelWindow& window, Coefficients& narrow) {
+    const Panel& panel = row.panels[index];
     double wide[kWeights][p];
-    T narrow[kWeights][p] = {};
+    advance<T>(window, row.panels, row.panel_count, panel.place);
+    gather_coefficients<T, kWeights>(table.data(), moments, row.panels, window, panel.place, wide);
+    // Items of the panels above count in full; the item itself counted one half.
+    if constexpr (kDerivative == 0) wide[0][0] += static_cast<double>(n - panel.end) + 0.5;
+    for (int w = 0; w < kWeights; ++w)
+      for (int a = 0; a < p; ++a) narrow[w][a] = static_cast<T>(scale * wide[w][a]);
+  };
+  // Every block comes back to every panel.
+  std::vector<T> ready(in_blocks ? row.panel_count * moment_size : 0);
+  const auto ready_at = [&](int64_t panel) -> Coefficients& {
+    return *reinterpret_cast<Coefficients*>(ready.data() + panel * moment_size);
+  };
+  PanelWindow first_window{};
+  for (int64_t panel = 0; in_blocks && panel < row.panel_count; ++panel)
+    find_coefficients(panel, first_window, ready_at(panel));
+
+  torch::stable::parallel_for(0, piece_count, grain, [&](int64_t begin, int64_t end) {
+    Coefficients own = {};
     Weights own_weights;
     int64_t prepared = -1;
     PanelWindow window{};
@@ -97,38 +158,16 @@ void soft_rank_linear(const T* scores, const T* const (&weights)[2], int64_t n, 
       const Piece& piece = pieces[at];
       const Panel& panel = row.panels[piece.panel];
       const auto centre = panel_centre<T>(panel.anchor, panel.index, lam);
-      if (piece.panel != prepared) {
-        advance<T>(window, row.panels, row.panel_count, panel.place);
-        gather_coefficients<T, kWeights>(table.data(), moments, row.panels, window, panel.place,
-                                         wide);
-        // Items of the panels above count in full; the item itself counted one half.
-        if constexpr (kDerivative == 0) wide[0][0] += static_cast<double>(n - panel.end) + 0.5;
-        for (int w = 0; w < kWeights; ++w)
-          for (int a = 0; a < p; ++a) narrow[w][a] = static_cast<T>(scale * wide[w][a]);
+      if (!in_blocks && piece.panel != prepared) {
+        find_coefficients(piece.panel, window, own);
         prepared = piece.panel;
       }
-      const int64_t count = piece.end - piece.begin;
-      own_weights.gather(row.origin + piece.begin, count, weights, shift);
-      for (int64_t i = 0; i < count; i += lanes) {
-        const auto first = [&](const T* from) { return load_first<T>(from + i, count - i); };
-        const Vec<T> score = first(row.scores + piece.begin);
-        const Vec<T> t = ((score - centre.hi) - centre.lo) * to_t;
-        Vec<T> sums[kWeights], value;
-        for (int w = 0; w < kWeights; ++w) sums[w] = evaluate_powers<T>(narrow[w], t);
-        if constexpr (kDerivative == 0) {
-          value = sums[0];
-        } else if constexpr (kDerivative == 1) {
-          value = sums[1] - first(own_weights.columns[0]) * sums[0];
-        } else {
-          const auto& column = own_weights.columns;
-          value = sums[3] - first(column[0]) * sums[2] - first(column[1]) * sums[1] +
-                  first(column[2]) * sums[0];
-        }
-        T lane[lanes];
-        store<T>(lane, value);
-        const int64_t stored = std::min<int64_t>(lanes, count - i);
-        for (int64_t k = 0; k < stored; ++k) out[row.origin[piece.begin + i + k]] = lane[k];
-      }
+      const Coefficients& narrow = in_blocks ? ready_at(piece.panel) : own;
+      for_each_part(piece, [&](int64_t from, int64_t count) {
+        own_weights.gather(row.origin + from, count, weights, shift);
+        evaluate(row.scores + from, row.origin + from, own_weights, count, centre, to_t, narrow,
+                 out);
+      });
     }
   });
 }

@@ -12,7 +12,7 @@ import torch
 
 from sodeep_fast._files import write_atomically
 from sodeep_fast.benchmark.environment import environment
-from sodeep_fast.sorters.checkpoint import save_sorter
+from sodeep_fast.sorters.checkpoint import load_sorter, read_record, save_sorter
 from sodeep_fast.sorters.cnn import CNNSorter
 from sodeep_fast.sorters.equivariant import EquivariantSorter
 from sodeep_fast.sorters.gru import GRUSorter
@@ -59,6 +59,12 @@ def add_parser(commands: Any) -> None:
         help="an argument of the sorter, e.g. hidden_size=64 or 'sharpness=[1, 2]'",
     )
     parser.add_argument("--standardize", action="store_true", help="make it invariant to scale")
+    parser.add_argument(
+        "--initial",
+        metavar="FILE",
+        help="a sorter of that type to begin with, by its file or its name in the package; give "
+        "another seed than its own, or it sees the same vectors again",
+    )
     parser.add_argument("--preset", choices=PRESETS, default="paper")
     parser.add_argument("--dist", help="of sodeep_fast.synthetic; default: released")
     parser.add_argument("--batch-size", type=int)
@@ -121,6 +127,7 @@ def run(options: argparse.Namespace) -> int:
             training,
             command=shlex.join(["sodeep-fast", *options.command_line]),
             facts=environment(),
+            initial=read_record(options.initial) if options.initial else None,
             vectors=options.vectors,
             device=options.device,
         )
@@ -135,14 +142,30 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _make(options: argparse.Namespace) -> LearnedSorter:
-    """Returns the untrained sorter that the options describe."""
+    """Returns the sorter that the options describe, untrained unless they name an initial one."""
     arguments = dict(options.option)
+    make = {**_ANY_LENGTH, **_ONE_LENGTH}[options.sorter]
+    if options.initial:
+        return _load_initial(options, make, arguments)
     if options.sorter in _ONE_LENGTH:
         arguments.setdefault("length", options.length)
     torch.manual_seed(options.seed)
-    sorter = {**_ANY_LENGTH, **_ONE_LENGTH}[options.sorter](**arguments)
+    sorter = make(**arguments)
     sorter.standardize |= options.standardize
     return sorter
+
+
+def _load_initial(
+    options: argparse.Namespace, make: Callable[..., LearnedSorter], arguments: dict[str, Any]
+) -> LearnedSorter:
+    if arguments or options.standardize:
+        raise ValueError("the sorter given by --initial has its own --option and --standardize")
+    sorter = load_sorter(options.initial)
+    if isinstance(sorter, LearnedSorter) and type(sorter) is make:
+        return sorter
+    raise ValueError(
+        f"--initial must be of --sorter {options.sorter}, got a {type(sorter).__name__}"
+    )
 
 
 def _length(text: str) -> int | tuple[int, int]:

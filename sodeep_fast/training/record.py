@@ -26,6 +26,7 @@ def make_record(
     *,
     command: str,
     facts: Mapping[str, Any],
+    initial: Mapping[str, Any] | None = None,
     vectors: int = 10_000,
     device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
@@ -36,19 +37,22 @@ def make_record(
         run: what `train_sorter` returned.
         command: that trains it again.
         facts: the hardware and versions.
+        initial: the record of the sorter that the training began with. Default: it began with
+            random weights.
         vectors: that errors are measured on. Default: 10,000.
         device: where to measure. Default: the CPU.
 
     Returns:
-        what JSON can hold: "command", "sorter", "settings", "steps", "seconds", "processes",
-        "parameters", "environment", "error" (a mean L1 of rank / n for each of three seeds),
-        "error_by_length", "error_by_distribution" and "gradient".
+        what JSON can hold: "command", "initial" (if any), "sorter", "settings", "steps", "seconds",
+        "processes", "parameters", "environment", "error" (a mean L1 of rank / n for each of three
+        seeds), "error_by_length", "error_by_distribution" and "gradient".
     """
     trained = run.settings.length
     length = sorter.length or (trained if isinstance(trained, int) else 100)
     lengths = LENGTHS if sorter.length is None else (length,)
     return {
         "command": command,
+        **({"initial": dict(initial)} if initial else {}),
         "sorter": {"type": type(sorter).__name__, **described(sorter)},
         "settings": run.settings.as_json(),
         "steps": run.steps,
