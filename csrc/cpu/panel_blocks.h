@@ -1,33 +1,37 @@
 // A long row of few panels, cut into blocks and put into the order of its panels within each. A
-// block and all that is computed of it stay in a core's cache, where an order of the whole row
-// would scatter over memory. Included once for each instruction set, hence no include guard.
+// block and all that is computed of it stay in the cache of one core, where an order of the whole
+// row would scatter over memory, and over the cache lines of other threads. Included once for each
+// instruction set, hence no include guard.
 
 #include "cpu/panel_order.h"
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
+// The number of items of a block, or 0 where the row is not to be cut: a sixteenth of the row, so
+// that every thread has some, but enough to fill the vectors of every panel, and at most what a
+// cache holds. It depends on the row alone, or else the rounding would on the number of threads.
 template <class T>
-constexpr int64_t kOrderBlock = (1 << 18) / sizeof(T);
-template <class T>
-constexpr int64_t kBlockPanels = kOrderBlock<T> / 32;  // more would leave their vectors half empty
-
-template <class T>
-bool is_for_blocks(int64_t n, double range) {
-  return n >= 2 * kOrderBlock<T> && range < kBlockPanels<T>;
+int64_t block_items(int64_t n, double range) {
+  constexpr int64_t kSmallest = 4096, kLargest = (1 << 18) / sizeof(T), kPanelItems = 32;
+  if (n < kParallelItems || range >= static_cast<double>(kLargest / kPanelItems)) return 0;
+  const int64_t panels = static_cast<int64_t>(range) + 1;
+  const int64_t block = std::max({kSmallest, n / 16, panels * kPanelItems});
+  return n >= 2 * block ? std::min(block, kLargest) : 0;
 }
 
 // Orders the row, and lists every panel's part of every block, block by block. A panel's begin and
 // end are those in an order of the whole row: they say how many items lie above it.
 template <class T>
 void order_in_blocks(const T* scores, int64_t n, double lam, double lo, int64_t panels,
-                     OrderScratch<T>& scratch, OrderedRow<T>& row, std::vector<Piece>& pieces) {
-  const int64_t blocks = (n + kOrderBlock<T> - 1) / kOrderBlock<T>;
+                     int64_t block_items, OrderScratch<T>& scratch, OrderedRow<T>& row,
+                     std::vector<Piece>& pieces) {
+  const int64_t blocks = (n + block_items - 1) / block_items;
   uint32_t* next_items = scratch.counts.reserve(blocks * panels);
   pieces.resize(blocks * panels);
   torch::stable::parallel_for(0, blocks, 1, [&](int64_t first, int64_t last) {
     for (int64_t block = first; block < last; ++block) {
-      const int64_t begin = block * kOrderBlock<T>, end = std::min(begin + kOrderBlock<T>, n);
+      const int64_t begin = block * block_items, end = std::min(begin + block_items, n);
       uint32_t* next = next_items + block * panels;
       std::fill(next, next + panels, 0u);
       visit_panels(scores, begin, end, lo, lam, panels,

@@ -76,9 +76,10 @@ void soft_rank_linear(const T* scores, const T* const (&weights)[2], int64_t n, 
   const double range = lam * (static_cast<double>(hi) - static_cast<double>(lo));
   OrderedRow<T> row = reserve_order<T>(n, range, scratch.order);
   std::vector<Piece> pieces;
-  const bool in_blocks = is_for_blocks<T>(n, range);
+  const int64_t block = block_items<T>(n, range);
+  const bool in_blocks = block > 0;
   if (in_blocks) {
-    order_in_blocks(scores, n, lam, static_cast<double>(lo), static_cast<int64_t>(range) + 1,
+    order_in_blocks(scores, n, lam, static_cast<double>(lo), static_cast<int64_t>(range) + 1, block,
                     scratch.order, row, pieces);
   } else {
     order_by_panel(scores, n, lam, lo, range, scratch.order, row);

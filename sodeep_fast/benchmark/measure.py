@@ -1,7 +1,9 @@
 """Timing in interleaved rounds, and the yardstick: how fast the machine copies memory."""
 
+import ctypes
 import gc
 import math
+import platform
 from collections.abc import Callable, Hashable, Mapping
 from time import perf_counter
 from typing import TypeVar
@@ -33,6 +35,21 @@ def time_call(call: Call, repeats: int, device: str) -> float:
     return (perf_counter() - begin) / repeats
 
 
+def keep_freed_memory() -> None:
+    """Tells glibc to keep what this process frees, whoever frees it, for its next allocations.
+
+    By default it gives tensors back to the system above sizes that depend on what ran before, and
+    the fresh pages of the next one cost more than many an operator, the more so in a virtual
+    machine. Which provider pays for them is chance.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    trim_threshold, mmap_threshold = -1, -3  # as malloc.h numbers them
+    library = ctypes.CDLL(None)
+    library.mallopt(trim_threshold, 2**31 - 1)
+    library.mallopt(mmap_threshold, 2**25)  # the largest that glibc takes
+
+
 def interleave(
     calls: Mapping[Key, Call],
     *,
@@ -44,7 +61,7 @@ def interleave(
     """Times calls in rounds A B C, B C A, ..., so that a disturbance of the machine meets them all.
 
     The order turns from round to round, because a call may leave caches and allocator in a state
-    that the next one pays for.
+    that the next one pays for; on the CPU, memory that was freed once stays with the process.
 
     Arguments:
         calls: what to time, already warm.
@@ -62,6 +79,8 @@ def interleave(
         >>> len(samples["a"])
         3
     """
+    if device == "cpu":
+        keep_freed_memory()
     repeats = {
         key: max(1, min(1000, math.ceil(SHORTEST_SAMPLE / max(time_call(call, 1, device), 1e-9))))
         for key, call in calls.items()
