@@ -488,6 +488,25 @@ def test_bad_initial_sorters(
     assert match in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("_short_record")
+def test_a_training_that_ends_early(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "sorter.safetensors"
+    command = [*COMMAND[3:], f"--output={output}", "--steps=9", "--preset=fast"]
+    assert main([*command, "--until=4"]) == 0
+    record = sodeep_fast.read_record(output)
+    assert (record["steps"], record["settings"]["steps"]) == (4, 9)
+    early = weights(sodeep_fast.load_sorter(output))
+    # The run is still there to be finished, as if it had not ended.
+    assert main(command) == 0
+    late = weights(sodeep_fast.load_sorter(output))
+    output.with_suffix(".safetensors.training").unlink()
+    assert main(command) == 0
+    assert_equal_weights(weights(sodeep_fast.load_sorter(output)), late)
+    assert any(not torch.equal(early[key], late[key]) for key in late)
+    assert main([*command, "--until=10"]) == 2
+    assert "until must be between 1 and the 9 steps, got 10" in capsys.readouterr().err
+
+
 def _without_options(arguments: list[str]) -> list[str]:
     at = arguments.index("--option")
     return arguments[:at] + arguments[at + 2 :]

@@ -10,24 +10,40 @@ namespace SODEEP_FAST_ISA {
 // hold items i, and an item j is the same in every lane. The slope and curvature are sigmoid'(x)
 // and sigmoid''(x) up to a factor of i alone, which finish() supplies.
 
+// Sums in T drift by their length, so they are kept this short, then go to a long sum.
+constexpr int64_t kTile = 128;
+
 // One exponential for each item: sigmoid(x) = e_j / (e_i + e_j) with e = exp(lam (s - centre)), for
-// rows in which no e overflows or underflows or, if kPaired, no product of two.
-template <class T, bool kPaired>
+// rows in which no product of kGroup of the e overflows or underflows. The forward sum takes kGroup
+// items j at a time over their common denominator, for one reciprocal: with E_k their elementary
+// symmetric polynomials and x = e_i, the sum over the group is
+//
+//     sum_k k E_k x^(g - k)  /  (x^g + sum_k E_k x^(g - k)),   k = 1 .. g,
+//
+// in which nothing cancels. The groups of a tile of m g items are every m-th of them, so that
+// vectors of neighbours make them up; the items left over at its end are on their own.
+template <class T, int kGroup>
 struct FactoredPairs {
   // In units of 1 / lam.
-  static constexpr double kMaxRange = (sizeof(T) == 4 ? 80 : 680) * (kPaired ? 1 : 2);
+  static constexpr double kMaxRange = (sizeof(T) == 4 ? 160 : 1360) / kGroup;
   static constexpr T kPadding = 1;
-  static constexpr int kStep = kPaired ? 2 : 1;  // items j in one step of the forward sum
+  static constexpr int kStep = kGroup;  // items j in one step of the forward sum
+  static constexpr bool kPaired = kGroup > 1;
 
-  const T* e;       // [padded n]
-  const T* two[2];  // [n / 2] sum and product of items 2 k and 2 k + 1
+  const T* e;          // [padded n]
+  const T* symmetric;  // [2 kGroup, stride] E_k, then k E_k; none where kGroup is 1
+  int64_t stride;
 
+  // Items j to j + kGroup - 1 in number, those of group j / kGroup in fact.
   inline Vec<T> outranked_by(Vec<T> e_i, int64_t j) const {
     if constexpr (!kPaired) return outranked_by_last(e_i, j);
-    // Two fractions over their common denominator: one reciprocal for two pairs.
-    const T product = two[1][j / 2];
-    const Vec<T> part = e_i * two[0][j / 2] + product;
-    return (part + product) * reciprocal<T>(e_i * e_i + part);
+    const T* group = symmetric + j / kGroup;
+    const auto own = [&](int k) { return group[(k - 1) * stride]; };
+    const auto times = [&](int k) { return group[(kGroup + k - 1) * stride]; };
+    Vec<T> above = e_i * own(1) + times(2), below = e_i + own(1);
+    for (int k = 3; k <= kGroup; ++k) above = above * e_i + times(k);
+    for (int k = 2; k <= kGroup; ++k) below = below * e_i + own(k);
+    return above * reciprocal<T>(below);
   }
   inline Vec<T> outranked_by_last(Vec<T> e_i, int64_t j) const {
     return e[j] * reciprocal<T>(e_i + e[j]);
@@ -45,13 +61,29 @@ struct FactoredPairs {
     return kPaired ? e[j] * (inverse * inverse) : (e[j] * inverse) * (e_i * inverse);
   }
 
+  static int64_t extra_size(int64_t n) { return kPaired ? 2 * kGroup * group_stride(n) : 0; }
+  // Whole vectors are read and written, so up to one more than there is.
+  static int64_t group_stride(int64_t n) { return n / kGroup + kLanes<T>; }
+
   FactoredPairs(const T* scores, int64_t n, double lam, T lo, T hi, T* memory, T* extra)
-      : e(memory), two{extra, extra + n / 2} {
+      : e(memory), symmetric(extra), stride(group_stride(n)) {
     const double centre = 0.5 * (static_cast<double>(lo) + static_cast<double>(hi));
     centred_exponentials<T>(scores, n, centre, lam, memory);
-    for (int64_t k = 0; kPaired && k < n / 2; ++k) {
-      extra[k] = memory[2 * k] + memory[2 * k + 1];
-      extra[n / 2 + k] = memory[2 * k] * memory[2 * k + 1];
+    for (int64_t tile = 0; kPaired && tile < n; tile += kTile) {
+      const int64_t groups = std::min(kTile, n - tile) / kGroup;
+      for (int64_t first = 0; first < groups; first += kLanes<T>) {
+        Vec<T> sums[kGroup] = {};
+        for (int own = 0; own < kGroup; ++own) {
+          const Vec<T> item = load<T>(memory + tile + own * groups + first);
+          for (int k = own; k > 0; --k) sums[k] += sums[k - 1] * item;
+          sums[0] += item;
+        }
+        T* group = extra + tile / kGroup + first;
+        for (int k = 0; k < kGroup; ++k) {
+          store<T>(group + k * stride, sums[k]);
+          store<T>(group + (kGroup + k) * stride, sums[k] * static_cast<T>(k + 1));
+        }
+      }
     }
   }
 };
@@ -61,6 +93,7 @@ template <class T>
 struct ExactPairs {
   static constexpr T kPadding = 0;
   static constexpr int kStep = 1;
+  static int64_t extra_size(int64_t) { return 0; }
 
   const T* s;  // [padded n]
   T lam;
@@ -84,9 +117,6 @@ struct ExactPairs {
     std::copy(scores, scores + n, memory);
   }
 };
-
-// Sums in T drift by their length, so they are kept this short, then go to a long sum.
-constexpr int64_t kTile = 128;
 
 // Sums over the items j from begin to end, for kVectors vectors of items i; apart from its caller
 // so that all of it stays in registers.
@@ -155,8 +185,8 @@ void direct_with(const T* scores, const T* const (&weights)[2], int64_t n, doubl
                  double scale, SoftRankScratch<T>& scratch, T* out) {
   constexpr int lanes = kLanes<T>;
   const int64_t padded = (n + lanes - 1) / lanes * lanes;
-  T* items = scratch.direct.reserve(2 * padded);
-  const Pairs pairs(scores, n, lam, lo, hi, items, items + padded);
+  T* items = scratch.direct.reserve(padded + lanes + Pairs::extra_size(n));
+  const Pairs pairs(scores, n, lam, lo, hi, items, items + padded + lanes);
   std::fill(items + n, items + padded, Pairs::kPadding);
 
   constexpr int64_t kPairsPerTask = 1 << 18;
@@ -193,12 +223,16 @@ template <class T, int kDerivative>
 void soft_rank_direct(const T* scores, const T* const (&weights)[2], int64_t n, double lam, T lo,
                       T hi, double scale, SoftRankScratch<T>& scratch, T* out) {
   const double range = lam * (static_cast<double>(hi) - static_cast<double>(lo));
-  using Paired = FactoredPairs<T, true>;
-  using Factored = FactoredPairs<T, false>;
+  using Grouped = FactoredPairs<T, 4>;
+  using Paired = FactoredPairs<T, 2>;
+  using Factored = FactoredPairs<T, 1>;
   // Turning pairs of two vectors or fewer would cost what it saves.
   if constexpr (kDerivative == 1)
     if (n > 2 * kLanes<T> && n <= kTile && range <= Paired::kMaxRange)
       return symmetric_gradient<T>(scores, weights[0], n, lam, lo, hi, scale, scratch.direct, out);
+  if constexpr (kDerivative == 0)
+    if (range <= Grouped::kMaxRange)
+      return direct_with<T, 0, Grouped>(scores, weights, n, lam, lo, hi, scale, scratch, out);
   const auto method = range <= Paired::kMaxRange     ? direct_with<T, kDerivative, Paired>
                       : range <= Factored::kMaxRange ? direct_with<T, kDerivative, Factored>
                                                      : direct_with<T, kDerivative, ExactPairs<T>>;

@@ -15,7 +15,7 @@ template <class T>
 bool linear_is_faster(int64_t n, double range) {
   constexpr bool single = sizeof(T) == 4;
   const double items = static_cast<double>(n);
-  const double pair = range <= FactoredPairs<T, false>::kMaxRange ? 1.0 : single ? 7.0 : 9.0;
+  const double pair = range <= FactoredPairs<T, 1>::kMaxRange ? 1.0 : single ? 7.0 : 9.0;
   const double panels = static_cast<double>(panel_limit(range, n));
   const double neighbours = std::min(panels, 2.0 * kPanelReach<T> - 1) * panels / (range + 1);
   const double width = 64.0 / SODEEP_FAST_VECTOR_BYTES;

@@ -44,6 +44,12 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--output", required=True, metavar="FILE", help="a .safetensors file")
     parser.add_argument("--steps", required=True, type=int, help="of Adam")
     parser.add_argument(
+        "--until",
+        type=int,
+        metavar="STEP",
+        help="end at this one, and write the sorter of a run that there is no time to finish",
+    )
+    parser.add_argument(
         "--length",
         type=_length,
         default=100,
@@ -112,6 +118,7 @@ def run(options: argparse.Namespace) -> int:
             sorter,
             options.steps,
             preset=options.preset,
+            until=options.until,
             checkpoint=options.checkpoint or f"{options.output}.training",
             device=options.device,
             progress=not options.quiet,

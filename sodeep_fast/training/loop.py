@@ -60,6 +60,7 @@ def train_sorter(
     steps: int,
     *,
     preset: str = "paper",
+    until: int | None = None,
     checkpoint: FilePath | None = None,
     device: str | torch.device = "cpu",
     progress: bool = True,
@@ -77,6 +78,8 @@ def train_sorter(
         sorter: a learned sorter, such as `LSTMSorter()`; set `sorter.standardize` before.
         steps: of Adam, in all; what a checkpoint has done of them is not done again.
         preset: "paper" or "fast"; see `make_settings`.
+        until: the step to end at, of a run that is not to be finished; the schedule of the learning
+            rate stays that of `steps`. Default: `steps`.
         checkpoint: the file of the run's state. It is resumed from, exactly, if it is there, and
             written as often as takes at most a fiftieth of the time, and when the run is
             interrupted. Default: none.
@@ -107,6 +110,8 @@ def train_sorter(
     if not isinstance(sorter, LearnedSorter):
         raise TypeError(f"sorter must be a learned sorter, got {type(sorter).__name__}")
     chosen = make_settings(preset, steps=steps, **settings)
+    if until is not None and not 0 < until <= steps:
+        raise ValueError(f"until must be between 1 and the {steps} steps, got {until}")
     if sorter.length not in (None, chosen.length):
         raise ValueError(
             f"length must be {sorter.length}, which this {type(sorter).__name__} was made for, "
@@ -116,7 +121,7 @@ def train_sorter(
     was_normalized, sorter.normalize = sorter.normalize, True
     try:
         join_processes(on)
-        return _train(sorter, chosen, checkpoint, on, progress, tensorboard)
+        return _train(sorter, chosen, until or steps, checkpoint, on, progress, tensorboard)
     finally:
         sorter.normalize = was_normalized
         sorter.trainable = False
@@ -125,6 +130,7 @@ def train_sorter(
 def _train(
     sorter: LearnedSorter,
     settings: Settings,
+    last: int,
     checkpoint: FilePath | None,
     device: torch.device,
     show: bool,
@@ -152,13 +158,13 @@ def _train(
         Progress(state, settings, show and rank == 0, tensorboard if rank == 0 else None) as bar,
     ):
         stop = False
-        while state.step < settings.steps and not stop:
+        while state.step < last and not stop:
             stop = _step(state, settings, device, interruption)
             state.seconds = time.monotonic() - begin
             bar.update()
             saver.offer(state)
         saver.save(state)
-    if state.step < settings.steps:
+    if state.step < last:
         raise KeyboardInterrupt("another process of this training was told to stop")
     if state.average is not None:
         sorter.load_state_dict(state.average, strict=False)
