@@ -30,9 +30,10 @@ class Budget:
         """Returns the seconds that are left, which may be negative."""
         return self.until - time.time()
 
-    def share(self, parts: int) -> "Budget":
-        """Returns a budget of one of so many equal parts of what is left, with the same notes."""
-        part = Budget(self.until if math.isinf(self.until) else time.time() + self.left() / parts)
+    def share(self, part_of_rest: float) -> "Budget":
+        """Returns a budget of a part of what is left, at most 1, with the same notes."""
+        endless = math.isinf(self.until)
+        part = Budget(self.until if endless else time.time() + self.left() * part_of_rest)
         part.left_out = self.left_out
         return part
 

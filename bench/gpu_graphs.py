@@ -15,6 +15,7 @@ WAITS = {
     "aten::_local_scalar_dense",
     "aten::masked_select",
     "aten::equal",
+    "aten::bincount",
     "aten::_unique2",
     "aten::unique_dim",
     "aten::unique_consecutive",

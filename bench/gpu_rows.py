@@ -16,6 +16,7 @@ from sodeep_fast.benchmark.run import make_call
 
 # What each pass of a call by a provider does, if it is known, and whether the count is its own.
 Count = Callable[[str, str, Shape], list[Work]]
+GRAPH_NOTE = "replay of a CUDA graph"
 
 
 def no_count(provider: str, mode: str, shape: Shape) -> list[Work]:
@@ -120,7 +121,7 @@ def graph_rows(recipe: Recipe, mode: str, budget: Budget) -> list[Row]:
         group = {name: Row(operator.name, name, mode, *shape) for name in recipe.graphs}
         graphs = {}
         for name, row in group.items():
-            row.note = "replay of a CUDA graph"
+            row.note = GRAPH_NOTE
             try:
                 call = make_call(operator, Case(name, mode, shape), device)
                 graphs[name] = as_graph(call, device, compiled="compile" in name)
@@ -128,6 +129,8 @@ def graph_rows(recipe: Recipe, mode: str, budget: Budget) -> list[Row]:
                 row.status, row.note = "missing", str(reason)
             except WrongResult as reason:
                 row.status, row.note = "refused", str(reason)
+            except RuntimeError as reason:
+                row.status, row.note = "failed", (str(reason).splitlines() or [repr(reason)])[0]
         samples = interleave(
             graphs,
             seconds=recipe.plan.seconds,

@@ -19,9 +19,11 @@ RATES = {
     "bytes": 4.3e12,  # read and written
     "instructions": 3.3e13,  # of a thread: 128 a cycle on each multiprocessor
     "specials": 4.2e12,  # special-function results: 16 a cycle on each
+    "float32": 5e13,  # FLOP of products that are not
     "tensor": 7.9e14,  # FLOP of products of half types
     "steps": 1.0,  # seconds of steps one after the other, behind which memory hides
 }
+OVERLAPPING = ("bytes", "instructions", "specials", "tensor", "steps")
 LAUNCH = 2e-6
 
 
@@ -55,7 +57,7 @@ class Work:
 
     def seconds(self) -> float:
         """Returns an H200's time: the slowest of what overlaps, the launches, and the rest."""
-        slowest = max(getattr(self, name) / rate for name, rate in RATES.items())
+        slowest = max(getattr(self, name) / RATES[name] for name in OVERLAPPING)
         return slowest + self.launches * LAUNCH + self.besides
 
 
@@ -88,23 +90,30 @@ def soft_rank(route: str, mode: str, shape: Shape) -> Work:
 SOFT_RANK_INSTRUCTIONS = {"forward": (22, 19), "backward": (28, 25)}
 
 
-def rank_counts(route: str, mode: str, shape: Shape) -> Work:
+def count_pairs(mode: str, shape: Shape, targets: int) -> Work:
     """Counts kernels/rank_counts.py with SupAP's comparators; forward or backward."""
     rows, n = shape
     backward = mode == "backward"
-    items, targets = rows * n, targets_of(shape)
+    items = rows * n
     pairs = float(items) * targets
     most = _config.counts_blocks(False, n, targets, 1).targets
     moved = (9 if backward else 5) * items + 8 * rows * targets
     per_pair = RANK_COUNTS_INSTRUCTIONS[mode]
     if backward and targets > most:  # a walk for the targets' own sums, and one for the items'
         per_pair = 28 + 36
-    work = Work(moved, (10 if backward else 6) * pairs, per_pair * pairs, 1.5 * pairs)
-    if backward:
-        # Of the second kernel no program has work where a row's targets fit one of the first.
-        return work + Work()
+    # Of the backward's second kernel, no program has work where a row's targets fit the first.
+    launches = 2 if backward else 1
+    flop = (10 if backward else 6) * pairs
+    return Work(moved, flop, per_pair * pairs, 1.5 * pairs, launches=launches)
+
+
+def rank_counts(route: str, mode: str, shape: Shape) -> Work:
+    """Counts the public function, which finds the targets, unless they were found before."""
+    work = count_pairs(mode, shape, targets_of(shape))
+    if "found" in route or mode == "backward":
+        return work
     # PyTorch's nonzero, arange and searchsorted; the host waits for the first.
-    return work if "found" in route else work + Work(launches=8, besides=20e-6)
+    return work + Work(launches=8, besides=20e-6)
 
 
 RANK_COUNTS_INSTRUCTIONS = {"forward": 33, "backward": 34}
