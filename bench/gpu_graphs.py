@@ -51,7 +51,8 @@ def _goes_to_cpu(options: dict[str, Any]) -> bool:
 def host_waits(call: Call) -> list[str]:
     """Returns the operators of a call that make the host wait for a GPU, each once.
 
-    The same on every device, so that a CPU tells of a GPU what a capture would fail at.
+    Seen on a CPU, it tells what a capture on a GPU would fail at, and besides where the CPU has a
+    way of its own that looks at a value.
     """
     with _Watch() as watch:
         call()

@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 
 import sodeep_fast
 from bench import retrieval
-from bench.gpu_bench import DRY_PLAN, PLAN, build_compiled, measure_all, parse
+from bench.gpu_bench import DRY_PLAN, PLAN, measure_all, parse
 from bench.gpu_rows import Recipe
 from bench.gpu_work import RATES, Work, count_pairs, soft_histogram, soft_rank
 from bench.retrieval import DIMENSIONS, HIERARCHY, PER_CLASS, PLAIN
@@ -80,6 +80,12 @@ LOSSES = {
     )
     for name, measured in retrieval.LOSSES.items()
 }
+# As their papers' programs have them, which the rivals compute.
+AS_PAPERS: dict[str, Callable[..., nn.Module]] = {
+    "RecallAtKLoss": functools.partial(sodeep_fast.RecallAtKLoss, query_is_positive=True),
+    "NDCGLoss": functools.partial(sodeep_fast.NDCGLoss, sodeep_fast.Sigmoid()),
+}
+LOSSES |= {name: replace(LOSSES[name], build=build) for name, build in AS_PAPERS.items()}
 LOSSES |= {
     "CalibrationLoss": Loss(sodeep_fast.CalibrationLoss),
     "SpearmanLoss": Loss(
@@ -126,11 +132,14 @@ def shape_of(name: str, inputs: Tensor) -> Shape:
     return (count, count if LOSSES[name].columns else inputs.shape[1])
 
 
-def build_ours(name: str, **options: Any) -> Callable[[str], Function]:
+def build_ours(name: str, compiled: bool = False, **options: Any) -> Callable[[str], Function]:
     """Ours, with options."""
 
     def build(device: str) -> Function:
-        loss = LOSSES[name].build(**options).to(device)
+        loss: Callable[..., Tensor] = LOSSES[name].build(**options).to(device)
+        if compiled:
+            torch.compiler.reset()
+            loss = torch.compile(loss, dynamic=False)
         return lambda inputs: loss(
             inputs, targets_of(name, shape_of(name, inputs), inputs.device.type)
         )
@@ -243,7 +252,7 @@ def providers_of(name: str) -> list[Provider]:
     found = [_provider("ours", build_ours(name), check=check, memory=lambda rows, n: 512 * rows)]
     if not loss.columns:
         eager = _provider("eager", build_ours(name, backend="reference"), check=check)
-        compiled = build_compiled(operator_of(name, [eager]))
+        compiled = build_ours(name, compiled=True, backend="reference")
         found += [eager, replace(eager, name="compile", build=compiled, modes=FIRST_BACKWARD)]
         return found
     found.append(
