@@ -152,6 +152,7 @@ def on_gpu(operator: Operator, target: Target) -> Operator:
             name=f"{backend}-{method}",
             build=build_route(operator, backend, method),
             check=target.check or ours.check,
+            seconds=expected_of(operator.name, f"{backend}-{method}"),
         )
         for backend, method in target.routes
     ]
@@ -180,7 +181,7 @@ def on_gpu(operator: Operator, target: Target) -> Operator:
     providers: dict[str, Provider] = {
         provider.name: replace(
             provider,
-            seconds=scaled(provider.seconds),
+            seconds=provider.seconds if provider in routes else scaled(provider.seconds),
             # What is compiled gives up its buffers to its first backward.
             modes=("forward", "both") if "compile" in provider.name else provider.modes,
         )
@@ -188,6 +189,13 @@ def on_gpu(operator: Operator, target: Target) -> Operator:
     }
     make_scores = functools.cache(operator.make_scores)  # on the host, for every row of a table
     return replace(operator, providers=providers, shapes=target.shapes, make_scores=make_scores)
+
+
+def expected_of(operator: str, route: str) -> Callable[[int, int], float]:
+    """Returns the seconds that both passes of a route should take, by rows and n."""
+    return lambda rows, n: sum(
+        work.seconds() for work in passes_of(operator, route, "both", (rows, n))
+    )
 
 
 def scaled(seconds: Callable[[int, int], float]) -> Callable[[int, int], float]:

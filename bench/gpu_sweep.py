@@ -258,6 +258,24 @@ def crossover(seconds: float, budget: Budget) -> list[dict[str, Any]]:
     return results
 
 
+def best_threshold(results: list[dict[str, Any]]) -> int:
+    """Returns the power of two of pairs from which "auto" should take the linear method.
+
+    The one with which the shapes together take the least, each time over its faster method; rows
+    of fewer than 1024 scores play no part, as in `_config.prefers_linear`.
+    """
+
+    def cost(threshold: int) -> float:
+        total = 0.0
+        for row in results:
+            rows, n = row["shape"]
+            taken = row["linear" if rows * n * n >= threshold else "direct"]
+            total += taken / min(row["direct"], row["linear"])
+        return total
+
+    return min((1 << power for power in range(16, 42)), key=cost)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="where to write every measurement")
@@ -289,6 +307,9 @@ def main() -> int:
             f"{row['shape']!s:14} direct {1e6 * row['direct']:9.1f} us  linear "
             f"{1e6 * row['linear']:9.1f} us  faster {faster}, auto takes {row['chosen']}"
         )
+    if results["crossover"]:
+        power = best_threshold(results["crossover"]).bit_length() - 1
+        print(f"LINEAR_FROM_PAIRS = 1 << {power}  # {provenance}")
     printed = set()
     for row in results["blocks"]:
         key = row["operator"], row["dtype"], row["n"]
