@@ -34,6 +34,7 @@ cd "$(dirname "$0")/.."
 build=$PWD/build/gpu
 # The clone's own sodeep_fast, which has no libraries, must not come before the built one; hence -P.
 export PYTHONPATH=$build/lib:$PWD PYTHONUNBUFFERED=1
+export PYTHONSAFEPATH=1 # -P for the processes that these start
 python=(python3 -P)
 arch=$("${python[@]}" -c 'import torch
 print("%d%d" % torch.cuda.get_device_capability() if torch.cuda.is_available() else "none")')

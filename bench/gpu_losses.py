@@ -28,7 +28,8 @@ from sodeep_fast.benchmark.model import Function, Shape
 from sodeep_fast.benchmark.soft_rank import make_scores
 
 BATCHES: tuple[Shape, ...] = ((4096, 4096), (256, 256))
-MORE_BATCHES: tuple[Shape, ...] = ((65536, 65536), (1024, 1024), (16384, 16384))
+# Of Smooth-AP; what the aims speak of comes first.
+MORE_BATCHES: tuple[Shape, ...] = tuple((b, b) for b in (4096, 65536, 256, 16384, 1024))
 GRAPH_BATCHES: tuple[Shape, ...] = ((256, 256),)
 ROWS: tuple[Shape, ...] = ((512, 100), (64, 1000))
 CHECKED = 1024  # batches up to which results are compared with float64 on the CPU
@@ -287,6 +288,7 @@ def operator_of(name: str, providers: list[Provider]) -> Operator:
     """Returns the benchmark of a loss."""
     columns = LOSSES[name].columns
     passes = {"forward": 1, "backward": 2, "both": 3}
+    shapes = (MORE_BATCHES if name == "SmoothAPLoss" else BATCHES) if columns else ROWS
 
     def min_bytes(mode: str, shape: Shape) -> float:
         """Inputs are read, and read again for a gradient, which is written."""
@@ -296,7 +298,7 @@ def operator_of(name: str, providers: list[Provider]) -> Operator:
         name,
         {provider.name: provider for provider in providers},
         ours="ours",
-        shapes=(BATCHES + MORE_BATCHES * (name == "SmoothAPLoss")) if columns else ROWS,
+        shapes=shapes,
         quick_shapes=(),
         quick_memory_shapes=(),
         make_scores=inputs_of(name),

@@ -59,16 +59,17 @@ def measure(recipe: Recipe, limits: dict[str, int], budget: Budget) -> list[Row]
         its rows, those of CUDA graphs last.
     """
     name = recipe.operator.name
+    last = recipe.plan.modes[-1]  # what needs the most: forward + backward, if there is one
 
     def within(groups: list[tuple[Shape, str]]) -> Iterator[tuple[Shape, str]]:
         return budget.each(groups, lambda group: f"{name} {group[0]} {group[1]}")
 
     rows = run(recipe.operator, recipe.plan, within)
     if recipe.plan.device == "cuda":
-        timed = [row for row in rows if row.median is not None and row.mode == rows[-1].mode]
+        timed = [row for row in rows if row.median is not None and row.mode == last]
         for row in budget.each(timed, lambda row: f"memory of {name} {row.provider} {row.shape}"):
             add_peak_and_launches(recipe.operator, row)
-    rows += graph_rows(recipe, rows[-1].mode if rows else "both", budget)
+    rows += graph_rows(recipe, last, budget)
     for row in rows:
         add_rates(recipe, row, limits)
     return rows
@@ -96,8 +97,12 @@ def _equations(recipe: Recipe, row: Row) -> list[Work]:
 
 def add_peak_and_launches(operator: Operator, row: Row) -> None:
     """Fills in the peak memory beyond the input, and the launches, of a call."""
-    call = make_call(operator, Case(row.provider, row.mode, row.shape), "cuda", check=False)
-    call()
+    try:
+        call = make_call(operator, Case(row.provider, row.mode, row.shape), "cuda", check=False)
+        call()
+    except RuntimeError as error:  # such as a full memory: its times stay
+        row.note = f"{row.note} {(str(error).splitlines() or [''])[0]}".strip()
+        return
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()

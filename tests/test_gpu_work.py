@@ -54,11 +54,14 @@ def test_every_triton_kernel_has_its_cost_beside_it(name):
     assert "should cost on an H200" in module.__doc__
     assert "expected" in module.__doc__ or "instructions a pair" in module.__doc__
     files = {
-        path.stem for path in (ROOT / "kernels").glob("*.py") if "_kernel(" in path.read_text()
+        path.stem
+        for path in Path(module.__file__).parent.glob("*.py")
+        if "_kernel(" in path.read_text()
     }
     assert files == set(KERNELS)
 
 
+@pytest.mark.skipif(not (ROOT / "csrc").exists(), reason="the sources are not next to the tests")
 def test_every_cuda_kernel_has_its_cost_beside_it():
     texts = {path: path.read_text() for path in (ROOT / "csrc/cuda").glob("*.cu*")}
     kernels = re.findall(r"__global__[^;{]*?(\w+)_kernel\(", "\n".join(texts.values()))

@@ -156,6 +156,9 @@ def test_hard_rank_of_more_elements_than_32_bits_count() -> None:
     torch.use_deterministic_algorithms(False)
     rows = (1 << 25) + 3
     scores = torch.rand(rows, 64, dtype=torch.float16, device="cuda")
-    ranks = hard_rank(scores)
+    try:
+        ranks = hard_rank(scores)
+    except torch.OutOfMemoryError:
+        pytest.skip("PyTorch's sort takes more memory than there is")
     for at in (0, rows // 2, rows - 5):
         assert torch.equal(ranks[at : at + 5], hard_rank(scores[at : at + 5]))
