@@ -5,6 +5,8 @@ from pathlib import Path
 from sodeep_fast.benchmark.model import Row
 
 OURS, RIVAL, EXPECTED = "#0072B2", "#D55E00", "#555555"
+# What something has to be compared with, but does not do the same.
+YARDSTICKS = ("products", "torch.sort")
 
 
 def plot(rows: list[Row], path: Path, machine: str) -> None:
@@ -26,13 +28,19 @@ def plot(rows: list[Row], path: Path, machine: str) -> None:
     for place, name in enumerate(names):
         group = [row for row in timed if (row.operator, row.shape) == name]
         ours = [row for row in group if row.expected is not None]
-        others = [row.median or 0.0 for row in group if row.expected is None]
+        rivals = [row for row in group if row.expected is None and row.provider[:4] != "ours"]
+        others = [row.median or 0.0 for row in rivals if row.provider not in YARDSTICKS]
+        marks = [row.median or 0.0 for row in rivals if row.provider in YARDSTICKS]
         if ours:
             median, expected = min((row.median or 0.0, row.expected or 0.0) for row in ours)
             axes.plot(median, place, "o", color=OURS, label="ours, the fastest way")
             axes.plot(expected, place, "|", color=EXPECTED, ms=14, label="expected on an H200")
         if others:
             axes.plot(min(others), place, "x", color=RIVAL, label="the fastest other way")
+        if marks:
+            axes.plot(
+                min(marks), place, "2", color=EXPECTED, ms=9, label="sorting, or the products"
+            )
     axes.set_yticks(range(len(names)), [f"{operator} {shape}" for operator, shape in names])
     axes.invert_yaxis()
     axes.set_xscale("log")
