@@ -2,11 +2,13 @@
 
 CUDA events, after warm-up and after each provider passed its check, in rounds that take turns. The
 small shapes are timed as replays of a CUDA graph too, so that the launches' latency is seen apart.
-Ceilings of the machine come from the same run. Without a GPU it says so and measures nothing; --dry
-runs its logic on the CPU at tiny sizes.
+Ceilings of the machine come from the same run, and beside our routes stands the time that an H200
+should take by `bench/gpu_work.py`. Without a GPU it says so and measures nothing; --dry runs its
+logic on the CPU at tiny sizes.
 """
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,59 +17,90 @@ from pathlib import Path
 
 import torch
 
-from bench.gpu_ceilings import ceilings, ceilings_text
-from sodeep_fast.benchmark import Case, Operator, Plan, Provider, Row, Unavailable, run
+from bench import gpu_budget
+from bench.gpu_budget import Budget
+from bench.gpu_ceilings import BFLOAT16, FLOAT32, ceilings, ceilings_text
+from bench.gpu_rows import Recipe, measure
+from bench.gpu_work import Work, passes_of
+from sodeep_fast.benchmark import Operator, Plan, Provider, Row, Unavailable
 from sodeep_fast.benchmark.bilstm import check as check_bilstm
 from sodeep_fast.benchmark.environment import environment
-from sodeep_fast.benchmark.measure import interleave, quantiles
-from sodeep_fast.benchmark.model import Function, Shape
+from sodeep_fast.benchmark.model import MODES, Function, Shape
+from sodeep_fast.benchmark.rank_counts import route_of_found
 from sodeep_fast.benchmark.registry import OPERATORS
 from sodeep_fast.benchmark.report import table, write_json
-from sodeep_fast.benchmark.run import make_call
+from sodeep_fast.kernels import _config
 from sodeep_fast.ops import _backend
-from sodeep_fast.testing import capture_graph
 
 
 @dataclass(frozen=True)
 class Target:
     """What to measure of an operator: our routes, its shapes, and those also timed as graphs.
 
-    `check` is for routes that the operator's own is too strict for; `exercise_n` bounds the rows
-    that a memory checker watches, under which steps one after the other take far longer.
+    `rivals` are captured beside ours. `found` builds a route without its search for targets, for
+    which the host waits, so that a graph can hold it. `check` is for routes that the operator's own
+    is too strict for; `exercise_n` bounds the rows that a memory checker watches, under which steps
+    one after the other take far longer.
     """
 
     routes: tuple[tuple[str, str], ...]
     shapes: tuple[Shape, ...]
     graph_shapes: tuple[Shape, ...] = ()
+    rivals: tuple[str, ...] = ()
+    modes: tuple[str, ...] = MODES
+    found: Callable[[str, str], Function] | None = None
+    flop_ceiling: str = FLOAT32
     check: Callable[..., None] | None = None
     exercise_n: int = 1 << 62
 
+    @property
+    def names(self) -> list[str]:
+        """The names of our routes' providers, of which the first is what "ours" takes."""
+        names = [f"{backend}-{method}" for backend, method in self.routes]
+        names += [f"{name}-found" for name in names if self.found]
+        return names or ["ours"]
 
+
+# What the aims speak of comes first: time may run out.
 TARGETS = {
     "soft_rank": Target(
         routes=(("triton", "direct"), ("cuda", "direct"), ("cuda", "linear")),
-        shapes=((512, 100), (64, 1000), (8, 10_000), (8, 100_000), (1, 1_000_000)),
+        shapes=((512, 100), (8, 100_000), (64, 1000), (8, 10_000), (1, 1_000_000)),
         graph_shapes=((512, 100), (64, 1000)),
+        rivals=("compile", "compile_sym"),
     ),
-    # Finding the targets waits for the GPU, so a graph cannot hold the public function.
     "rank_counts": Target(
         routes=(("triton", "direct"),),
-        shapes=((512, 100), (64, 4096), (256, 2048), (4096, 4096)),
+        shapes=((4096, 4096), (512, 100), (64, 4096), (256, 2048)),
+        graph_shapes=((512, 100), (256, 2048)),
+        found=route_of_found,
     ),
     "soft_histogram": Target(
         routes=(("triton", "auto"),),
-        shapes=((512, 100), (1024, 1024), (4096, 4096), (128, 60_000)),
+        shapes=((4096, 4096), (512, 100), (1024, 1024), (128, 60_000)),
         graph_shapes=((512, 100),),
+        rivals=("compile",),
     ),
     # Of one layer; all networks of the sorters are in bench/gpu_networks.py.
     "bilstm": Target(
         routes=(("triton", "fp16"),),
-        shapes=((1, 100), (16, 100), (512, 100), (4096, 100)),
+        shapes=((512, 100), (1, 100), (16, 100), (4096, 100)),
         graph_shapes=((1, 100), (512, 100)),
+        rivals=("nn.LSTM",),
+        flop_ceiling=BFLOAT16,
         check=partial(check_bilstm, half=True),
         exercise_n=200,
     ),
+    "hard_rank": Target(
+        routes=(),  # PyTorch's sort
+        shapes=((512, 100), (64, 1000), (8, 100_000), (1, 1_000_000)),
+        graph_shapes=((512, 100), (64, 1000)),
+        rivals=("eager", "torch.sort"),
+        modes=("forward",),
+    ),
 }
+# The rivals that compute the equations of ours, operation by operation.
+SAME_EQUATIONS = {"eager", "compile", "compile_sym", "nn.LSTM"}
 # The registry estimates times on a core or two; a large GPU is so many times faster at least.
 SPEEDUP = 100
 PLAN = Plan(
@@ -82,14 +115,19 @@ PLAN = Plan(
 DRY_PLAN = replace(PLAN, shapes=((2, 20),), seconds=0, min_rounds=1, max_rounds=1, device="cpu")
 
 
-def build_route(operator: Operator, backend: str, method: str) -> Callable[[str], Function]:
+def build_route(
+    operator: Operator,
+    backend: str,
+    method: str,
+    route: Callable[[str, str], Function] | None = None,
+) -> Callable[[str], Function]:
     """Ours by one backend and method."""
 
     def build(device: str) -> Function:
         reason = _backend._missing(backend, device, operator.name, method)
         if reason is not None:
             raise Unavailable(reason)
-        return operator.route(backend, method)
+        return (route or operator.route)(backend, method)
 
     return build
 
@@ -114,9 +152,21 @@ def on_gpu(operator: Operator, target: Target) -> Operator:
             name=f"{backend}-{method}",
             build=build_route(operator, backend, method),
             check=target.check or ours.check,
+            seconds=expected_of(operator.name, f"{backend}-{method}"),
         )
         for backend, method in target.routes
     ]
+    if target.found:
+        build = target.found
+        routes += [
+            replace(
+                ours,
+                name=f"{backend}-{method}-found",
+                build=build_route(operator, backend, method, build),
+                note="its targets found before",
+            )
+            for backend, method in target.routes
+        ]
     # Where the plain equation does not compile as a whole, the registry has a compiled form of it.
     compiled = (
         []
@@ -131,13 +181,21 @@ def on_gpu(operator: Operator, target: Target) -> Operator:
     providers: dict[str, Provider] = {
         provider.name: replace(
             provider,
-            seconds=scaled(provider.seconds),
+            seconds=provider.seconds if provider in routes else scaled(provider.seconds),
             # What is compiled gives up its buffers to its first backward.
             modes=("forward", "both") if "compile" in provider.name else provider.modes,
         )
         for provider in (ours, *routes, *others, *compiled)
     }
-    return replace(operator, providers=providers, shapes=target.shapes)
+    make_scores = functools.cache(operator.make_scores)  # on the host, for every row of a table
+    return replace(operator, providers=providers, shapes=target.shapes, make_scores=make_scores)
+
+
+def expected_of(operator: str, route: str) -> Callable[[int, int], float]:
+    """Returns the seconds that both passes of a route should take, by rows and n."""
+    return lambda rows, n: sum(
+        work.seconds() for work in passes_of(operator, route, "both", (rows, n))
+    )
 
 
 def scaled(seconds: Callable[[int, int], float]) -> Callable[[int, int], float]:
@@ -145,68 +203,80 @@ def scaled(seconds: Callable[[int, int], float]) -> Callable[[int, int], float]:
     return lambda rows, n: seconds(rows, n) / SPEEDUP
 
 
-def add_peaks_and_launches(operator: Operator, rows: list[Row]) -> None:
-    """Fills in the peak memory beyond the input, and the launches, of forward + backward."""
-    for row in rows:
-        if row.median is None or row.mode != "both":
-            continue
-        call = make_call(operator, Case(row.provider, row.mode, row.shape), "cuda", check=False)
-        call()
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        call()
-        row.peak_bytes = torch.cuda.max_memory_allocated() - before
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-            call()
-            torch.cuda.synchronize()
-        row.launches = sum(
-            event.device_type == torch.autograd.DeviceType.CUDA for event in profile.events()
-        )
+def recipe_of(name: str, dry: bool) -> Recipe:
+    """Returns what to measure of an operator; on the CPU and tiny if `dry`."""
+    target = TARGETS[name]
+
+    def counted(provider: str, mode: str, shape: Shape) -> list[Work]:
+        if provider not in ("ours", *target.names):
+            return []
+        route = provider if provider != "ours" else target.names[0]
+        if (name, provider) == ("soft_rank", "ours") and _config.prefers_linear(*shape):
+            route = "cuda-linear"
+        return passes_of(name, route, mode, shape)
+
+    def equations(provider: str, mode: str, shape: Shape) -> list[Work]:
+        same = provider in SAME_EQUATIONS and name != "hard_rank"
+        return passes_of(name, target.names[0], mode, shape) if same else []
+
+    plan = replace(DRY_PLAN if dry else PLAN, modes=target.modes)
+    return Recipe(
+        on_gpu(OPERATORS[name], target),
+        plan,
+        graphs=(*target.rivals, *target.names),
+        graph_shapes=(plan.shapes or ()) if dry else target.graph_shapes,
+        counted=counted,
+        equations=equations,
+        flop_ceiling=target.flop_ceiling,
+    )
 
 
-def graph_rows(operator: Operator, target: Target) -> list[Row]:
-    """Times forward + backward as replays of a CUDA graph."""
-    rows = []
-    for shape in target.graph_shapes:
-        graphs = {}
-        routes = (f"{backend}-{method}" for backend, method in target.routes)
-        rivals = {"compile", "nn.LSTM"} & operator.providers.keys()
-        for name in (*sorted(rivals), *routes):
-            call = make_call(operator, Case(name, "both", shape), "cuda")
-            graphs[name] = capture_graph(call, warm_up=3)[0].replay
-        samples = interleave(graphs, seconds=0.2, min_rounds=10, max_rounds=100, device="cuda")
-        medians = {name: quantiles(times)[1] for name, times in samples.items()}
-        for name, times in samples.items():
-            row = Row(operator.name, name, "both", *shape, note="replay of a CUDA graph")
-            row.q20, row.median, row.q80 = quantiles(times)
-            row.samples, row.rounds = times, len(times)
-            row.slowdown = medians[name] / min(medians.values())
-            rows.append(row)
-    return rows
+def is_ours_failed(recipe: Recipe, row: Row) -> bool:
+    """Returns whether a row is of ours and came to nothing; a rival may fail."""
+    return row.status == "failed" and bool(recipe.counted(row.provider, row.mode, row.shape))
+
+
+def measure_all(recipes: list[Recipe], options: argparse.Namespace) -> int:
+    """Measures one recipe after the other, each within its share of the time; prints and writes.
+
+    Returns:
+        the exit status, 1 if a result was wrong or ours failed.
+    """
+    rows: list[Row] = []
+    wrong: list[Row] = []
+    limits = ceilings("cpu" if options.dry else "cuda")
+    print(ceilings_text(limits), flush=True)
+    budget = Budget(options.until)
+    for index, recipe in enumerate(recipes):
+        sizes = [len(each.operator.shapes) for each in recipes[index:]]
+        measured = measure(recipe, limits, budget.share(sizes[0] / sum(sizes)))
+        print(f"\n{table(measured)}" if measured else "", flush=True)
+        rows += measured
+        wrong += [row for row in measured if row.status == "refused" or is_ours_failed(recipe, row)]
+        if options.json:  # after every operator: the time may run out
+            write_json(options.json, {**environment(), **limits}, rows)
+    print(budget.report())
+    return 1 if wrong else 0
+
+
+def parse(description: str | None) -> argparse.Namespace | None:
+    """Reads the command line; None, having said so, where there is no GPU and it is no dry run."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--json", type=Path, help="where to write every row")
+    parser.add_argument("--dry", action="store_true", help="on the CPU, at a tiny size")
+    gpu_budget.add_argument(parser)
+    options = parser.parse_args()
+    if torch.cuda.is_available() or options.dry:
+        return options
+    print("no GPU: measured nothing")
+    return None
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="where to write every row")
-    parser.add_argument("--dry", action="store_true", help="on the CPU, at a tiny size")
-    options = parser.parse_args()
-    if not torch.cuda.is_available() and not options.dry:
-        print("no GPU: measured nothing")
+    options = parse(__doc__)
+    if options is None:
         return 0
-    rows, limits = [], ceilings("cpu" if options.dry else "cuda")
-    print(ceilings_text(limits), flush=True)
-    for name, target in TARGETS.items():
-        operator = on_gpu(OPERATORS[name], target)
-        measured = run(operator, DRY_PLAN if options.dry else PLAN)
-        if not options.dry:
-            add_peaks_and_launches(operator, measured)
-            measured += graph_rows(operator, target)
-        print(f"\n{table(measured)}", flush=True)
-        rows += measured
-        if options.json:  # after every operator: the time may run out
-            write_json(options.json, {**environment(), **limits}, rows)
-    return 1 if any(row.status == "refused" for row in rows) else 0
+    return measure_all([recipe_of(name, options.dry) for name in TARGETS], options)
 
 
 if __name__ == "__main__":

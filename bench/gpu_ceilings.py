@@ -6,6 +6,10 @@ import triton.language as tl
 
 from sodeep_fast.benchmark.measure import Call, copy_bandwidth, interleave, quantiles
 
+COPY = "copy, bytes read and written per second"
+FLOAT32, BFLOAT16 = (f"{name} matrix product, FLOP/s" for name in ("float32", "bfloat16"))
+EXPONENTIALS = "exponentials per second"
+
 CHAIN = 64  # exponentials of every element, one after another, between a load and a store
 
 
@@ -40,9 +44,9 @@ def ceilings(device: str) -> dict[str, int]:
         return lambda: left @ right
 
     calls: dict[str, tuple[Call, int]] = {
-        "float32 matrix product, FLOP/s": (product(torch.float32), 2 * size**3),
-        "bfloat16 matrix product, FLOP/s": (product(torch.bfloat16), 2 * size**3),
-        "exponentials per second": (exponentials, CHAIN * elements),
+        FLOAT32: (product(torch.float32), 2 * size**3),
+        BFLOAT16: (product(torch.bfloat16), 2 * size**3),
+        EXPONENTIALS: (exponentials, CHAIN * elements),
     }
     for call, _ in calls.values():
         call()
@@ -55,7 +59,7 @@ def ceilings(device: str) -> dict[str, int]:
     )
     rates = {name: round(calls[name][1] / quantiles(times)[1]) for name, times in samples.items()}
     if not tiny:
-        rates = {"copy, bytes read and written per second": round(copy_bandwidth(device)), **rates}
+        rates = {COPY: round(copy_bandwidth(device)), **rates}
     return rates
 
 

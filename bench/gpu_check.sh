@@ -4,9 +4,11 @@
 #   bench/gpu_check.sh OUT [--only build,test,bench,sweep,profile,train]
 #
 # Needs torch, Triton, nvcc, a C++ compiler, ninja and pytest; no network, and installs nothing: the
-# package is laid out in build/gpu as it would be installed. Logs and JSON go to OUT, a short table
-# comes last. Goes on after a failure; exits with 1 if any part failed. Without a GPU it builds what
-# it can, says that it measured nothing, and exits with 0.
+# package is laid out in build/gpu as it would be installed. Logs and JSON go to OUT, and what
+# bench/results/ takes as <gpu>-<date>.*; a short table comes last, whatever happens. Goes on after
+# a failure; exits with 1 if any step failed. Each step has a share of the time that is left; what
+# it has no time for it leaves out and names, which is no failure. Without a GPU it builds what it
+# can, says that it measured nothing, and exits with 0.
 
 set -uo pipefail
 usage="usage: bench/gpu_check.sh OUT [--only build,test,bench,sweep,profile,train]"
@@ -18,6 +20,13 @@ elif [[ $# -gt 1 ]]; then
   echo "$usage" >&2
   exit 2
 fi
+for part in ${parts//,/ }; do
+  case $part in build | test | bench | sweep | profile | train) ;; *)
+    echo "$usage" >&2
+    exit 2
+    ;;
+  esac
+done
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 cd "$(dirname "$0")/.."
@@ -25,6 +34,7 @@ cd "$(dirname "$0")/.."
 build=$PWD/build/gpu
 # The clone's own sodeep_fast, which has no libraries, must not come before the built one; hence -P.
 export PYTHONPATH=$build/lib:$PWD PYTHONUNBUFFERED=1
+export PYTHONSAFEPATH=1 # -P for the processes that these start
 python=(python3 -P)
 arch=$("${python[@]}" -c 'import torch
 print("%d%d" % torch.cuda.get_device_capability() if torch.cuda.is_available() else "none")')
@@ -33,35 +43,80 @@ summary=$out/summary.txt
   date -u '+%Y-%m-%d %H:%M UTC'
   git describe --always --dirty --exclude='*' 2>/dev/null || true
 } >"$summary"
-failed=0
-deadline=530 # seconds for everything: a GPU may be at hand for ten minutes
 
-# Runs a step with a time limit, keeps its output, and notes how it went.
+# A GPU may be at hand for ten minutes. Steps stop by themselves at their share of `total` seconds;
+# one that does not is ended a little later, and in time for what comes last.
+total=490 grace=20 deadline=525
+# The shares, of which those of steps that are not wanted fall to the others.
+steps=(build doctor resources test large bench networks losses sweep profile memcheck racecheck)
+declare -A share=(
+  [build]=130 [doctor]=10 [resources]=30 [test]=100 [large]=25 [bench]=80 [networks]=45 [losses]=60
+  [sweep]=45 [profile]=15 [memcheck]=20 [racecheck]=20 [cnn]=200 [lstm]=200
+)
+declare -A members=(
+  [build]="build doctor resources" [test]="test large" [bench]="bench networks losses"
+  [sweep]=sweep [profile]="profile memcheck racecheck" [train]="cnn lstm"
+)
+[[ $parts != *train* ]] || steps+=(cnn lstm)
+failed=0
+
+wanted() { [[ ,$parts, == *,$1,* ]]; }
+
+# Prints the table, also where somebody ends this script before it is done.
+finish() {
+  local status=$1
+  trap - EXIT INT TERM
+  kill $(jobs -p) 2>/dev/null
+  [[ $arch != none ]] || echo "no GPU here: measured nothing" >>"$summary"
+  echo
+  cat "$summary"
+  exit "$status"
+}
+trap 'finish $failed' EXIT
+trap 'echo "ENDED from outside after $SECONDS s: the rest is missing" >>"$summary"; finish 1' INT TERM
+
+# Sets `limit` to a step's share of the time that is left, and `until` to when that is over.
+limit=0 until=0
+allot() {
+  local name=$1 part step sum=0 counted=0
+  for step in "${steps[@]}"; do
+    [[ $step != "$name" ]] || counted=1
+    for part in "${!members[@]}"; do
+      if ((counted)) && wanted "$part" && [[ " ${members[$part]} " == *" $step "* ]]; then
+        sum=$((sum + share[$step]))
+      fi
+    done
+  done
+  limit=$(((total - SECONDS) * share[$name] / sum))
+  ((limit > 1)) || limit=1
+  until=$(($(date +%s) + limit))
+}
+
+# Runs a step, whose time `allot` has set; keeps its output in the part's log, and notes how it went.
 step() {
-  local name=$1 limit=$2 log=$3 begin=$SECONDS status left=$((deadline - SECONDS))
-  shift 3
-  echo "== $name"
-  [[ $limit -le $left ]] || limit=$((left > 1 ? left : 1))
-  timeout --kill-after=10 "$limit" "$@" 2>&1 | tee -a "$log"
-  status=${PIPESTATUS[0]}
-  local verdict=ok
-  if [[ $status -eq 124 ]]; then
-    verdict="FAILED: ran past $limit s"
+  local name=$1 log=$2 begin=$SECONDS before=0 status verdict=ok hard
+  shift 2
+  hard=$((limit + grace))
+  ((hard <= deadline - SECONDS)) || hard=$((deadline > SECONDS ? deadline - SECONDS : 1))
+  echo "== $name, $limit s"
+  [[ ! -f $log ]] || before=$(stat -c %s "$log")
+  # Beside the shell, which `wait` leaves free to hear a signal; the status is the command's.
+  timeout --kill-after=5 "$hard" "$@" 2>&1 | tee -a "$log" &
+  wait $!
+  status=$?
+  if [[ $status -eq 124 || $status -eq 137 ]]; then
+    verdict="FAILED: ran past $hard s"
   elif [[ $status -ne 0 ]]; then
     verdict="FAILED: exit status $status"
   fi
   [[ $status -eq 0 ]] || failed=1
-  printf '%-10s %4d s  %s\n' "$name" $((SECONDS - begin)) "$verdict" >>"$summary"
+  local left_out
+  left_out=$(tail -c "+$((before + 1))" "$log" | grep -o 'left out for lack of time: [0-9]*' | tail -1)
+  printf '%-10s %4d s  %s\n' "$name" $((SECONDS - begin)) "$verdict${left_out:+, $left_out}" \
+    >>"$summary"
 }
 
-wanted() { [[ ,$parts, == *,$1,* ]]; }
-
 for part in ${parts//,/ }; do
-  case $part in build | test | bench | sweep | profile | train) ;; *)
-    echo "$usage" >&2
-    exit 2
-    ;;
-  esac
   rm -f "$out/$part.log"
 done
 
@@ -69,41 +124,54 @@ if wanted build; then
   if [[ $arch != none ]]; then
     export SODEEP_FAST_CUDA=1 SODEEP_FAST_CUDA_ARCHS=$arch
   fi
-  step build 150 "$out/build.log" \
+  allot build
+  step build "$out/build.log" \
     "${python[@]}" setup.py build --build-base "$build" --build-lib "$build/lib"
-  step doctor 60 "$out/build.log" "${python[@]}" -m sodeep_fast.cli doctor
+  allot doctor
+  step doctor "$out/build.log" "${python[@]}" -m sodeep_fast.cli doctor
+  allot resources
   resources=(-m bench.kernel_resources --json "$out/resources.json")
   [[ $arch == none ]] || resources+=(--arch "$arch")
-  step resources 100 "$out/build.log" "${python[@]}" "${resources[@]}"
+  step resources "$out/build.log" "${python[@]}" "${resources[@]}"
 fi
 if wanted test; then
-  # The project's own pythonpath is the clone. Warnings of a torch that we did not choose are shown,
-  # not errors.
-  # Besides the tests of the kernels, those that other files run on every device.
+  # Besides the tests of the kernels, those that other files run on every device. The project's own
+  # pythonpath is the clone. Warnings of a torch that we did not choose are shown, not errors.
   mapfile -t shared < <(grep -l DEVICES tests/test_*.py)
-  step test 240 "$out/test.log" "${python[@]}" -m pytest tests/*_gpu.py "${shared[@]}" \
-    -k "gpu or cuda" -q -p no:cacheprovider -o pythonpath="$build/lib" -W default --maxfail=40 \
-    --durations=10
+  pytest=("${python[@]}" -m pytest tests/*_gpu.py "${shared[@]}" -k "gpu or cuda" -q
+    -p no:cacheprovider -p bench.pytest_limit -o pythonpath="$build/lib" -W default --durations=10)
+  # Compiling kernels takes most of the time, and most processors are idle.
+  parallel=()
+  ! "${python[@]}" -c 'import xdist' 2>/dev/null || parallel=(-n 8)
+  allot test
+  step test "$out/test.log" "${pytest[@]}" --until "$until" -m "not large" "${parallel[@]}"
+  allot large
+  step large "$out/test.log" "${pytest[@]}" --until "$until" -m large
 fi
 if wanted bench; then
-  step bench 180 "$out/bench.log" "${python[@]}" -m bench.gpu_bench --json "$out/bench.json"
-  step networks 100 "$out/bench.log" \
-    "${python[@]}" -m bench.gpu_networks --json "$out/networks.json"
-  step losses 120 "$out/bench.log" "${python[@]}" -m bench.retrieval --out "$out" \
-    --device cuda --batches 1024 4096 16384 65536
+  for what in bench networks losses; do
+    allot "$what"
+    step "$what" "$out/bench.log" \
+      "${python[@]}" -m "bench.gpu_$what" --json "$out/$what.json" --until "$until"
+  done
 fi
 if wanted sweep; then
-  step sweep 120 "$out/sweep.log" "${python[@]}" -m bench.gpu_sweep --json "$out/sweep.json"
+  allot sweep
+  step sweep "$out/sweep.log" \
+    "${python[@]}" -m bench.gpu_sweep --json "$out/sweep.json" --until "$until"
 fi
 if wanted profile; then
   profile=("${python[@]}" -m bench.gpu_profile)
-  step profile 60 "$out/profile.log" "${profile[@]}" --json "$out/profile.json"
+  allot profile
+  step profile "$out/profile.log" "${profile[@]}" --json "$out/profile.json" --until "$until"
   if [[ $arch == none ]] || ! command -v compute-sanitizer >/dev/null; then
     echo "no memory checker here: memcheck and racecheck did not run" >>"$summary"
   else
     for tool in memcheck racecheck; do
-      step "$tool" 90 "$out/profile.log" \
-        compute-sanitizer --tool "$tool" --error-exitcode 9 "${profile[@]}" --exercise
+      allot "$tool"
+      step "$tool" "$out/profile.log" \
+        compute-sanitizer --tool "$tool" --error-exitcode 9 "${profile[@]}" --exercise \
+        --until "$until"
     done
   fi
 fi
@@ -115,12 +183,13 @@ if wanted train; then
     if [[ $arch == none ]]; then
       echo "no GPU: trained nothing" | tee -a "$out/train.log"
     else
-      step "$sorter" 260 "$out/train.log" "${python[@]}" "${train[@]}"
+      allot "$sorter"
+      step "$sorter" "$out/train.log" "${python[@]}" "${train[@]}"
     fi
   done
 fi
-
-[[ $arch != none ]] || echo "no GPU here: measured nothing" >>"$summary"
-echo
-cat "$summary"
+# What parts of earlier calls left in OUT is gathered with what this one measured.
+if [[ $arch != none ]]; then
+  timeout 30 "${python[@]}" -m bench.gpu_report "$out" >>"$summary" 2>&1 || failed=1
+fi
 exit $failed

@@ -4,8 +4,10 @@ The rows of `bench/bilstm.py`, and the released convolutional network. cuDNN is 
 calls it: in float32 (by default, products of TF32), under autocast to float16, and, for the LSTM,
 on a packed sequence, for which PyTorch takes another of cuDNN's algorithms; the fastest counts.
 The floor is the largest of what the products, the exponentials and the bytes that must move take
-at this machine's own rates, measured here; the steps of an LSTM follow one another. Without a GPU
-it says so and measures nothing; --dry runs its logic on the CPU at tiny sizes.
+at this machine's own rates, measured here; the steps of an LSTM follow one another. Of every way
+the achieved FLOP/s and bytes/s stand beside its time with their shares of these rates, and of our
+LSTM the time that an H200 should take by `bench/gpu_work.py`. Without a GPU it says so and measures
+nothing; --dry runs its logic on the CPU at tiny sizes.
 """
 
 import argparse
@@ -20,19 +22,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench import bilstm
-from bench.gpu_ceilings import ceilings, ceilings_text
+from bench import bilstm, gpu_budget
+from bench.gpu_budget import Budget
+from bench.gpu_ceilings import BFLOAT16, COPY, EXPONENTIALS, ceilings, ceilings_text
+from bench.gpu_graphs import as_graph
+from bench.gpu_work import RATES, lstm, lstm_products
 from sodeep_fast import LSTMSorter, hard_rank
+from sodeep_fast.benchmark import Unavailable
 from sodeep_fast.benchmark.conv_stack import WORK, in_turn, make_blocks, make_images
 from sodeep_fast.benchmark.environment import environment
 from sodeep_fast.benchmark.measure import Call, interleave, quantiles
 from sodeep_fast.benchmark.report import align, time_text
+from sodeep_fast.kernels import _config
 from sodeep_fast.ops.conv_stack import conv_stack
-from sodeep_fast.testing import capture_graph
 
 Network = Callable[[Tensor], Tensor]
 GRAPH_BATCH = 16  # up to which replays of a CUDA graph are timed too
 RELEASED_LENGTH = 100
+SHARED = 227 << 10  # bytes of shared memory that a program can have on an H200
 
 
 @dataclass(frozen=True)
@@ -54,8 +61,7 @@ class Case:
             # Bytes on their way from layer to layer need not leave the chip.
             return {"FLOP": 2.0 * WORK * self.batch * passes, "exponentials": 0.0, "bytes": 0.0}
         numbers = float(self.batch * self.n * 2 * self.hidden)  # hidden units of a layer
-        flop = self.layers * 8 * numbers * self.hidden
-        flop += (self.layers - 1) * 16 * numbers * self.hidden
+        flop = lstm_products(self.hidden, self.layers, self.batch, self.n)
         flop += 2 * numbers * (self.n if self.head == "dense" else 1)
         per_number = 4 if passes == 1 else 4 + 2 * 10  # float32 states; 5 in float16, twice
         return {
@@ -63,6 +69,19 @@ class Case:
             "exponentials": self.layers * numbers * (7 if passes == 1 else 9),
             "bytes": self.layers * numbers * per_number,
         }
+
+    def expected(self) -> float | None:
+        """Returns the seconds that our kernels should take on an H200; None where cuDNN serves."""
+        fits = _config.lstm_shared_bytes(self.hidden, False) <= SHARED if self.hidden else False
+        if not fits:
+            return None
+        passes = (False,) if self.mode == "inference" else (False, True)
+        saves = self.mode != "inference"
+        shape = (self.batch, self.n)
+        works = [lstm(self.hidden, self.layers, shape, backward, saves) for backward in passes]
+        # Those of the weights are a product more for each layer.
+        extra = self.work()["FLOP"] / 3 if self.mode == "training" else 0.0
+        return sum(work.seconds() for work in works) + extra / RATES["tensor"]
 
 
 def cases() -> list[Case]:
@@ -76,12 +95,20 @@ def cases() -> list[Case]:
         for batch in (1, 16, 512)
         for mode in ("inference", "scores")
     ]
-    return lstms + cnns
+    # The largest first, of which the aims speak: time may run out.
+    return sorted(lstms + cnns, key=lambda case: -max(case.batch, case.hidden))
 
 
 def tiny_cases() -> list[Case]:
     """Returns a row of every kind, for a processor."""
-    lstms = [replace(case, hidden=4, batch=2, n=5) for case in cases()[:1] + cases()[6:8]]
+    lstms = [
+        Case("LSTM", 4, layers, head, 2, 5, mode)
+        for layers, head, mode in (
+            (1, "position", "inference"),
+            (2, "dense", "inference"),
+            (2, "dense", "scores"),
+        )
+    ]
     trained = replace(lstms[-1], mode="training")
     return [*lstms, trained, Case("CNN", 0, 0, "", 1, RELEASED_LENGTH, "scores")]
 
@@ -180,53 +207,81 @@ def calls_of(case: Case, device: str) -> tuple[dict[str, Call], dict[str, float]
     return calls, errors
 
 
-def as_graphs(calls: dict[str, Call]) -> dict[str, Call]:
-    """Returns replays of the calls as CUDA graphs, of those that can be captured."""
+def as_graphs(calls: dict[str, Call], device: str) -> tuple[dict[str, Call], dict[str, str]]:
+    """Returns replays of the calls as CUDA graphs, and why the others cannot be captured."""
     graphs: dict[str, Call] = {}
+    reasons: dict[str, str] = {}
     for name, call in calls.items():
-        if "packed" in name:  # whose lengths the host reads
-            continue
         try:
-            graph, _ = capture_graph(call, warm_up=3)
-        except RuntimeError as reason:
-            print(f"no graph of {name}: {str(reason).splitlines()[0]}", file=sys.stderr)
-            torch.cuda.synchronize()
-            continue
-        graphs[f"{name}, graph"] = graph.replay
-    return graphs
+            graphs[f"{name}, graph"] = as_graph(call, device, compiled="compile" in name)
+        except Unavailable as reason:
+            reasons[name] = str(reason)
+    return graphs, reasons
 
 
 def floor(case: Case, rates: dict[str, int]) -> dict[str, float]:
     """Returns the seconds that the work must take here, by what it is spent on."""
     work = case.work()
-    copied = rates.get("copy, bytes read and written per second", 0)
     return {
-        "products": work["FLOP"] / rates["bfloat16 matrix product, FLOP/s"],
-        "exponentials": work["exponentials"] / rates["exponentials per second"],
-        "memory": work["bytes"] / copied if copied else 0.0,
+        "products": work["FLOP"] / rates[BFLOAT16],
+        "exponentials": work["exponentials"] / rates[EXPONENTIALS],
+        "memory": work["bytes"] / rates[COPY] if COPY in rates else 0.0,
+    }
+
+
+def achieved(case: Case, seconds: float, rates: dict[str, int]) -> dict[str, float]:
+    """Returns the rates of a way that takes so long, and their shares of the machine's."""
+    work = case.work()
+    flops, bandwidth = work["FLOP"] / seconds, work["bytes"] / seconds
+    return {
+        "FLOP/s": flops,
+        "FLOP share": flops / rates[BFLOAT16],
+        "bytes/s": bandwidth,
+        "bytes share": bandwidth / rates[COPY] if COPY in rates else 0.0,
     }
 
 
 def measure(case: Case, device: str, seconds: float, rates: dict[str, int]) -> dict[str, Any]:
-    """Times a case; returns it with the median of every way, in seconds, errors and its floor."""
+    """Times a case.
+
+    Returns:
+        it, the median seconds of every way, the rates that it achieves, errors, the floor, the
+        expected time of ours, and why there are no graphs of some.
+    """
     calls, errors = calls_of(case, device)
-    if device == "cuda" and case.batch <= GRAPH_BATCH and case.mode != "training":
-        calls |= as_graphs(calls)
+    reasons: dict[str, str] = {}
+    if case.batch <= GRAPH_BATCH and case.mode != "training":
+        graphs, reasons = as_graphs(calls, device)
+        calls |= graphs
     rounds = {"min_rounds": 1, "max_rounds": 1 if device == "cpu" else 50}
     samples = interleave(calls, seconds=seconds, device=device, **rounds)
-    medians = {name: quantiles(times)[1] for name, times in samples.items()}
-    return {"case": asdict(case), "seconds": medians, "errors": errors, "floor": floor(case, rates)}
+    spread = {name: quantiles(times) for name, times in samples.items()}
+    medians = {name: middle for name, (_, middle, _) in spread.items()}
+    return {
+        "case": asdict(case),
+        "seconds": medians,
+        "quantiles": spread,
+        "achieved": {name: achieved(case, time, rates) for name, time in medians.items()},
+        "errors": errors,
+        "floor": floor(case, rates),
+        "expected": case.expected(),
+        "no graph": reasons,
+    }
+
+
+def title(case: Case) -> str:
+    """Names a case."""
+    size = f"{case.hidden} x {case.layers}, {case.head}, " if case.hidden else ""
+    return f"{case.name} {size}batch {case.batch}, n {case.n}, {case.mode}"
 
 
 def report(result: dict[str, Any]) -> str:
     """Lays out the ways to compute a case: time, ratio to the fastest of PyTorch's, and error."""
     case, seconds = Case(**result["case"]), result["seconds"]
-    size = f"{case.hidden} x {case.layers}, {case.head}, " if case.hidden else ""
-    title = f"{case.name} {size}batch {case.batch}, n {case.n}, {case.mode}"
     known = {name: value for name, value in result["floor"].items() if value}
     parts = ", ".join(f"{name} {time_text(value)}" for name, value in known.items())
     steps = f"; {case.layers * case.n * (1 if case.mode == 'inference' else 2)} steps in turn"
-    lines = [f"{title}: floor {time_text(max(result['floor'].values()))} ({parts})"]
+    lines = [f"{title(case)}: floor {time_text(max(result['floor'].values()))} ({parts})"]
     lines[0] += steps if case.hidden else ""
     cells = []
     for name, time in sorted(seconds.items(), key=lambda item: item[1]):
@@ -238,9 +293,30 @@ def report(result: dict[str, Any]) -> str:
         ]
         ratio = f"{min(rivals) / time:.2f}x" if rivals and name.startswith("ours") else ""
         error = result["errors"].get(name.removesuffix(", graph"))
-        cells.append((name, time_text(time), ratio, "" if error is None else f"{error:.1e}"))
-    header = ("", "median", "PyTorch's / it", "off by")
-    return "\n".join([*lines, *align([header, *cells], right=range(1, 4))])
+        cells.append(
+            (
+                name,
+                time_text(time),
+                time_text(result["expected"]) if name == "ours" and result["expected"] else "",
+                ratio,
+                "" if error is None else f"{error:.1e}",
+                *rate_cells(result["achieved"][name]),
+            )
+        )
+    rates = ("FLOP/s", "FLOP limit", "bytes/s", "copy limit")
+    header = ("", "median", "expected", "PyTorch's / it", "off by", *rates)
+    notes = [f"  {name}: {reason}" for name, reason in result["no graph"].items()]
+    return "\n".join([*lines, *align([header, *cells], right=range(1, len(header))), *notes])
+
+
+def rate_cells(rates: dict[str, float]) -> tuple[str, str, str, str]:
+    """Lays out what `achieved` returned."""
+    return (
+        f"{rates['FLOP/s'] / 1e12:.3g} T",
+        f"{100 * rates['FLOP share']:.2f} %",
+        f"{rates['bytes/s'] / 1e9:.3g} G" if rates["bytes/s"] else "",
+        f"{100 * rates['bytes share']:.2f} %" if rates["bytes share"] else "",
+    )
 
 
 def main() -> int:
@@ -248,6 +324,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="where to write every measurement")
     parser.add_argument("--seconds", type=float, default=0.1, help="for each way of each row")
     parser.add_argument("--dry", action="store_true", help="on the CPU, at a tiny size")
+    gpu_budget.add_argument(parser)
     options = parser.parse_args()
     if not torch.cuda.is_available() and not options.dry:
         print("no GPU: measured nothing")
@@ -256,7 +333,8 @@ def main() -> int:
     rates = ceilings(device)
     print(ceilings_text(rates), flush=True)
     results, far = [], []
-    for case in tiny_cases() if options.dry else cases():
+    budget = Budget(options.until)
+    for case in budget.each(tiny_cases() if options.dry else cases(), title):
         result = measure(case, device, 0.0 if options.dry else options.seconds, rates)
         results.append(result)
         print(f"\n{report(result)}", flush=True)
@@ -266,6 +344,7 @@ def main() -> int:
         # Far above what rounding does to a half type, far below what a wrong network would.
         far += [name for name, error in result["errors"].items() if not error < 0.3]
     print(f"\n{len(results)} rows, {len(far)} ways that are wrong: {', '.join(far) or 'none'}")
+    print(budget.report())
     return 1 if far else 0
 
 

@@ -14,7 +14,9 @@ from typing import Any
 
 import torch
 
+from bench import gpu_budget
 from bench.gpu_bench import TARGETS, on_gpu
+from bench.gpu_budget import Budget
 from sodeep_fast.benchmark import Case, Operator, Unavailable
 from sodeep_fast.benchmark.measure import Call
 from sodeep_fast.benchmark.model import Shape
@@ -74,24 +76,32 @@ def main() -> int:
     parser.add_argument("--exercise", action="store_true", help="run small sizes once, no profile")
     parser.add_argument("--json", type=Path, help="where to write every kernel's time")
     parser.add_argument("--dry", action="store_true", help="on the CPU, at a tiny size")
+    gpu_budget.add_argument(parser)
     options = parser.parse_args()
+    budget = Budget(options.until)
+
+    def timely(shapes: tuple[Shape, ...] | None, device: str) -> Iterator[tuple[str, Call]]:
+        return budget.each(routed_calls(shapes, device), lambda labelled: labelled[0])
+
     if not torch.cuda.is_available() and not options.dry:
         print("no GPU: measured nothing")
         return 0
     if options.dry or options.exercise:
         shapes = ((2, 20),) if options.dry else EXERCISE_SHAPES
-        for label, call in routed_calls(shapes, "cpu" if options.dry else "cuda"):
+        for label, call in timely(shapes, "cpu" if options.dry else "cuda"):
             call()
             print(f"ran {label}")
+        print(budget.report())
         return 0
     results = {}
-    for label, call in routed_calls(None, "cuda"):
+    for label, call in timely(None, "cuda"):
         results[label] = kernel_times(call)
         print(label)
         for kernel, row in results[label].items():
             print(f"  {1e6 * row['seconds']:10.1f} us x {row['launches']:g}  {kernel[:90]}")
         if options.json:
             options.json.write_text(json.dumps(results, indent=1))
+    print(budget.report())
     return 0
 
 

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench import gpu_budget
+from bench.gpu_budget import Budget
 from sodeep_fast.benchmark.measure import Call, interleave, quantiles
 from sodeep_fast.comparators import ByLevel, encode
 from sodeep_fast.kernels import _config
@@ -195,7 +197,7 @@ def compile_one(task: tuple[int, int]) -> None:
     calls[sweep.candidates[task[1]]]()
 
 
-def measure(device: str, seconds: float) -> list[dict[str, Any]]:
+def measure(device: str, seconds: float, budget: Budget) -> list[dict[str, Any]]:
     """Times every candidate; returns one result per candidate, fastest first in each sweep."""
     found = sweeps(tiny=device == "cpu")
     if device != "cpu":
@@ -204,7 +206,7 @@ def measure(device: str, seconds: float) -> list[dict[str, Any]]:
         with ProcessPoolExecutor(8, mp_context=spawn) as pool:
             list(pool.map(compile_one, tasks, chunksize=2))
     results = []
-    for sweep in found:
+    for sweep in budget.each(found, lambda sweep: f"{sweep.operator} {sweep.shape}"):
         kept = getattr(_config, sweep.setting)
         try:
             calls = timed_calls(sweep, device)
@@ -229,12 +231,12 @@ def measure(device: str, seconds: float) -> list[dict[str, Any]]:
     return results
 
 
-def crossover(seconds: float) -> list[dict[str, Any]]:
+def crossover(seconds: float, budget: Budget) -> list[dict[str, Any]]:
     """Times all pairs (Triton) against the linear method (CUDA C++), forward and backward."""
     from sodeep_fast.ops.soft_rank import soft_rank
 
     results = []
-    for shape in CROSSOVER:
+    for shape in budget.each(CROSSOVER, lambda shape: f"crossover {shape}"):
         if shape[0] * shape[1] ** 2 > 1e12:
             continue
         scores = (torch.rand(shape) * 2 - 1).cuda().requires_grad_()
@@ -256,11 +258,31 @@ def crossover(seconds: float) -> list[dict[str, Any]]:
     return results
 
 
+def best_threshold(results: list[dict[str, Any]]) -> int:
+    """Returns the power of two of pairs from which "auto" should take the linear method.
+
+    The one with which the shapes together take the least, each time over its faster method; rows
+    of fewer than 1024 scores play no part, as in `_config.prefers_linear`.
+    """
+
+    def cost(threshold: int) -> float:
+        total = 0.0
+        for row in results:
+            rows, n = row["shape"]
+            taken = row["linear" if rows * n * n >= threshold else "direct"]
+            total += taken / min(row["direct"], row["linear"])
+        return total
+
+    return min((1 << power for power in range(16, 42)), key=cost)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="where to write every measurement")
     parser.add_argument("--dry", action="store_true", help="on the CPU, at a tiny size")
+    gpu_budget.add_argument(parser)
     options = parser.parse_args()
+    budget = Budget(options.until)
     if not torch.cuda.is_available() and not options.dry:
         print("no GPU: measured nothing")
         return 0
@@ -275,8 +297,8 @@ def main() -> int:
         from sodeep_fast import _native
 
         if _native.HAS_CUDA:
-            results["crossover"] = crossover(0.05)
-    results["blocks"] = measure("cuda" if on_gpu else "cpu", 0.05 if on_gpu else 0.0)
+            results["crossover"] = crossover(0.05, budget.share(0.25))
+    results["blocks"] = measure("cuda" if on_gpu else "cpu", 0.05 if on_gpu else 0.0, budget)
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
     for row in results["crossover"]:
@@ -285,6 +307,9 @@ def main() -> int:
             f"{row['shape']!s:14} direct {1e6 * row['direct']:9.1f} us  linear "
             f"{1e6 * row['linear']:9.1f} us  faster {faster}, auto takes {row['chosen']}"
         )
+    if results["crossover"]:
+        power = best_threshold(results["crossover"]).bit_length() - 1
+        print(f"LINEAR_FROM_PAIRS = 1 << {power}  # {provenance}")
     printed = set()
     for row in results["blocks"]:
         key = row["operator"], row["dtype"], row["n"]
@@ -295,6 +320,7 @@ def main() -> int:
             print(f"# {title}: {1e6 * row['seconds']:.1f} us")
             tile = f"{row['tile']}{tuple(row['blocks'])}"
             print(f'Entry({arch}, {bound}, {tile}, "{provenance}"),')
+    print(budget.report())
     return 0
 
 

@@ -8,11 +8,13 @@ exit status is then 1.
 import argparse
 import itertools
 import json
+import multiprocessing
 import os
 import re
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -234,12 +236,29 @@ def lstm_rows(arch: int, every: bool) -> list[dict[str, Any]]:
 
 
 def triton_rows(arch: int, every: bool = True) -> list[dict[str, Any]]:
-    """Compiles the Triton kernels with every tile of the tables, or with the largest rows' only."""
-    rows = []
-    for float64 in (False, True):
-        rows += pairwise_rows(float64, arch, every) + histogram_rows(float64, arch)
-        rows += counts_rows(float64, arch, every)
-    return rows + lstm_rows(arch, every)
+    """Compiles the Triton kernels with every tile of the tables, or with the largest rows' only.
+
+    In as many processes as there are processors.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    groups = [(name, float64, arch, every) for name in GROUPS for float64 in (True, False)]
+    with ProcessPoolExecutor(min(os.cpu_count() or 1, len(groups)), mp_context=spawn) as pool:
+        return [row for rows in pool.map(group_rows, groups) for row in rows]
+
+
+GROUPS = ("counts", "lstm", "pairwise", "histogram")
+
+
+def group_rows(group: tuple[str, bool, int, bool]) -> list[dict[str, Any]]:
+    """Compiles the kernels of one operator for float64 scores, or for float32."""
+    name, float64, arch, every = group
+    if name == "counts":
+        return counts_rows(float64, arch, every)
+    if name == "lstm":
+        return [] if float64 else lstm_rows(arch, every)
+    return (
+        pairwise_rows(float64, arch, every) if name == "pairwise" else histogram_rows(float64, arch)
+    )
 
 
 def cuda_rows(archs: list[int]) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 Run it on a quiet machine: `python -m bench.retrieval`. The yardstick is what any such loss has to
 do: the score matrix E @ E.T of a batch, and the two products of its backward. Ratios of one run are
-the result; absolute times are context. On a GPU (--device cuda) it measures and judges nothing.
+the result; absolute times are context. `bench/gpu_losses.py` has the same losses on a GPU.
 """
 
 import argparse
@@ -30,7 +30,6 @@ RESULTS = Path(__file__).parent / "results"
 DIMENSIONS, PER_CLASS = 128, 4
 PLAIN, HIERARCHY = 1, 2  # columns of labels
 
-LARGEST_WHOLE = 16384  # beyond, a score matrix at a time is no longer measured
 SCORES_ALONE = "quantized_ap"  # what is measured of scores that are there already
 
 
@@ -106,23 +105,18 @@ def shared_labels(labels: Tensor) -> Tensor:
     return (columns.unsqueeze(1) == columns).sum(-1)
 
 
-def time_all(calls: dict[str, Call], device: str, seconds: float = 3.0) -> dict[str, float]:
+def time_all(calls: dict[str, Call], device: str) -> dict[str, float]:
     """Returns the median seconds of every call, all of them in the same rounds."""
     for call in calls.values():
         call()
-    samples = interleave(calls, seconds=seconds, min_rounds=3, max_rounds=50, device=device)
+    samples = interleave(calls, seconds=3.0, min_rounds=3, max_rounds=50, device=device)
     return {name: quantiles(times)[1] for name, times in samples.items()}
 
 
 def peak(name: str, batch: int, chunk_size: int | str | None, device: str) -> int:
-    """Returns the peak bytes of forward and backward of a loss.
-
-    On the CPU in a process of its own; PyTorch's allocator tells it of a GPU in any process.
-    """
-    if device == "cuda":
-        return peak_here(name, batch, chunk_size, device) or 0
+    """Returns the peak bytes of forward and backward of a loss, in a process of its own."""
     command = [sys.executable, "-m", __spec__.name, "--peak", name, str(batch), str(chunk_size)]
-    command += ["--device", device, "--threads", str(torch.get_num_threads())]
+    command += ["--threads", str(torch.get_num_threads())]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
     return int(done.stdout.split()[-1])
 
@@ -175,28 +169,26 @@ class Report:
         print("  ".join(line), flush=True)
 
 
-def against_products(report: Report, batch: int, device: str, judged: bool) -> None:
+def against_products(report: Report, batch: int, device: str) -> None:
     """Every loss at one batch size, in units of its matrix products, and its memory."""
     embeddings, labels = make_batch(batch, PER_CLASS, device)
     calls = {
         name: loss_call(measured.build(), embeddings, labels[measured.columns])
         for name, measured in LOSSES.items()
     }
-    seconds = 3.0 if judged else 0.5
-    times = time_all({"products": products_call(embeddings), **calls}, device, seconds)
+    times = time_all({"products": products_call(embeddings), **calls}, device)
     report.add(f"matrix products of batch {batch}", times["products"], text=time_text)
     matrix = 4.0 * batch**2
     for name in LOSSES:
         what = f"{name}, batch {batch}"
         ratio = times[name] / times["products"]
-        report.add(f"{what}: time over products", ratio, at_most=3 if judged else None)
-        sizes = ((256, 0.25),) if batch > LARGEST_WHOLE else ((None, 6), (256, 0.25))
-        for chunk_size, most in sizes:
+        report.add(f"{what}: time over products", ratio, at_most=3)
+        for chunk_size, most in ((None, 6), (256, 0.25)):
             used = peak(name, batch, chunk_size, device) / matrix
             report.add(
                 f"{what}, chunk_size {chunk_size}: memory over score matrix",
                 used,
-                at_most=most if judged else None,
+                at_most=most,
             )
 
 
@@ -311,36 +303,32 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--batches", type=int, nargs="+", default=[4096])
     parser.add_argument("--peak", nargs=3, metavar=("LOSS", "BATCH", "CHUNK"), help="only this")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.peak:
         name, batch, chunk = options.peak
         chunk_size = None if chunk == "None" else chunk if chunk == "auto" else int(chunk)
-        print(peak_here(name, int(batch), chunk_size, options.device))
+        print(peak_here(name, int(batch), chunk_size, "cpu"))
         return 0
-    if options.device == "cuda" and not torch.cuda.is_available():
-        print("no GPU: measured nothing")
-        return 0
-    report, judged = Report(), options.device == "cpu"
+    report = Report()
     parts: list[Callable[..., None]] = [
-        partial(against_products, batch=batch, judged=judged) for batch in options.batches
+        partial(against_products, batch=4096),
+        against_triples,
+        against_positives_only,
+        against_metric_learning,
+        many_positives,
+        large_batches,
     ]
-    if judged:
-        parts += [against_triples, against_positives_only, against_metric_learning]
-        parts += [many_positives, large_batches]
     for part in parts:
-        part(report, device=options.device)
+        part(report, device="cpu")
     facts = environment()
     text = "\n".join(align([("what", "target", "measured", ""), *report.lines]))
     options.out.mkdir(parents=True, exist_ok=True)
-    stem = "retrieval" if judged else "retrieval-gpu"
-    (options.out / f"{stem}.txt").write_text(
+    (options.out / "retrieval.txt").write_text(
         ", ".join(f"{key} {value}" for key, value in facts.items()) + "\n\n" + text + "\n"
     )
-    (options.out / f"{stem}.json").write_text(
+    (options.out / "retrieval.json").write_text(
         json.dumps({"environment": facts, "lines": report.lines}, indent=1) + "\n"
     )
     print(f"\n{text}")

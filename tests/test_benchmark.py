@@ -22,6 +22,7 @@ from sodeep_fast.benchmark import (
     quick_plan,
     run,
 )
+from sodeep_fast.benchmark import hard_rank as hard_rank_benchmark
 from sodeep_fast.benchmark import soft_rank as soft_rank_benchmark
 from sodeep_fast.benchmark.environment import environment
 from sodeep_fast.benchmark.measure import interleave, quantiles
@@ -114,6 +115,43 @@ def test_ours_is_not_the_reference_under_another_name(monkeypatch):
     monkeypatch.setattr(_native, "HAS_CPU", False)
     with pytest.raises(Unavailable, match="without its compiled library"):
         OPERATOR.providers["ours"].build("cpu")
+
+
+def test_one_that_raises_is_a_row_and_the_others_are_measured():
+    def broken(scores):
+        raise RuntimeError("the compiler gave up\nsomewhere")
+
+    operator = with_provider("broken", lambda device: broken)
+    row, right = measure_cases(
+        operator, [Case("broken", "both", SHAPE), Case("eager", "both", SHAPE)], FAST
+    )
+    assert (row.status, row.note, row.median) == ("failed", "the compiler gave up", None)
+    assert right.status == "ok"
+
+
+def test_a_mode_that_nobody_has_is_left_out():
+    plan = replace(FAST, shapes=(SHAPE,), modes=("backward", "forward"))
+    rows = run(hard_rank_benchmark.OPERATOR, plan)
+    assert {row.mode for row in rows} == {"forward"}
+    assert {row.status for row in rows} == {"ok"}
+
+
+@pytest.mark.parametrize("provider", ["ours", "pairs", "eager"])
+def test_exact_ranks_pass_their_check_and_others_do_not(provider):
+    function = hard_rank_benchmark.OPERATOR.providers[provider].build("cpu")
+    scores = make_scores("tied", (5, 40))
+    hard_rank_benchmark.check(scores, function(scores), None, None)
+    for wrong in (function(scores) + 9, function(-scores), function(scores) * torch.nan):
+        with pytest.raises(soft_rank_benchmark.WrongResult, match="a rank is off"):
+            hard_rank_benchmark.check(scores, wrong, None, None)
+
+
+def test_achieved_rates_and_the_expected_time_have_columns():
+    row = Row("soft_rank", "ours", "both", 8, 64, median=0.1, q20=0.1, q80=0.1)
+    row.expected, row.bandwidth, row.flops, row.flop_share = 0.05, 2e9, 3e12, 0.25
+    text = table([row])
+    for cell in ("expected", "50.0 ms", "bytes/s", "2.00 G", "3.00 T", "FLOP limit", "25.00 %"):
+        assert cell in text
 
 
 def test_what_is_too_large_or_too_slow_is_skipped():

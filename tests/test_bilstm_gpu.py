@@ -122,6 +122,7 @@ def test_long_rows() -> None:
     torch.testing.assert_close(ours(lstm)(scores).cpu().double(), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.large
 def test_more_than_two_to_the_31_numbers() -> None:
     """What is saved is indexed in 64 bits."""
     if torch.cuda.get_device_properties(0).total_memory < 40e9:

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,7 @@ def test_measures_nothing_and_says_so(tmp_path):
         assert "no GPU: measured nothing" in (tmp_path / f"{part}.log").read_text()
     summary = (tmp_path / "summary.txt").read_text()
     assert summary.count(" ok\n") == 5
+    assert "left out" not in summary
     assert "memcheck and racecheck did not run" in summary
     assert "FAILED" not in summary
 
@@ -51,7 +54,72 @@ def test_reports_a_failure_and_goes_on(tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
     summary = (tmp_path / "out/summary.txt").read_text()
-    assert summary.count("FAILED: exit status 3") == 9
+    # build, doctor, resources; test, large; bench, networks, losses; sweep; profile
+    assert summary.count("FAILED: exit status 3") == 10
+    assert done.stdout.endswith(summary)
+
+
+def stand_in(tmp_path, *cases):
+    """Returns an environment whose python3 finds a GPU and runs one of `cases` by its words."""
+    lines = ['case "$*" in', "*import\\ torch*) echo 90 ;;", "*xdist*) exit 1 ;;", *cases, "esac"]
+    (tmp_path / "python3").write_text("#!/bin/sh\n" + "\n".join(lines) + "\n")
+    (tmp_path / "python3").chmod(0o755)
+    return {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+
+
+def test_steps_share_the_time_and_say_what_they_left_out(tmp_path):
+    environment = stand_in(
+        tmp_path,
+        "*gpu_networks*) echo 'left out for lack of time: 3 (a; b; c)' ;;",
+        "*gpu_report*) echo 'the aims' ;;",
+    )
+    command = ["bench/gpu_check.sh", str(tmp_path / "out"), "--only", "bench,sweep"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    limits = [int(found) for found in re.findall(r"^== \w+, (\d+) s$", done.stdout, re.M)]
+    # What a step does not need falls to the next ones; the last has all that is left of 490.
+    assert len(limits) == 4
+    assert max(limits) == limits[-1] >= 480
+    assert 160 <= limits[0] <= 180
+    lines = (tmp_path / "out/summary.txt").read_text().splitlines()
+    assert next(line for line in lines if line.startswith("networks")).endswith(
+        "ok, left out for lack of time: 3"
+    )
+    assert sum(line.endswith(" ok") for line in lines) == 3
+    assert lines[-1] == "the aims"
+
+
+def test_the_table_comes_last_even_where_somebody_ends_it(tmp_path):
+    environment = stand_in(tmp_path, "*gpu_sweep*) echo began; exec sleep 60 ;;")
+    command = ["bench/gpu_check.sh", str(tmp_path / "out"), "--only", "sweep"]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        while "began" not in process.stdout.readline():
+            pass
+        process.terminate()
+        begin = time.monotonic()
+        rest = process.stdout.read()
+        process.wait()
+    assert time.monotonic() - begin < 20
+    assert process.returncode == 1
+    assert "ENDED from outside" in rest.splitlines()[-1]
+
+
+def test_a_failure_of_the_report_or_of_a_step_is_the_exit_status(tmp_path):
+    for case in ("*gpu_report*) exit 1 ;;", "*gpu_sweep*) exit 1 ;;"):
+        command = ["bench/gpu_check.sh", str(tmp_path / "out"), "--only", "sweep"]
+        done = subprocess.run(command, cwd=ROOT, env=stand_in(tmp_path, case), capture_output=True)
+        assert done.returncode == 1
+
+
+def test_the_limits_of_all_steps_end_before_nine_minutes():
+    script = (ROOT / "bench/gpu_check.sh").read_text()
+    numbers = dict(re.findall(r"\b(total|grace|deadline)=(\d+)", script))
+    total, grace, deadline = (int(numbers[name]) for name in ("total", "grace", "deadline"))
+    # After the deadline come 5 s until a step is killed.
+    assert total < total + grace <= deadline < deadline + 5 < 540
 
 
 @pytest.mark.parametrize(
@@ -78,8 +146,45 @@ def test_benchmark_runs_dry(tmp_path):
         "torch.sort",
         "nn.LSTM",
     } <= measured
+    graphs = {row["operator"]: set() for row in rows}
     missing = {row["provider"] for row in rows if row["status"] == "missing"}
-    assert missing - {"torchsort"} == {"cuda-direct", "cuda-linear"}
+    assert missing - {"torchsort"} == {"cuda-direct", "cuda-linear", "triton-direct"}
+    for row in rows:
+        if row["note"] == "replay of a CUDA graph":
+            graphs[row["operator"]].add(row["provider"])
+        if row["status"] == "ok":
+            assert row["bandwidth"] > 0
+    assert graphs == {
+        "soft_rank": {"triton-direct", "compile", "compile_sym"},
+        "rank_counts": {"triton-direct-found"},
+        "soft_histogram": {"triton-auto", "compile"},
+        "bilstm": {"triton-fp16", "nn.LSTM"},
+        "hard_rank": {"ours", "eager", "torch.sort"},
+    }
+    reasons = [row["note"] for row in rows if "no CUDA graph" in row["note"]]
+    assert reasons == ["no CUDA graph: the host waits for sodeep_fast::find_marked"]
+    for column in ("expected", "bytes/s", "FLOP/s", "FLOP limit"):
+        assert column in done.stdout
+
+
+def test_losses_run_dry(tmp_path):
+    out = tmp_path / "losses.json"
+    done = run("python3", "-m", "bench.gpu_losses", "--dry", "--json", str(out))
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads(out.read_text())["rows"]
+    losses = {row["operator"] for row in rows}
+    assert {"SmoothAPLoss", "SupAPLoss", "QuantizedAPLoss", "RecallAtKLoss", "NDCGLoss"} <= losses
+    for loss in losses:
+        modes = {
+            row["mode"] for row in rows if row["operator"] == loss and row["provider"] == "ours"
+        }
+        assert modes == {"forward", "backward", "both"}
+        notes = {row["note"] for row in rows if row["operator"] == loss}
+        assert any("CUDA graph" in note for note in notes), loss
+    captured = {row["operator"] for row in rows if row["note"] == "replay of a CUDA graph"}
+    assert captured == {"QuantizedAPLoss", "SpearmanLoss"}
+    failed = {row["operator"] for row in rows if row["status"] == "failed"}
+    assert failed <= {"HierarchicalAPLoss"}  # whose rival torch.compile does not take
 
 
 def test_networks_run_dry(tmp_path):
@@ -94,6 +199,8 @@ def test_networks_run_dry(tmp_path):
     for row in rows:
         assert {"ours", "cuDNN", "ours, autocast", "cuDNN, autocast"} <= row["seconds"].keys()
         assert max(row["floor"].values()) > 0
+        assert row["achieved"].keys() == row["seconds"].keys()
+        assert (row["expected"] is not None) == (row["case"]["name"] == "LSTM")
     assert "floor" in done.stdout
     assert "0 ways that are wrong" in done.stdout
 
@@ -104,6 +211,18 @@ def test_sweep_runs_dry(tmp_path):
     assert len(json.loads((tmp_path / "sweep.json").read_text())["blocks"]) == 10
     for tile in ("Blocks", "CountsBlocks", "HistogramBlocks", "LstmBlocks"):
         assert f"Entry(0, UNLIMITED, {tile}(" in done.stdout
+
+
+def test_the_crossover_is_where_the_linear_method_wins():
+    from bench.gpu_sweep import best_threshold
+
+    results = [
+        {"shape": (rows, n), "direct": rows * n * n / 2**30, "linear": 0.25}
+        for rows in (1, 8, 64)
+        for n in (1024, 4096, 16384)
+    ]
+    # 2^28 pairs take 0.25 either way; the next size below takes less directly.
+    assert 2**26 < best_threshold(results) <= 2**28
 
 
 def test_profile_runs_dry():

@@ -241,6 +241,7 @@ def test_cuda_graph() -> None:
             assert torch.equal(replayed, eager)
 
 
+@pytest.mark.large
 def test_more_elements_than_32_bits_count() -> None:
     """Offsets beyond 2^31: the last rows come out as they do alone."""
     if torch.cuda.mem_get_info()[0] < 60e9:

@@ -85,7 +85,13 @@ def test_gradcheck_and_opcheck() -> None:
     assert torch.autograd.gradcheck(counts, scores)
     assert torch.autograd.gradgradcheck(counts, scores)
     options = (levels.to(torch.uint8), 3, 6, 0.0, 1.0)
-    torch.library.opcheck(torch.ops.sodeep_fast.triton_soft_histogram, (scores, *options))
+    ops = torch.ops.sodeep_fast
+    torch.library.opcheck(ops.triton_soft_histogram, (scores, *options))
+    grad = torch.rand(2, 3, 6, dtype=torch.float64, device="cuda")
+    tangent = torch.rand(2, 9, dtype=torch.float64, device="cuda")
+    scores = scores.detach()
+    torch.library.opcheck(ops.triton_soft_histogram_backward, (grad, scores, *options))
+    torch.library.opcheck(ops.triton_soft_histogram_tangent, (tangent, scores, *options))
 
 
 def test_cuda_graph() -> None:
@@ -145,17 +151,25 @@ def test_another_device() -> None:
     assert torch.equal(soft_histogram(scores, backend="triton").to("cuda:0"), expected)
 
 
+@pytest.mark.large
 def test_more_elements_than_32_bits_count() -> None:
     """Offsets beyond 2^31: the last rows come out as they do alone."""
-    if torch.cuda.mem_get_info()[0] < 40e9:
-        pytest.skip("needs 40 GB of free GPU memory")
+    if torch.cuda.mem_get_info()[0] < 60e9:
+        pytest.skip("needs 60 GB of free GPU memory")
     torch.use_deterministic_algorithms(False)  # which would fill the outputs first
     rows = (1 << 25) + 3
     scores = torch.rand(rows, 64, device="cuda")
-    counts = soft_histogram(scores, backend="triton")
+    grad = torch.arange(20.0, device="cuda").square().expand(rows, 1, 20)
+
+    def both(begin: int, end: int) -> tuple[Tensor, Tensor]:
+        leaf = scores[begin:end].detach().requires_grad_()
+        counts = soft_histogram(leaf, backend="triton")
+        return counts.detach(), torch.autograd.grad(counts, leaf, grad[begin:end])[0]
+
+    whole = both(0, rows)
     for at in (0, rows // 2, rows - 5):
-        alone = soft_histogram(scores[at : at + 5], backend="triton")
-        assert torch.equal(counts[at : at + 5], alone)
+        for mine, alone in zip(whole, both(at, at + 5), strict=True):
+            assert torch.equal(mine[at : at + 5], alone)
 
 
 def test_memory_of_a_large_batch() -> None:

@@ -1,5 +1,6 @@
 // Where the panels of a row lie, for the linear method: the first two of its kernels, and what all
-// of them share. csrc/cuda/soft_rank_linear.cuh has the whole picture.
+// of them share. csrc/cuda/soft_rank_linear.cuh has the whole picture, and what each kernel should
+// take on an H200.
 #pragma once
 
 #include "cuda/soft_rank_rows.cuh"

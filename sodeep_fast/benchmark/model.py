@@ -88,10 +88,13 @@ class Row:
     """What came of a case. Times in seconds per call, memory in bytes.
 
     `status` is "ok", "missing" (the provider cannot run here), "skipped" (too long or too large),
-    or "refused" (its result is wrong); only "ok" rows carry numbers. `slowdown` is its median over
-    that of our default provider in the same rounds; `launches` the GPU kernels of a call; `share`
-    the machine's copy bandwidth that the bytes which must move would take in this time; `pairs` the
-    pairs of a row over the time, whether or not the provider visits them one by one.
+    "refused" (its result is wrong) or "failed" (it raised); only "ok" rows carry numbers.
+    `slowdown` is its median over that of our default provider in the same rounds; `launches` the
+    GPU kernels of a call; `share` the machine's copy bandwidth that the bytes which must move would
+    take in this time; `pairs` the pairs of a row over the time, whether or not the provider visits
+    them one by one; `bandwidth` the bytes that must move over the time, `flops` the floating-point
+    operations of the equations over it and `flop_share` their part of the machine's; `expected` the
+    time by a count of both.
     """
 
     operator: str
@@ -110,6 +113,10 @@ class Row:
     launches: int | None = None
     pairs: float | None = None
     share: float | None = None
+    bandwidth: float | None = None
+    flops: float | None = None
+    flop_share: float | None = None
+    expected: float | None = None
     samples: list[float] = field(default_factory=list, repr=False)
 
     @property

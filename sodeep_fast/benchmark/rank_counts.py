@@ -14,8 +14,9 @@ from sodeep_fast.benchmark.model import (
     Unavailable,
     WrongResult,
 )
-from sodeep_fast.comparators import ByLevel
+from sodeep_fast.comparators import ByLevel, encode
 from sodeep_fast.ops import _backend
+from sodeep_fast.ops._levels import compact_levels, find_marked
 from sodeep_fast.ops.rank_counts import rank_counts
 from sodeep_fast.reference.rank_counts import rank_counts as reference_rank_counts
 
@@ -123,6 +124,26 @@ def build_ours(method: str) -> Callable[[str], Function]:
 def route(backend: str, method: str) -> Function:
     """Returns `rank_counts` by a backend and a method."""
     return functools.partial(_counts, backend=backend, method=method)
+
+
+def route_of_found(backend: str, method: str) -> Function:
+    """Returns the operator below `rank_counts`, for targets that were found before the call."""
+    operators = torch.ops.sodeep_fast
+    call = operators.triton_rank_counts if backend == "triton" else operators.rank_counts
+
+    def counts(scores: Tensor) -> Tensor:
+        levels, columns, offsets = _found((len(scores), scores.shape[1]), scores.device.type)
+        options = (2, *encode(COMPARATOR), method)
+        result: Tensor = call(scores, levels, columns, offsets, *options)
+        return result
+
+    return counts
+
+
+@functools.cache
+def _found(shape: Shape, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    levels = compact_levels(make_levels(shape, device), None)
+    return levels, *find_marked(levels)[1:]
 
 
 def _per_pair(amount: float) -> Callable[[int, int], float]:

@@ -10,7 +10,9 @@ from pathlib import Path
 from sodeep_fast.benchmark.model import Row
 
 MODE_TITLES = {"forward": "forward", "backward": "backward", "both": "forward + backward"}
-NUMBERS = ("median", "20-80 %", "/ ours", "peak", "launches", "pairs/s", "copy limit")
+TIMES = ("median", "20-80 %", "/ ours", "expected")
+RATES = ("pairs/s", "bytes/s", "copy limit", "FLOP/s", "FLOP limit")
+NUMBERS = (*TIMES, "peak", "launches", *RATES)
 HEADER = ("provider", *NUMBERS, "")
 
 
@@ -100,16 +102,20 @@ def _digits(value: float) -> str:
 
 def _cells(row: Row) -> tuple[str, ...]:
     if row.median is None or row.q20 is None or row.q80 is None:
-        return row.provider, "", "", "", "", "", "", "", f"{row.status}: {row.note}"
+        return row.provider, *[""] * len(NUMBERS), f"{row.status}: {row.note}"
     return (
         row.provider,
         time_text(row.median),
         f"{time_text(row.q20)} - {time_text(row.q80)}",
         "" if row.slowdown is None else f"{_digits(row.slowdown)} x",
+        "" if row.expected is None else time_text(row.expected),
         "" if row.peak_bytes is None else bytes_text(row.peak_bytes),
         "" if row.launches is None else str(row.launches),
         "" if row.pairs is None else f"{_digits(row.pairs / 1e9)} G",
+        "" if row.bandwidth is None else f"{_digits(row.bandwidth / 1e9)} G",
         "" if row.share is None else f"{100 * row.share:.2f} %",
+        "" if row.flops is None else f"{_digits(row.flops / 1e12)} T",
+        "" if row.flop_share is None else f"{100 * row.flop_share:.2f} %",
         row.note,
     )
 

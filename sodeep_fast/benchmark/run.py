@@ -96,6 +96,8 @@ def run(
         cases = [
             Case(name, mode, shape) for name in names if mode in operator.providers[name].modes
         ]
+        if not cases:  # such as the backward of what has none
+            continue
         group = measure_cases(operator, cases, plan)
         ours = next(row.median for row in group if row.provider == operator.ours)
         for row, case in zip(group, cases, strict=True):
@@ -137,6 +139,13 @@ def measure_cases(operator: Operator, cases: list[Case], plan: Plan) -> list[Row
             row.status, row.note = "missing", str(error)
         except WrongResult as error:
             row.status, row.note = "refused", str(error)
+        except torch.OutOfMemoryError:
+            row.status, row.note = "skipped", "there is not enough memory"
+        except RuntimeError as error:  # such as a compiler's; the others are measured all the same
+            row.status, row.note = (
+                "failed",
+                str(error).splitlines()[0] if str(error) else repr(error),
+            )
     samples = interleave(
         calls,
         seconds=plan.seconds,

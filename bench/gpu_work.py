@@ -1,0 +1,201 @@
+"""What the GPU kernels have to do, by count, and how long an H200 should take for it.
+
+The instructions of a pair, and why they are as many, stand in the head of each kernel's file; here
+they become the time of any row of a benchmark. Nothing of this is measured.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
+
+from sodeep_fast.benchmark.model import Shape
+from sodeep_fast.benchmark.rank_counts import targets_of
+from sodeep_fast.benchmark.soft_histogram import BINS
+from sodeep_fast.kernels import _config
+
+MULTIPROCESSORS = 132
+CLOCK = 1.98e9
+RATES = {
+    "bytes": 4.3e12,  # read and written
+    "instructions": 3.3e13,  # of a thread: 128 a cycle on each multiprocessor
+    "specials": 4.2e12,  # special-function results: 16 a cycle on each
+    "float32": 5e13,  # FLOP of products that are not
+    "tensor": 7.9e14,  # FLOP of products of half types
+    "steps": 1.0,  # seconds of steps one after the other, behind which memory hides
+}
+OVERLAPPING = ("bytes", "instructions", "specials", "tensor", "steps")
+LAUNCH = 2e-6
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a call does.
+
+    Arguments:
+        bytes: read and written, at least.
+        flop: floating-point operations of the equations, a special function being one.
+        instructions: of a thread, as compiled for sm_90.
+        specials: results of the special-function units.
+        tensor: FLOP on tensor cores.
+        steps: seconds of the steps of a recurrence.
+        launches: of kernels, PyTorch's own among them.
+        besides: seconds of what overlaps with nothing of this.
+    """
+
+    bytes: float = 0.0
+    flop: float = 0.0
+    instructions: float = 0.0
+    specials: float = 0.0
+    tensor: float = 0.0
+    steps: float = 0.0
+    launches: int = 1
+    besides: float = 0.0
+
+    def __add__(self, other: "Work") -> "Work":
+        both = zip(astuple(self), astuple(other), strict=True)
+        return Work(*(mine + others for mine, others in both))
+
+    def seconds(self) -> float:
+        """Returns an H200's time: the slowest of what overlaps, the launches, and the rest."""
+        slowest = max(getattr(self, name) / RATES[name] for name in OVERLAPPING)
+        return slowest + self.launches * LAUNCH + self.besides
+
+
+def _up(value: int, multiple: int) -> int:
+    return math.ceil(value / multiple) * multiple
+
+
+def soft_rank(route: str, mode: str, shape: Shape) -> Work:
+    """Counts kernels/soft_rank.py and csrc/cuda/soft_rank_*.cuh; forward or backward."""
+    rows, n = shape
+    backward = mode == "backward"
+    items, pairs = rows * n, float(rows) * n * n
+    moved, flop = (12 if backward else 8) * items, (10 if backward else 6) * pairs
+    if route == "cuda-linear":
+        # Twice the instructions: 200 blocks are two for some multiprocessors and one for others.
+        # Planning and combining take 12 us beside them.
+        moved, flop = (28 if backward else 16) * items, (72 if backward else 36) * items
+        instructions = 2.0 * (560 if backward else 340) * items
+        return Work(moved, flop, instructions, launches=5, besides=12e-6)
+    if route == "cuda-direct":
+        padded = float(rows) * _up(n, 32 if n <= 64 else 128) * n
+        return Work(moved, flop, (12 if backward else 8) * padded, 0.5 * padded)
+    blocks = _config.pairwise_blocks(False, n, 90)
+    padded = float(_up(rows, blocks.rows)) * _up(n, blocks.targets) * _up(n, 2 * blocks.sources)
+    per_pair = SOFT_RANK_INSTRUCTIONS[mode][n > 2048]
+    return Work(moved, flop, per_pair * padded, 1.5 * padded)
+
+
+# By whether the row is long.
+SOFT_RANK_INSTRUCTIONS = {"forward": (22, 19), "backward": (28, 25)}
+
+
+def count_pairs(mode: str, shape: Shape, targets: int) -> Work:
+    """Counts kernels/rank_counts.py with SupAP's comparators; forward or backward."""
+    rows, n = shape
+    backward = mode == "backward"
+    items = rows * n
+    pairs = float(items) * targets
+    most = _config.counts_blocks(False, n, targets, 1).targets
+    moved = (9 if backward else 5) * items + 8 * rows * targets
+    per_pair = RANK_COUNTS_INSTRUCTIONS[mode]
+    if backward and targets > most:  # a walk for the targets' own sums, and one for the items'
+        per_pair = 28 + 36
+    # Of the backward's second kernel, no program has work where a row's targets fit the first.
+    launches = 2 if backward else 1
+    flop = (10 if backward else 6) * pairs
+    return Work(moved, flop, per_pair * pairs, 1.5 * pairs, launches=launches)
+
+
+def rank_counts(route: str, mode: str, shape: Shape) -> Work:
+    """Counts the public function, which finds the targets, unless they were found before."""
+    work = count_pairs(mode, shape, targets_of(shape))
+    if "found" in route or mode == "backward":
+        return work
+    # PyTorch's nonzero, arange and searchsorted; the host waits for the first.
+    return work + Work(launches=8, besides=20e-6)
+
+
+RANK_COUNTS_INSTRUCTIONS = {"forward": 33, "backward": 34}
+
+
+def soft_histogram(route: str, mode: str, shape: Shape) -> Work:
+    """Counts kernels/soft_histogram.py below AP_Q, whose few numbers a row cost launches alone."""
+    rows, n = shape
+    items, levels = rows * n, 2
+    slices = math.ceil(n / _config.HISTOGRAM_SLICE)
+    if mode == "backward":
+        return Work(9 * items, 3 * items, launches=1) + Work(launches=14)
+    blocks = _config.histogram_blocks(False, n, BINS)
+    tile = min(n, _config.HISTOGRAM_SLICE)
+    padded = float(rows) * slices * _up(tile, blocks.items) * levels * _up(BINS, blocks.bins)
+    work = Work(5 * levels * items, 5.0 * items * levels * BINS, 28 * padded)
+    return work + Work(launches=10 + (slices > 1))
+
+
+def hard_rank(route: str, mode: str, shape: Shape) -> Work:
+    """Counts PyTorch's operators in `ops/hard_rank.py`, which has no kernel of its own on a GPU.
+
+    A byte at a time, four passes sort (key, index) pairs of 12 bytes in long rows; short ones are
+    sorted in one. Twenty operators on masks, positions and ranks move 190 bytes an item.
+    """
+    items = shape[0] * shape[1]
+    sort = 30 if shape[1] <= 4096 else 100
+    return Work((sort + 190) * items, launches=25 if shape[1] <= 4096 else 40)
+
+
+def lstm_products(hidden: int, layers: int, batch: int, n: int) -> float:
+    """Returns the FLOP of the products of one pass of an LSTM over scores."""
+    numbers = float(batch * n * 2 * hidden)
+    return layers * 8 * numbers * hidden + (layers - 1) * 16 * numbers * hidden
+
+
+def lstm(hidden: int, layers: int, shape: Shape, backward: bool, saves: bool) -> Work:
+    """Counts kernels/bilstm.py, the layers that it serves, in a half type.
+
+    A step is between what it takes if products, special functions and instructions overlap and if
+    they follow one another; here it is halfway. A larger tile or wave multiplies it.
+    """
+    rows, n = shape
+    padded = _config.lstm_padded(hidden)
+    blocks = _config.lstm_blocks(backward, False, True, rows)
+    programs = 2 * math.ceil(rows / blocks.rows)
+    cells = blocks.rows * padded
+    weights = 8 * padded * padded / 128  # cycles: bytes of shared memory, 128 a cycle
+    special = (2 if backward else 7) * cells / 16
+    issued = (1020 if backward else 800) * cells / 1024
+    step = (max(weights, special, issued) + weights + special + issued) / 2 / CLOCK
+    steps = n * math.ceil(programs / MULTIPROCESSORS) * step
+    numbers = float(rows * n * 2 * hidden)
+    states = 4 * numbers
+    moved = states + (10 * numbers if saves or backward else 0) + (states if backward else 0)
+    inputs = 2 * 8 * numbers * hidden  # the next layer's, a product of PyTorch's
+    again = states if backward else 0.0  # the row maxima, which scale what is rounded to float16
+    flop = 8 * numbers * hidden
+    launches, besides = 3 if backward else 1, again / RATES["bytes"]
+    total = Work(moved, flop, tensor=flop, steps=steps, launches=launches, besides=besides)
+    for _ in range(layers - 1):
+        # The products of the inputs come before the steps.
+        product = Work(24 * numbers, tensor=inputs, launches=2)
+        total += Work(moved, flop, tensor=flop, steps=steps, launches=launches, besides=besides)
+        total += Work(flop=inputs, launches=0, besides=product.seconds())
+    return total
+
+
+def bilstm(route: str, mode: str, shape: Shape) -> Work:
+    """Counts a layer of 128 units and its projection: a product, a bias, and copies."""
+    backward = mode == "backward"
+    projection = 4.0 * 256 * shape[0] * shape[1] / RATES["bytes"]
+    return lstm(128, 1, shape, backward, saves=True) + Work(launches=4, besides=projection)
+
+
+COUNTS: dict[str, Callable[[str, str, Shape], Work]] = {
+    function.__name__: function
+    for function in (soft_rank, rank_counts, soft_histogram, hard_rank, bilstm)
+}
+
+
+def passes_of(operator: str, route: str, mode: str, shape: Shape) -> list[Work]:
+    """Returns the work of each pass of a mode, by a route such as "triton-direct"."""
+    passes = ("forward", "backward") if mode == "both" else (mode,)
+    return [COUNTS[operator](route, each, shape) for each in passes]

@@ -1,0 +1,45 @@
+"""A pytest plugin for bench/gpu_check.sh: a little of every test first, until time is up.
+
+`-p bench.pytest_limit --until SECONDS`, since 1970. The first parameters of all tests come before
+the second ones, so that little time sees a little of everything; what time does not allow is
+skipped, counted and named in a line of its own.
+"""
+
+import itertools
+import math
+from collections import defaultdict
+from typing import Any
+
+import pytest
+
+from bench.gpu_budget import LEFT_OUT, Budget
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds --until."""
+    parser.addoption("--until", type=float, default=math.inf)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sorts tests by their position among those of the same function."""
+    counts: dict[str, Any] = defaultdict(itertools.count)
+    items.sort(key=lambda item: next(counts[item.nodeid.split("[")[0]]))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips a test for which no time is left."""
+    if Budget(item.config.getoption("--until")).left() <= 0:
+        pytest.skip(LEFT_OUT)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Says how many tests were left out, and of which functions."""
+    names = [
+        report.nodeid.split("::")[-1].split("[")[0]
+        for report in terminalreporter.stats.get("skipped", [])
+        if LEFT_OUT in str(report.longrepr)
+    ]
+    if names:
+        functions = "; ".join(dict.fromkeys(names))
+        terminalreporter.write_line(f"{LEFT_OUT}: {len(names)} tests ({functions})")
