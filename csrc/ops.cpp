@@ -34,6 +34,14 @@ STABLE_TORCH_LIBRARY(sodeep_fast, m) {
   // Rows and columns of what is not 0, row by row, and where each row's begin.
   m.def("find_marked(Tensor marks) -> (Tensor, Tensor, Tensor)");
 
+  // By how much positives miss one margin and negatives exceed another, (2), and how many do, (2).
+  m.def(
+      "margin_excess(Tensor scores, Tensor positives, Tensor? mask, float pos_margin, float "
+      "neg_margin) -> (Tensor, Tensor)");
+  m.def(
+      "margin_excess_backward(Tensor grad, Tensor scores, Tensor positives, Tensor? mask, float "
+      "pos_margin, float neg_margin) -> Tensor");
+
   // Targets of all rows one after the other: those of row b are columns[offsets[b]:offsets[b + 1]].
   // Kinds and parameters are three comparators', for items of a lower, the same and a higher level.
   m.def(

@@ -12,7 +12,7 @@ from sodeep_fast._checks import (
     check_matrix,
     check_number,
 )
-from sodeep_fast.ops._levels import find_marked
+from sodeep_fast.ops.margin_excess import count_active, margin_excess
 from sodeep_fast.retrieval import RetrievalLoss
 
 AVERAGES = ("active", "all")
@@ -61,7 +61,7 @@ def calibration_loss(
     check_mask(mask, scores)
     _check_options(pos_margin, neg_margin, average)
     positives = labels.bool()
-    sums = _Excess.apply(scores, positives, mask, pos_margin, neg_margin)
+    sums = margin_excess(scores, positives, mask, pos_margin, neg_margin)
     counts = _counts(scores, positives, mask, pos_margin, neg_margin, average)
     return (sums / counts.clamp(min=1)).sum()
 
@@ -108,7 +108,7 @@ class CalibrationLoss(RetrievalLoss):
 
     def sums(self, scores: Tensor, relation: Tensor, mask: Tensor | None) -> Tensor:
         """Returns the sums over positive and over negative pairs."""
-        return _Excess.apply(scores, relation, mask, self.pos_margin, self.neg_margin)
+        return margin_excess(scores, relation, mask, self.pos_margin, self.neg_margin)
 
     def counts(self, scores: Tensor, relation: Tensor, mask: Tensor | None) -> Tensor:
         """Returns how many positive and how many negative pairs are averaged over."""
@@ -137,60 +137,8 @@ def _counts(
     average: str,
 ) -> Tensor:
     """Returns how many positive and how many negative pairs are averaged over."""
-    positives = positives if mask is None else positives & mask
-    rows, columns, _ = find_marked(positives)
-    if average == "all":
-        everything = torch.full_like(rows[:0].sum(), scores.numel())
-        taking_part = everything if mask is None else mask.count_nonzero()
-        return torch.stack([torch.full_like(taking_part, len(rows)), taking_part - len(rows)])
-    own = scores.detach()[rows, columns]
-    over = scores.detach() > neg_margin
-    if mask is not None:
-        over &= mask
-    return torch.stack(
-        [
-            (own < pos_margin).count_nonzero(),
-            over.count_nonzero() - (own > neg_margin).count_nonzero(),
-        ]
-    )
-
-
-class _Excess(torch.autograd.Function):
-    """By how much the scores of positives and of negatives miss their margins, summed: (2,).
-
-    Positives are few, and taken out one by one; autograd would keep four matrices.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        scores: Tensor,
-        positives: Tensor,
-        mask: Tensor | None,
-        pos_margin: float,
-        neg_margin: float,
-    ) -> Tensor:
-        positives = positives if mask is None else positives & mask
-        rows, columns, _ = find_marked(positives)
-        wide = torch.promote_types(scores.dtype, torch.float32)
-        excess = scores.to(wide, copy=True).sub_(neg_margin).clamp_(min=0)
-        excess[rows, columns] = 0
-        if mask is not None:
-            excess.masked_fill_(~mask, 0)
-        ctx.save_for_backward(scores, rows, columns, mask)
-        ctx.margins = pos_margin, neg_margin
-        own = scores[rows, columns].to(wide)
-        return torch.stack([(pos_margin - own).clamp_(min=0).sum(), excess.sum()])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        scores, rows, columns, mask = ctx.saved_tensors
-        pos_margin, neg_margin = ctx.margins
-        pos_grad, neg_grad = grad.to(scores.dtype)
-        over = scores > neg_margin
-        if mask is not None:
-            over &= mask
-        result = torch.zeros_like(scores).masked_fill_(over, neg_grad)
-        own = scores[rows, columns]
-        result[rows, columns] = torch.where(own < pos_margin, -pos_grad, 0)
-        return result, None, None, None, None
+    if average == "active":
+        return count_active(scores, positives, mask, pos_margin, neg_margin)
+    taking_part = torch.ones_like(positives) if mask is None else mask
+    count = (positives & taking_part).count_nonzero()
+    return torch.stack([count, taking_part.count_nonzero() - count])

@@ -22,6 +22,7 @@ BACKENDS = ("auto", "cpp", "triton", "cuda", "reference")
 KERNELS = {
     "rank_counts": ("cpp", "triton"),
     "hard_rank": ("cpp",),
+    "margin_excess": ("cpp",),
     "soft_histogram": ("cpp", "triton"),
     "bilstm": ("cpp", "triton"),
 }

@@ -1,0 +1,121 @@
+"""By how much scores are on the wrong side of a margin: one pass on a CPU, PyTorch elsewhere."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sodeep_fast import _native
+from sodeep_fast._checks import rank_dtype
+from sodeep_fast.ops import _backend
+from sodeep_fast.ops._levels import find_marked
+
+
+def margin_excess(
+    scores: Tensor, positives: Tensor, mask: Tensor | None, pos_margin: float, neg_margin: float
+) -> Tensor:
+    """Returns (2,): by how much positives miss their margin, and others exceed theirs, summed.
+
+    Arguments:
+        scores: (B, M) floating point, checked.
+        positives: (B, M) bool, True for a positive.
+        mask: (B, M) bool, True for what takes part. Default: all.
+        pos_margin: what scores of positives should reach.
+        neg_margin: what the others should not exceed.
+
+    Example:
+        >>> import torch
+        >>> margin_excess(torch.tensor([[0.5, 0.5]]), torch.tensor([[True, False]]), None, 0.9, 0.2)
+        tensor([0.4000, 0.3000])
+    """
+    result: Tensor = _MarginExcess.apply(scores, positives, mask, pos_margin, neg_margin)
+    return result
+
+
+def count_active(
+    scores: Tensor, positives: Tensor, mask: Tensor | None, pos_margin: float, neg_margin: float
+) -> Tensor:
+    """Returns (2,) int64: how many terms of each sum of `margin_excess` are above 0."""
+    scores = scores.detach()
+    if _has_kernel(scores):
+        active: Tensor = torch.ops.sodeep_fast.margin_excess(
+            scores, positives, mask, pos_margin, neg_margin
+        )[1]
+        return active
+    rows, columns, _ = find_marked(positives if mask is None else positives & mask)
+    scores = scores.to(rank_dtype(scores))
+    own = scores[rows, columns]
+    over = scores > neg_margin
+    if mask is not None:
+        over &= mask
+    return torch.stack(
+        [
+            (own < pos_margin).count_nonzero(),
+            over.count_nonzero() - (own > neg_margin).count_nonzero(),
+        ]
+    )
+
+
+def _has_kernel(scores: Tensor) -> bool:
+    return _backend.choose(scores.device.type, "margin_excess")[0] == "cpp"
+
+
+class _MarginExcess(torch.autograd.Function):
+    """Positives are few, and taken out one by one; autograd would keep four matrices."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        scores: Tensor,
+        positives: Tensor,
+        mask: Tensor | None,
+        pos_margin: float,
+        neg_margin: float,
+    ) -> Tensor:
+        ctx.save_for_backward(scores, positives, mask)
+        ctx.margins = pos_margin, neg_margin
+        if _has_kernel(scores):
+            found: Tensor = torch.ops.sodeep_fast.margin_excess(
+                scores, positives, mask, *ctx.margins
+            )[0]
+            return found
+        rows, columns, _ = find_marked(positives if mask is None else positives & mask)
+        wide = rank_dtype(scores)
+        excess = scores.to(wide, copy=True).sub_(neg_margin).clamp_(min=0)
+        excess[rows, columns] = 0
+        if mask is not None:
+            excess.masked_fill_(~mask, 0)
+        own = scores[rows, columns].to(wide)
+        return torch.stack([(pos_margin - own).clamp_(min=0).sum(), excess.sum()])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        scores, positives, mask = ctx.saved_tensors
+        pos_margin, neg_margin = ctx.margins
+        if _has_kernel(scores) and not torch.is_grad_enabled():  # which a second derivative enables
+            slopes = torch.ops.sodeep_fast.margin_excess_backward(
+                grad, scores, positives, mask, pos_margin, neg_margin
+            )
+            return slopes, None, None, None, None
+        rows, columns, _ = find_marked(positives if mask is None else positives & mask)
+        pos_grad, neg_grad = grad.to(scores.dtype)
+        wide = rank_dtype(scores)
+        over = scores.to(wide) > neg_margin
+        if mask is not None:
+            over &= mask
+        result = torch.zeros_like(scores).masked_fill_(over, neg_grad)
+        own = scores[rows, columns].to(wide)
+        result[rows, columns] = torch.where(own < pos_margin, -pos_grad, 0)
+        return result, None, None, None, None
+
+
+if _native.HAS_CPU:
+
+    @torch.library.register_fake("sodeep_fast::margin_excess")
+    def _(scores: Tensor, positives: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+        excess = scores.new_empty(2, dtype=rank_dtype(scores))
+        return excess, scores.new_empty(2, dtype=torch.int64)
+
+    @torch.library.register_fake("sodeep_fast::margin_excess_backward")
+    def _(grad: Tensor, scores: Tensor, *options: Any) -> Tensor:
+        return torch.empty(scores.shape, dtype=scores.dtype, device=scores.device)
