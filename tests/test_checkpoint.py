@@ -28,6 +28,7 @@ SORTERS: dict[str, Callable[[], nn.Module]] = {
     "learnable": lambda: sodeep_fast.HandcraftedSorter(3.0, learnable=True),
     "lstm-position": lambda: sodeep_fast.LSTMSorter(5, normalize=False),
     "cnn-paper": lambda: sodeep_fast.CNNSorter(100, 2, [4], [3, 5]),
+    "cnn-same": lambda: sodeep_fast.CNNSorter(100, 2, [4], padding="same"),
     "half": lambda: sodeep_fast.MLPSorter(100, 8).bfloat16(),
     "double": lambda: sodeep_fast.GRUSorter(3, 1).double(),
 }

@@ -194,7 +194,10 @@ def test_sizes_that_are_no_multiple_of_a_tile(channels: int, length: int, batch:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("sorter", [ReleasedCNNSorter, lambda: CNNSorter(100)])
+@pytest.mark.parametrize(
+    "sorter",
+    [ReleasedCNNSorter, lambda: CNNSorter(100), lambda: CNNSorter(100, padding="same")],
+)
 def test_as_accurate_as_pytorch(sorter: Callable[[], Any], dtype: torch.dtype) -> None:
     network = sorter()
     blocks = nn.ModuleList(getattr(network, "blocks", network.children()))

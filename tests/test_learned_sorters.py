@@ -46,6 +46,7 @@ SMALL: dict[str, Callable[..., nn.Module]] = {
     "repeated-gru": lambda **options: RepeatedGRUSorter(7, 2, **options),
     "mlp": lambda **options: MLPSorter(7, 11, **options),
     "cnn": lambda **options: CNNSorter(7, 3, **options),
+    "cnn-same": lambda **options: CNNSorter(7, 4, padding="same", **options),
 }
 # A few thousand operations of order one, in float64.
 ROUNDING = {"rtol": 1e-10, "atol": 1e-12}
@@ -235,7 +236,9 @@ def test_any_length(name: str) -> None:
         assert sorter(torch.randn(3, n)).shape == (3, n)
 
 
-@pytest.mark.parametrize("name", ["lstm-dense", "gru-dense", "repeated-gru", "mlp", "cnn"])
+@pytest.mark.parametrize(
+    "name", ["lstm-dense", "gru-dense", "repeated-gru", "mlp", "cnn", "cnn-same"]
+)
 def test_other_lengths(name: str) -> None:
     match = r"scores must have rows of length 7, which this \w+ was made for, got shape \(3, {}\)"
     for n in (0, 1, 6, 8):
@@ -342,7 +345,7 @@ def test_batch_normalization_follows_the_mode() -> None:
     assert all(torch.equal(sorter.state_dict()[k], v) for k, v in statistics.items())
 
 
-@pytest.mark.parametrize("name", ["lstm", "mlp", "cnn"])
+@pytest.mark.parametrize("name", ["lstm", "mlp", "cnn", "cnn-same"])
 def test_they_learn_to_sort(name: str) -> None:
     sorter = SMALL[name](trainable=True)
     optimizer = torch.optim.Adam(sorter.parameters(), 0.01)
@@ -403,6 +406,61 @@ def test_cnn_by_definition() -> None:
     torch.testing.assert_close(sorter(scores), expected, **ROUNDING)
 
 
+@pytest.mark.parametrize("depth", range(1, 11))
+@pytest.mark.parametrize("length", [1, 2, 7, 100])
+def test_padded_cnn_of_any_depth(length: int, depth: int) -> None:
+    sorter = CNNSorter(length, depth, padding="same").double()
+    convolutions = [m for m in sorter.modules() if isinstance(m, nn.Conv1d)]
+    assert len(convolutions) == depth
+    assert convolutions[-1].out_channels == length
+    assert max(m.kernel_size for m in convolutions) == (2 * length - 1,)
+    assert sorter.linear.weight.shape == (1, length)
+    assert sorter(torch.randn(2, length)).shape == (2, length)
+
+
+def test_padded_cnn_by_definition() -> None:
+    sorter = CNNSorter(6, 3, channels=[5, 4], kernel_sizes=[2, 11, 4], padding="same").double()
+    with torch.no_grad():
+        for name, buffer in sorter.named_buffers():
+            if "running" in name:
+                buffer.uniform_(0.5, 2)
+    state = sorter.state_dict()
+    scores = make_scores("normal", (3, 6), dtype=torch.float64)
+    x = scores.unsqueeze(1)
+    for i, (left, right) in enumerate([(0, 1), (5, 5), (1, 2)]):
+        block = {k.removeprefix(f"blocks.{i}."): v[..., None] for k, v in state.items()}
+        x = F.pad(x, (left, right))
+        x = F.conv1d(x, block["0.weight"][..., 0], block["0.bias"][..., 0])
+        x = (x - block["1.running_mean"]) / (block["1.running_var"] + 1e-5).sqrt()
+        x = (x * block["1.weight"] + block["1.bias"]).relu()
+    assert x.shape == (3, 6, 6)
+    expected = (state["linear.weight"][0][:, None] * x).sum(1) + state["linear.bias"]
+    torch.testing.assert_close(sorter(scores), expected, **ROUNDING)
+
+
+@pytest.mark.parametrize("options", [{}, {"depth": 1}, {"depth": 2, "kernel_sizes": [13, 1]}])
+def test_untrained_padded_cnn_does_not_depend_on_order(options: dict[str, Any]) -> None:
+    sorter = CNNSorter(7, padding="same", **options).double()
+    scores = make_scores("normal", (3, 7), dtype=torch.float64)
+    order = torch.tensor([4, 0, 6, 1, 5, 2, 3])
+    ranks = sorter(scores)
+    torch.testing.assert_close(sorter(scores[:, order]), ranks[:, order], **ROUNDING)
+    assert (ranks.amax(-1) - ranks.amin(-1)).min() > 1e-3  # not trivially so
+
+
+def test_padded_cnn_begins_with_spread_thresholds() -> None:
+    scores = torch.linspace(-1, 1, 6001, dtype=torch.float64).pow(3).view(1, 1, -1)
+    block = CNNSorter(100, padding="same", trainable=True).blocks[0].double()
+    # In training, normalization divides by their standard deviation; the largest has 2.6.
+    features = block(scores)[0] > 0
+    kinks = scores[0, 0, (features[:, 1:] != features[:, :-1]).int().argmax(-1)] / scores.std()
+    expected = torch.linspace(-2, 2, 16, dtype=torch.float64)
+    falling = torch.arange(16) % 2 == 1
+    torch.testing.assert_close(kinks, expected.where(falling, -expected), atol=0.01, rtol=0)
+    assert features[:, 0].equal(falling)
+    assert features[:, -1].equal(~falling)
+
+
 # --- Bad input ---
 
 
@@ -427,6 +485,7 @@ def test_cnn_by_definition() -> None:
             ValueError,
             "kernel_sizes must sum up to at most 10",
         ),
+        (lambda: CNNSorter(9, padding=1), ValueError, "padding must be one of 'valid', 'same'"),
         (lambda: ReleasedCNNSorter()(torch.ones(101)), ValueError, "rows of length 100, .*101"),
         (lambda: LSTMSorter(2)(torch.tensor(1.0)), ValueError, "at least one dimension"),
         (lambda: LSTMSorter(2)(torch.arange(3)), TypeError, "scores must be float16"),
