@@ -208,9 +208,15 @@ def test_networks_run_dry(tmp_path):
 def test_sweep_runs_dry(tmp_path):
     done = run("python3", "-m", "bench.gpu_sweep", "--dry", "--json", str(tmp_path / "sweep.json"))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(json.loads((tmp_path / "sweep.json").read_text())["blocks"]) == 10
-    for tile in ("Blocks", "CountsBlocks", "HistogramBlocks", "LstmBlocks"):
-        assert f"Entry(0, UNLIMITED, {tile}(" in done.stdout
+    assert len(json.loads((tmp_path / "sweep.json").read_text())["blocks"]) == 16
+    for table, tile, rows in (
+        ("PAIRWISE", "Blocks", 1),
+        ("COUNTS", "CountsBlocks", 2),
+        ("HISTOGRAM", "HistogramBlocks", 1),
+        ("LSTM", "LstmBlocks", 4),
+    ):
+        row = rf"# {table}_\w+: .*\nEntry\(0, UNLIMITED, {tile}\("
+        assert len(re.findall(row, done.stdout)) == rows
 
 
 def test_the_crossover_is_where_the_linear_method_wins():
