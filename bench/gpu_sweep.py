@@ -224,7 +224,18 @@ def compile_one(task: tuple[int, int]) -> None:
     sweep = sweeps(tiny=False)[task[0]]
     # At its own shape: sizes that 16 divides, or that are 1, have kernels of their own.
     calls = timed_calls(sweep, "cuda")
-    calls[sweep.candidates[task[1]]]()
+    fits(calls[sweep.candidates[task[1]]])
+
+
+def fits(call: Call) -> bool:
+    """Makes a call; returns whether its tile fits the GPU's registers and shared memory."""
+    from triton.runtime.errors import OutOfResources
+
+    try:
+        call()
+    except OutOfResources:
+        return False
+    return True
 
 
 def measure(device: str, seconds: float, budget: Budget) -> list[dict[str, Any]]:
@@ -247,12 +258,10 @@ def measure(device: str, seconds: float, budget: Budget) -> list[dict[str, Any]]
 
 
 def measure_one(sweep: Sweep, device: str, seconds: float) -> list[dict[str, Any]]:
-    """Times every candidate of a sweep, compiled before; returns results, fastest first."""
+    """Times every candidate of a sweep that fits; returns results, fastest first."""
     kept = getattr(_config, sweep.table)
     try:
-        calls = timed_calls(sweep, device)
-        for call in calls.values():
-            call()
+        calls = {blocks: call for blocks, call in timed_calls(sweep, device).items() if fits(call)}
         samples = interleave(calls, seconds=seconds, min_rounds=1, max_rounds=20, device=device)
     finally:
         set_table(sweep, kept)

@@ -100,6 +100,27 @@ def test_the_sweep_times_the_tiles_of_its_table():
         assert used == sweep.candidates
 
 
+@pytest.mark.skipif(not _backend.has_triton(), reason="Triton is not installed")
+def test_the_sweep_leaves_out_tiles_that_do_not_fit():
+    from triton.runtime.errors import OutOfResources
+
+    from bench.gpu_sweep import measure_one, sweeps
+
+    sweep = sweeps(tiny=True)[0]
+    large, small = sweep.candidates
+
+    def make(scores):
+        def call():
+            if looked_up(sweep) == large:
+                raise OutOfResources(300_000, 227 << 10, "shared memory")
+
+        return call
+
+    (result,) = measure_one(replace(sweep, make=make), "cpu", 0.0)
+    assert result["blocks"] == small
+    assert getattr(_config, sweep.table) == TABLES[sweep.table]
+
+
 def looked_up(sweep):
     """Returns the tile that a kernel would take, the most that it may be."""
     float64 = sweep.dtype == torch.float64
