@@ -50,7 +50,7 @@ total=490 grace=20 deadline=525
 # The shares, of which those of steps that are not wanted fall to the others.
 steps=(build doctor resources test large bench networks losses sweep profile memcheck racecheck)
 declare -A share=(
-  [build]=130 [doctor]=10 [resources]=30 [test]=100 [large]=25 [bench]=80 [networks]=45 [losses]=60
+  [build]=130 [doctor]=10 [resources]=30 [test]=100 [large]=25 [bench]=80 [networks]=45 [losses]=70
   [sweep]=45 [profile]=15 [memcheck]=20 [racecheck]=20 [cnn]=200 [lstm]=200
 )
 declare -A members=(

@@ -3,18 +3,19 @@
 Losses of embeddings at shape (batch, batch), that of their scores, and SoDeep's losses of scores.
 "products" are what any loss of embeddings has to do: the score matrix of a batch and the two
 products of its backward. Small batches are captured as CUDA graphs too, or their rows say what the
-host waits for. Without a GPU it says so and measures nothing; --dry runs its logic on the CPU.
+host waits for. Without a GPU it says so and measures nothing; --dry runs its logic on the CPU,
+under TRITON_INTERPRET=1.
 """
 
 import functools
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import cross_entropy, normalize
 
 import sodeep_fast
 from bench import retrieval
@@ -22,7 +23,7 @@ from bench.gpu_bench import DRY_PLAN, PLAN, measure_all, parse
 from bench.gpu_rows import Recipe
 from bench.gpu_work import RATES, Work, count_pairs, soft_histogram, soft_rank
 from bench.retrieval import DIMENSIONS, HIERARCHY, PER_CLASS, PLAIN
-from bench.retrieval_peers import ALL_TRIPLES, Metric
+from bench.retrieval_peers import ALL_TRIPLES, Metric, calibration, h_ap, sup_ap
 from sodeep_fast.benchmark import Operator, Provider, Unavailable, WrongResult
 from sodeep_fast.benchmark.model import Function, Shape
 from sodeep_fast.benchmark.soft_rank import make_scores
@@ -34,8 +35,26 @@ GRAPH_BATCHES: tuple[Shape, ...] = ((256, 256),)
 ROWS: tuple[Shape, ...] = ((512, 100), (64, 1000))
 CHECKED = 1024  # batches up to which results are compared with float64 on the CPU
 CHUNK = 256
+CLASSES = BATCHES[0][0] // PER_CLASS  # that have a proxy
 # The modes of what is compiled, which gives up its buffers to its first backward.
 FIRST_BACKWARD = ("forward", "both")
+
+
+class Members(NamedTuple):
+    """What a rival knows of the members of a batch besides their embeddings.
+
+    Arguments:
+        levels: (B, B), how many labels two of them share.
+        classes: (B,), of the finest level.
+        proxies: (C, D) of unit length, one for each class.
+    """
+
+    levels: Tensor
+    classes: Tensor
+    proxies: Tensor
+
+
+Rival = Callable[[Tensor, Members], Tensor]  # embeddings (B, D) of unit length -> a scalar
 
 
 @dataclass(frozen=True)
@@ -45,24 +64,87 @@ class Loss:
     Arguments:
         build: takes keyword options, returns the module.
         columns: of labels; 0 for a loss of scores, whose labels `targets` makes of their shape.
-        triples: the metric as its paper's program computes it, if there is one.
-        positives: likewise, but comparing positives with items only.
+        rivals: by name: "triples", all of a batch, as the paper's program has them; "positives",
+            which compares positives with items only; "eager", pairs of a batch at most.
         targets: makes the second argument of a loss of scores.
+        pairs: whether it compares every member of a batch with every other.
+        proxies: whether it compares every member with a proxy of each class.
     """
 
     build: Callable[..., nn.Module]
     columns: int = PLAIN
-    triples: Metric | None = None
-    positives: Metric | None = None
+    rivals: dict[str, Rival] = field(default_factory=dict)
     targets: Callable[[Shape], Tensor] | None = None
+    pairs: bool = True
+    proxies: bool = False
+
+
+# What rivals cost, by name; pairs of a histogram's rival have numbers for each bin.
+COSTS: dict[str, dict[str, Callable[[int, int], float]]] = {
+    "triples": {
+        "seconds": lambda rows, n: 2e-11 * rows * n * n,
+        "memory": lambda rows, n: 40.0 * rows * n * n,
+    },
+    "positives": {"memory": lambda rows, n: 80.0 * PER_CLASS * rows * n},
+    "eager": {"memory": lambda rows, n: 400.0 * rows * n},
+}
+
+
+def mean_of(metric: Metric) -> Rival:
+    """1 - the mean of a metric of the cosines, in plain PyTorch."""
+    return lambda unit, members: 1 - metric(unit @ unit.T, members.levels).mean()
+
+
+def _positives_only(scores: Tensor, levels: Tensor) -> Tensor:
+    return retrieval.positives_only(scores, levels > 0)
+
+
+def _quantized_ap(scores: Tensor, levels: Tensor) -> Tensor:
+    return sodeep_fast.quantized_ap(scores, levels > 0, backend="reference")
+
+
+def _calibration(unit: Tensor, members: Members) -> Tensor:
+    return calibration(unit @ unit.T, members.classes[:, None] == members.classes)
+
+
+def _cluster(unit: Tensor, members: Members) -> Tensor:
+    return cross_entropy(unit @ members.proxies.T / 0.05, members.classes)
+
+
+def weighted(*parts: tuple[float, Rival]) -> Rival:
+    """A sum of rivals with their weights, each computed by itself as the programs do."""
+
+    def total(unit: Tensor, members: Members) -> Tensor:
+        return torch.stack([weight * rival(unit, members) for weight, rival in parts]).sum()
+
+    return total
+
+
+def _proxy_loss(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """With the same proxies at every call, and for them, as for a rival's, no gradient."""
+
+    def made(**options: Any) -> nn.Module:
+        loss = build(embedding_size=DIMENSIONS, num_classes=CLASSES, **options)
+        generator = torch.Generator().manual_seed(0)
+        for proxies in loss.parameters():
+            proxies.data.normal_(generator=generator)
+        return loss.requires_grad_(False)
+
+    return made
 
 
 def _sorter_loss(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     return lambda **options: build(sodeep_fast.HandcraftedSorter(**options))
 
 
+def _diagonals(shape: Shape) -> Tensor:
+    """Marks a tenth of the items of every query, and of the queries of every item."""
+    rows, columns = (torch.arange(size) for size in shape)
+    return (rows[:, None] + columns) % 10 == 0
+
+
 def _few_positives(shape: Shape) -> Tensor:
-    return (make_scores(shape, "cpu") > 0.9).long()
+    return make_scores(shape, "cpu") > 0.9
 
 
 TRIPLES = {
@@ -72,12 +154,20 @@ TRIPLES = {
     "NDCGLoss": "smooth_ndcg",
     "HierarchicalAPLoss": "h_ap",
 }
+# Of those without a metric over all triples alone, and beside it.
+RIVALS: dict[str, dict[str, Rival]] = {
+    "SmoothAPLoss": {"positives": mean_of(_positives_only)},
+    "QuantizedAPLoss": {"eager": mean_of(_quantized_ap)},
+    "RoadmapLoss": {"triples": weighted((1.0, mean_of(sup_ap)), (1.0, _calibration))},
+}
 LOSSES = {
     name: Loss(
         measured.build,
         measured.columns,
-        ALL_TRIPLES.get(TRIPLES.get(name, "")),
-        retrieval.positives_only if name == "SmoothAPLoss" else None,
+        {
+            **({"triples": mean_of(ALL_TRIPLES[TRIPLES[name]])} if name in TRIPLES else {}),
+            **RIVALS.get(name, {}),
+        },
     )
     for name, measured in retrieval.LOSSES.items()
 }
@@ -88,12 +178,31 @@ AS_PAPERS: dict[str, Callable[..., nn.Module]] = {
 }
 LOSSES |= {name: replace(LOSSES[name], build=build) for name, build in AS_PAPERS.items()}
 LOSSES |= {
-    "CalibrationLoss": Loss(sodeep_fast.CalibrationLoss),
+    "CalibrationLoss": Loss(sodeep_fast.CalibrationLoss, rivals={"eager": _calibration}),
+    "ClusterLoss": Loss(
+        _proxy_loss(sodeep_fast.ClusterLoss), rivals={"eager": _cluster}, pairs=False, proxies=True
+    ),
+    "HappierLoss": Loss(
+        _proxy_loss(sodeep_fast.HappierLoss),
+        HIERARCHY,
+        {"triples": weighted((0.9, mean_of(h_ap)), (0.1, _cluster))},
+        proxies=True,
+    ),
+    "SupRankLoss": Loss(
+        functools.partial(sodeep_fast.SupRankLoss, "h_ap"),
+        HIERARCHY,
+        {"triples": weighted((0.9, mean_of(h_ap)), (0.1, _calibration))},
+    ),
     "SpearmanLoss": Loss(
         _sorter_loss(sodeep_fast.SpearmanLoss), 0, targets=lambda shape: -make_scores(shape, "cpu")
     ),
     "MeanAveragePrecisionLoss": Loss(
         _sorter_loss(sodeep_fast.MeanAveragePrecisionLoss), 0, targets=_few_positives
+    ),
+    "RankTripletLoss": Loss(
+        _sorter_loss(functools.partial(sodeep_fast.RankTripletLoss, margin=0.2)),
+        0,
+        targets=_diagonals,
     ),
 }
 
@@ -114,9 +223,15 @@ def targets_of(name: str, shape: Shape, device: str) -> Tensor:
 
 
 @functools.cache
-def levels_of(name: str, batch: int, device: str) -> Tensor:
-    """Returns (B, B): the relevance of every member of a batch to every other."""
-    return retrieval.shared_labels(batch_of(batch, device)[1][LOSSES[name].columns])
+def members_of(name: str, batch: int, device: str) -> Members:
+    """Returns what rivals know of a batch."""
+    labels = batch_of(batch, device)[1]
+    (proxies,) = _proxy_loss(sodeep_fast.ClusterLoss)().parameters()
+    return Members(
+        retrieval.shared_labels(labels[LOSSES[name].columns]),
+        labels[PLAIN],
+        normalize(proxies.detach(), dim=-1).to(device),
+    )
 
 
 def inputs_of(name: str) -> Callable[[Shape, str], Tensor]:
@@ -148,24 +263,20 @@ def build_ours(name: str, compiled: bool = False, **options: Any) -> Callable[[s
     return build
 
 
-def build_metric(name: str, metric: Metric, compiled: bool = False) -> Callable[[str], Function]:
-    """1 - the mean of a metric of the cosines, in plain PyTorch."""
+def build_rival(name: str, rival: Rival, compiled: bool = False) -> Callable[[str], Function]:
+    """A rival on embeddings of any length."""
 
-    def mean(embeddings: Tensor, levels: Tensor) -> Tensor:
-        unit = normalize(embeddings, dim=-1)
-        return 1 - metric(unit @ unit.T, levels).mean()
+    def of_any_length(embeddings: Tensor, members: Members) -> Tensor:
+        return rival(normalize(embeddings, dim=-1), members)
 
     def build(device: str) -> Function:
-        call = mean
+        call = of_any_length
         if compiled:
             torch.compiler.reset()
-            call = torch.compile(mean, fullgraph=True, dynamic=False)
-
-        def loss(embeddings: Tensor) -> Tensor:
-            levels = levels_of(name, len(embeddings), embeddings.device.type)
-            return call(embeddings, levels.bool() if metric is retrieval.positives_only else levels)
-
-        return loss
+            call = torch.compile(of_any_length, fullgraph=True, dynamic=False)
+        return lambda embeddings: call(
+            embeddings, members_of(name, len(embeddings), embeddings.device.type)
+        )
 
     return build
 
@@ -265,22 +376,18 @@ def providers_of(name: str) -> list[Provider]:
         )
     )
     found.append(_provider("ours-whole", build_ours(name, chunk_size=None), check=check, **whole))
-    found.append(
-        _provider("products", build_products, modes=("both",), differentiable=False, **whole)
-    )
-    cubic = {
-        "seconds": lambda rows, n: 2e-11 * rows * n * n,
-        "memory": lambda rows, n: 40.0 * rows * n * n,
-        "check": check,
-    }
-    if loss.triples is not None:
-        eager = _provider("triples", build_metric(name, loss.triples), **cubic)
-        compiled = build_metric(name, loss.triples, compiled=True)
-        found += [eager, replace(eager, name="compile", build=compiled, modes=FIRST_BACKWARD)]
-    if loss.positives is not None:
-        few = {"memory": lambda rows, n: 80.0 * PER_CLASS * rows * n, "check": check}
-        found.append(_provider("positives", build_metric(name, loss.positives), **few))
-        found.append(_provider("metric-learning", build_peer, **{**cubic, "check": check_finite}))
+    if loss.pairs:
+        found.append(
+            _provider("products", build_products, modes=("both",), differentiable=False, **whole)
+        )
+    for rival_name, rival in loss.rivals.items():
+        plain = _provider(rival_name, build_rival(name, rival), check=check, **COSTS[rival_name])
+        found.append(plain)
+        if rival_name != "positives":
+            compiled = build_rival(name, rival, compiled=True)
+            found.append(replace(plain, name="compile", build=compiled, modes=FIRST_BACKWARD))
+    if name == "SmoothAPLoss":
+        found.append(_provider("metric-learning", build_peer, **COSTS["triples"]))
     return found
 
 
@@ -315,14 +422,20 @@ def expected(name: str, mode: str, shape: Shape) -> list[Work]:
     works = []
     for pass_ in each:
         if not loss.columns:
-            works += [soft_rank("triton-direct", pass_, shape), Work(launches=25)]
+            # The columns are queries of the triplets too.
+            ways = (shape, shape[::-1]) if name == "RankTripletLoss" else (shape,)
+            for way in ways:
+                works += [soft_rank("triton-direct", pass_, way), Work(launches=25)]
             continue
-        products = (2 if pass_ == "forward" else 4) * float(shape[0]) ** 2 * DIMENSIONS
+        compared = shape[0] * loss.pairs + CLASSES * loss.proxies
+        products = (2 if pass_ == "forward" else 4) * float(shape[0]) * compared * DIMENSIONS
         # Not on tensor cores: PyTorch multiplies float32 in full unless told otherwise.
         works.append(Work(flop=products, besides=products / RATES["float32"], launches=60))
+        if loss.proxies:  # PyTorch's cross entropy goes over the logits a few times
+            works.append(Work(bytes=24.0 * shape[0] * CLASSES, launches=15))
         if name == "QuantizedAPLoss":
             works.append(soft_histogram("", pass_, shape))
-        elif name != "CalibrationLoss":
+        elif name not in ("CalibrationLoss", "ClusterLoss"):
             targets = PER_CLASS * (2 if loss.columns == HIERARCHY else 1)
             works.append(count_pairs(pass_, shape, targets))
     return works

@@ -26,13 +26,14 @@ from bench import bilstm, gpu_budget
 from bench.gpu_budget import Budget
 from bench.gpu_ceilings import BFLOAT16, COPY, EXPONENTIALS, ceilings, ceilings_text
 from bench.gpu_graphs import as_graph
+from bench.gpu_rows import peak_and_launches
 from bench.gpu_work import RATES, lstm, lstm_products
 from sodeep_fast import LSTMSorter, hard_rank
 from sodeep_fast.benchmark import Unavailable
 from sodeep_fast.benchmark.conv_stack import WORK, in_turn, make_blocks, make_images
 from sodeep_fast.benchmark.environment import environment
 from sodeep_fast.benchmark.measure import Call, interleave, quantiles
-from sodeep_fast.benchmark.report import align, time_text
+from sodeep_fast.benchmark.report import align, bytes_text, time_text
 from sodeep_fast.kernels import _config
 from sodeep_fast.ops.conv_stack import conv_stack
 
@@ -219,6 +220,22 @@ def as_graphs(calls: dict[str, Call], device: str) -> tuple[dict[str, Call], dic
     return graphs, reasons
 
 
+def usage_of(calls: dict[str, Call], device: str) -> dict[str, dict[str, int]]:
+    """Returns the peak memory beyond weights and input, and the launches, of every call on a GPU.
+
+    Those that memory is too small for are left out.
+    """
+    found = {}
+    for name, call in calls.items() if device == "cuda" else ():
+        try:
+            peak, launches = peak_and_launches(call)
+        except RuntimeError as reason:
+            print(f"{name}: {(str(reason).splitlines() or [''])[0]}", file=sys.stderr)
+            continue
+        found[name] = {"peak bytes": peak, "launches": launches}
+    return found
+
+
 def floor(case: Case, rates: dict[str, int]) -> dict[str, float]:
     """Returns the seconds that the work must take here, by what it is spent on."""
     work = case.work()
@@ -245,10 +262,11 @@ def measure(case: Case, device: str, seconds: float, rates: dict[str, int]) -> d
     """Times a case.
 
     Returns:
-        it, the median seconds of every way, the rates that it achieves, errors, the floor, the
-        expected time of ours, and why there are no graphs of some.
+        it, the median seconds of every way, the rates that it achieves, its memory and launches,
+        errors, the floor, the expected time of ours, and why there are no graphs of some.
     """
     calls, errors = calls_of(case, device)
+    usage = usage_of(calls, device)  # before graphs hold memory of their own
     reasons: dict[str, str] = {}
     if case.batch <= GRAPH_BATCH and case.mode != "training":
         graphs, reasons = as_graphs(calls, device)
@@ -262,6 +280,7 @@ def measure(case: Case, device: str, seconds: float, rates: dict[str, int]) -> d
         "seconds": medians,
         "quantiles": spread,
         "achieved": {name: achieved(case, time, rates) for name, time in medians.items()},
+        "usage": usage,
         "errors": errors,
         "floor": floor(case, rates),
         "expected": case.expected(),
@@ -300,13 +319,19 @@ def report(result: dict[str, Any]) -> str:
                 time_text(result["expected"]) if name == "ours" and result["expected"] else "",
                 ratio,
                 "" if error is None else f"{error:.1e}",
+                *usage_cells(result["usage"].get(name)),
                 *rate_cells(result["achieved"][name]),
             )
         )
     rates = ("FLOP/s", "FLOP limit", "bytes/s", "copy limit")
-    header = ("", "median", "expected", "PyTorch's / it", "off by", *rates)
+    header = ("", "median", "expected", "PyTorch's / it", "off by", "memory", "launches", *rates)
     notes = [f"  {name}: {reason}" for name, reason in result["no graph"].items()]
     return "\n".join([*lines, *align([header, *cells], right=range(1, len(header))), *notes])
+
+
+def usage_cells(usage: dict[str, int] | None) -> tuple[str, str]:
+    """Lays out what `usage_of` found of one way, if anything."""
+    return (bytes_text(usage["peak bytes"]), str(usage["launches"])) if usage else ("", "")
 
 
 def rate_cells(rates: dict[str, float]) -> tuple[str, str, str, str]:

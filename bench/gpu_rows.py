@@ -10,7 +10,7 @@ from bench.gpu_ceilings import COPY, FLOAT32
 from bench.gpu_graphs import as_graph
 from bench.gpu_work import Work
 from sodeep_fast.benchmark import Case, Operator, Plan, Row, Unavailable, WrongResult, run
-from sodeep_fast.benchmark.measure import interleave, quantiles
+from sodeep_fast.benchmark.measure import Call, interleave, quantiles
 from sodeep_fast.benchmark.model import Shape
 from sodeep_fast.benchmark.run import make_call
 
@@ -99,21 +99,29 @@ def add_peak_and_launches(operator: Operator, row: Row) -> None:
     """Fills in the peak memory beyond the input, and the launches, of a call."""
     try:
         call = make_call(operator, Case(row.provider, row.mode, row.shape), "cuda", check=False)
-        call()
+        row.peak_bytes, row.launches = peak_and_launches(call)
     except RuntimeError as error:  # such as a full memory: its times stay
         row.note = f"{row.note} {(str(error).splitlines() or [''])[0]}".strip()
-        return
+
+
+def peak_and_launches(call: Call) -> tuple[int, int]:
+    """Returns the bytes that a call on a GPU takes beyond what is held before it, and its launches.
+
+    Its first call, which may compile, is not the one that counts.
+    """
+    call()
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     call()
-    row.peak_bytes = torch.cuda.max_memory_allocated() - before
+    peak = torch.cuda.max_memory_allocated() - before
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         call()
         torch.cuda.synchronize()
-    row.launches = sum(
+    launches = sum(
         event.device_type == torch.autograd.DeviceType.CUDA for event in profile.events()
     )
+    return peak, launches
 
 
 def graph_rows(recipe: Recipe, mode: str, budget: Budget) -> list[Row]:

@@ -1,17 +1,17 @@
 """Measures block sizes of the Triton kernels, and where the linear method overtakes them.
 
-Prints rows for the tables in kernels/_config.py. Candidates are compiled first, in parallel
-processes that fill Triton's cache. Without a GPU it says so and measures nothing; --dry runs its
-logic on the CPU, under TRITON_INTERPRET=1, at a tiny size.
+Prints rows for the tables in kernels/_config.py, each below the name of its table. Candidates are
+compiled first, in parallel processes that fill Triton's cache. Without a GPU it says so and
+measures nothing; --dry runs its logic on the CPU, under TRITON_INTERPRET=1, at a tiny size.
 """
 
 import argparse
 import json
 import multiprocessing
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from bench.gpu_budget import Budget
 from sodeep_fast.benchmark.measure import Call, interleave, quantiles
 from sodeep_fast.comparators import ByLevel, encode
 from sodeep_fast.kernels import _config
-from sodeep_fast.kernels._config import Blocks, CountsBlocks, HistogramBlocks, LstmBlocks
+from sodeep_fast.kernels._config import Blocks, CountsBlocks, Entry, HistogramBlocks, LstmBlocks
 
 LAM = 10.0
 CROSSOVER = [(rows, n) for rows in (1, 8, 64, 512) for n in (1024, 4096, 16384, 65536)]
@@ -35,11 +35,12 @@ CROSSOVER = [(rows, n) for rows in (1, 8, 64, 512) for n in (1024, 4096, 16384, 
 class Sweep:
     """Candidates for one row of a table: what serves rows of at most `n` elements.
 
-    `make` takes scores and returns what to time; `setting` is the function of
-    `kernels/_config.py` that the tile is told by.
+    `make` takes scores and returns what to time; `table` is the name of the table in
+    `kernels/_config.py`, `setting` the function that looks a tile up in it.
     """
 
     operator: str
+    table: str
     setting: str
     make: Callable[[Tensor], Call]
     dtype: torch.dtype
@@ -85,52 +86,65 @@ def histogram_call(scores: Tensor) -> Call:
     return lambda: kernels.soft_histogram(scores, levels, 2, 20, -1.0, 1.0)
 
 
-def lstm_calls(scores: Tensor, hidden: int) -> dict[str, Call]:
-    """Returns the forward and the backward of a layer of the LSTM, in float16."""
+def lstm_call(
+    scores: Tensor, passes: tuple[str, ...], hidden: int, products: str = "fp16", features: int = 1
+) -> Call:
+    """Returns the forward, the backward or both of a layer of the LSTM."""
     from sodeep_fast.kernels import bilstm as kernels
 
-    lstm = torch.nn.LSTM(1, hidden, bidirectional=True).to(scores.device).requires_grad_(False)
-    layer = (scores.t().unsqueeze(-1), list(lstm.parameters()), None)
-    output, saved = kernels.bilstm_layer(*layer, True, "fp16")
-    return {
-        "forward": lambda: kernels.bilstm_layer(*layer, True, "fp16"),
+    lstm = torch.nn.LSTM(features, hidden, bidirectional=True).to(scores.device)
+    weights = list(lstm.requires_grad_(False).parameters())
+    layer = (scores.t().unsqueeze(-1).repeat(1, 1, features), weights, None)
+    output, saved = kernels.bilstm_layer(*layer, True, products)
+    calls = {
+        "forward": lambda: kernels.bilstm_layer(*layer, True, products),
         "backward": lambda: kernels.bilstm_layer_backward(
-            output, *layer, None, saved, True, "fp16"
+            output, *layer, None, saved, True, products
         ),
     }
-
-
-def lstm_call(scores: Tensor, pass_: str, hidden: int) -> Call:
-    """Returns one of them."""
-    return lstm_calls(scores, hidden)[pass_]
+    return lambda: [calls[name]() for name in passes]
 
 
 def sweeps(tiny: bool) -> list[Sweep]:
-    """Returns what to measure: every row of every table, with candidates."""
-    ranks = partial(Sweep, "soft_rank", "pairwise_blocks", ranks_call)
-    counts = partial(Sweep, "rank_counts", "counts_blocks", counts_call)
-    histogram = partial(Sweep, "soft_histogram", "histogram_blocks", histogram_call)
-    lstms = {
-        pass_: partial(
-            Sweep,
-            f"bilstm {pass_}",
-            "lstm_blocks",
-            partial(lstm_call, pass_=pass_, hidden=4 if tiny else 128),
-        )
-        for pass_ in ("forward", "backward")
-    }
+    """Returns what to measure: every row of every table, with candidates; what matters first."""
     single, double, any_length = torch.float32, torch.float64, _config.UNLIMITED
+
+    def of_scores(
+        operator: str, table: str, setting: str, make: Callable[[Tensor], Call]
+    ) -> Callable[..., Sweep]:
+        def sweep(dtype: torch.dtype, *rest: Any) -> Sweep:
+            name = f"{table}_{'FLOAT64' if dtype == double else 'FLOAT32'}"
+            return Sweep(operator, name, setting, make, dtype, *rest)
+
+        return sweep
+
+    def lstm(
+        title: str, table: str, passes: tuple[str, ...], hidden: int = 128, **options: Any
+    ) -> Callable[..., Sweep]:
+        make = partial(lstm_call, passes=passes, hidden=4 if tiny else hidden, **options)
+        return partial(Sweep, f"bilstm {title}", f"LSTM_{table}", "lstm_blocks", make, single)
+
+    ranks = of_scores("soft_rank", "PAIRWISE", "pairwise_blocks", ranks_call)
+    counts = of_scores("rank_counts", "COUNTS", "counts_blocks", counts_call)
+    histogram = of_scores("soft_histogram", "HISTOGRAM", "histogram_blocks", histogram_call)
+    forward = lstm("forward", "FORWARD_HALF", ("forward",))
+    backward = lstm("backward", "BACKWARD_HALF", ("backward",))
+    features = 8 if tiny else 256  # of a layer above another
+    several = lstm("of several features", "PRODUCTS_HALF", ("forward",), features=features)
+    full = lstm("in float32", "FULL", ("forward", "backward"), 64, products="full")
     if tiny:
+        tiles = [CountsBlocks(t, 4, 32, 1) for t in (1, 2)]
         return [
             ranks(single, any_length, (2, 20), [Blocks(1, 16, 4, 4), Blocks(2, 16, 8, 4)]),
-            counts(single, any_length, (2, 20), [CountsBlocks(t, 2, 32, 1) for t in (1, 2)]),
+            counts(single, any_length, (2, 20), tiles),
+            counts(double, any_length, (2, 20), tiles),
             histogram(single, any_length, (2, 20), [HistogramBlocks(32, b, 1) for b in (16, 32)]),
             *(
-                make(single, any_length, (9, 4), [LstmBlocks(rows, 16) for rows in (8, 16)])
-                for make in lstms.values()
+                make(any_length, (9, 3), [LstmBlocks(rows, 16) for rows in (8, 16)])
+                for make in (forward, backward, several, full)
             ),
         ]
-    tiles = [CountsBlocks(t, 2, i, w) for t in (1, 2, 4) for i in (64, 256) for w in (1, 2, 4, 8)]
+    tiles = [CountsBlocks(t, 4, i, w) for t in (1, 2, 4) for i in (64, 256) for w in (1, 2, 4, 8)]
     recurrent = [LstmBlocks(r, u) for r in (8, 16, 32) for u in (16, 32)]
     bins = [HistogramBlocks(i, b, w) for i in (32, 64, 128) for b in (16, 32) for w in (2, 4, 8)]
     return [
@@ -152,6 +166,17 @@ def sweeps(tiny: bool) -> list[Sweep]:
             (8, 10_000),
             [Blocks(1, i, j, w) for i in (64, 128, 256) for j in (4, 8, 16) for w in (4, 8)],
         ),
+        counts(single, 128, (4096, 100), tiles),
+        counts(single, any_length, (4096, 4096), tiles),
+        histogram(single, any_length, (4096, 4096), bins),
+        *(
+            make(batch, (shape, 100), recurrent)
+            for make in (forward, backward)
+            for batch, shape in ((528, 512), (any_length, 4096))
+        ),
+        several(any_length, (512, 100), recurrent),
+        histogram(single, 32, (65536, 32), [HistogramBlocks(32, 32, w) for w in (1, 2, 4)]),
+        # Few train in float64: what comes now may be left out for lack of time.
         ranks(
             double,
             16,
@@ -164,15 +189,17 @@ def sweeps(tiny: bool) -> list[Sweep]:
             (8, 4000),
             [Blocks(1, i, j, w) for i in (32, 64, 128) for j in (4, 8) for w in (4, 8)],
         ),
-        counts(single, 128, (4096, 100), tiles),
-        counts(single, any_length, (4096, 4096), tiles),
-        histogram(single, any_length, (4096, 4096), bins),
-        *(
-            make(single, batch, (shape, 100), recurrent)
-            for make in lstms.values()
-            for batch, shape in ((528, 512), (any_length, 4096))
-        ),
+        counts(double, 128, (4096, 100), tiles),
+        counts(double, any_length, (512, 4096), tiles),
+        histogram(double, any_length, (512, 4096), bins),
+        full(any_length, (512, 100), [LstmBlocks(r, u) for r in (8, 16) for u in (8, 16)]),
     ]
+
+
+def set_table(sweep: Sweep, table: tuple[Entry, ...]) -> None:
+    """Puts a table in the place of the sweep's."""
+    setattr(_config, sweep.table, table)
+    getattr(_config, sweep.setting).cache_clear()
 
 
 def timed_calls(sweep: Sweep, device: str) -> dict[Any, Call]:
@@ -181,8 +208,10 @@ def timed_calls(sweep: Sweep, device: str) -> dict[Any, Call]:
     run = sweep.make(scores)
 
     def with_blocks(blocks: Any) -> Call:
+        table = (Entry(0, _config.UNLIMITED, blocks, ""),)
+
         def call() -> None:
-            setattr(_config, sweep.setting, lambda *key: blocks)
+            set_table(sweep, table)
             run()
 
         return call
@@ -193,42 +222,63 @@ def timed_calls(sweep: Sweep, device: str) -> dict[Any, Call]:
 def compile_one(task: tuple[int, int]) -> None:
     """Compiles the kernels for one tile of one sweep; run in a process of its own."""
     sweep = sweeps(tiny=False)[task[0]]
-    calls = timed_calls(replace(sweep, shape=(2, min(sweep.shape[1], 200))), "cuda")
-    calls[sweep.candidates[task[1]]]()
+    # At its own shape: sizes that 16 divides, or that are 1, have kernels of their own.
+    calls = timed_calls(sweep, "cuda")
+    fits(calls[sweep.candidates[task[1]]])
+
+
+def fits(call: Call) -> bool:
+    """Makes a call; returns whether its tile fits the GPU's registers and shared memory."""
+    from triton.runtime.errors import OutOfResources
+
+    try:
+        call()
+    except OutOfResources:
+        return False
+    return True
 
 
 def measure(device: str, seconds: float, budget: Budget) -> list[dict[str, Any]]:
     """Times every candidate; returns one result per candidate, fastest first in each sweep."""
     found = sweeps(tiny=device == "cpu")
-    if device != "cpu":
-        tasks = [(i, j) for i, sweep in enumerate(found) for j in range(len(sweep.candidates))]
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(8, mp_context=spawn) as pool:
-            list(pool.map(compile_one, tasks, chunksize=2))
+    if device == "cpu":
+        return [result for sweep in found for result in measure_one(sweep, device, seconds)]
     results = []
-    for sweep in budget.each(found, lambda sweep: f"{sweep.operator} {sweep.shape}"):
-        kept = getattr(_config, sweep.setting)
-        try:
-            calls = timed_calls(sweep, device)
-            for call in calls.values():
-                call()
-            samples = interleave(calls, seconds=seconds, min_rounds=1, max_rounds=20, device=device)
-        finally:
-            setattr(_config, sweep.setting, kept)
-        medians = {blocks: quantiles(times)[1] for blocks, times in samples.items()}
-        results += [
-            {
-                "operator": sweep.operator,
-                "dtype": str(sweep.dtype),
-                "n": sweep.n,
-                "shape": sweep.shape,
-                "tile": type(blocks).__name__,
-                "blocks": blocks,
-                "seconds": time,
-            }
-            for blocks, time in sorted(medians.items(), key=lambda item: item[1])
-        ]
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(8, mp_context=spawn) as pool:
+        named = budget.each(
+            enumerate(found), lambda item: f"{item[1].operator} {item[1].dtype} {item[1].shape}"
+        )
+        for index, sweep in named:
+            # All at once would take longer than there may be time; and nothing compiles beside
+            # what is timed, for it runs on the GPU too.
+            list(pool.map(compile_one, [(index, j) for j in range(len(sweep.candidates))]))
+            results += measure_one(sweep, device, seconds)
     return results
+
+
+def measure_one(sweep: Sweep, device: str, seconds: float) -> list[dict[str, Any]]:
+    """Times every candidate of a sweep that fits; returns results, fastest first."""
+    kept = getattr(_config, sweep.table)
+    try:
+        calls = {blocks: call for blocks, call in timed_calls(sweep, device).items() if fits(call)}
+        samples = interleave(calls, seconds=seconds, min_rounds=1, max_rounds=20, device=device)
+    finally:
+        set_table(sweep, kept)
+    medians = {blocks: quantiles(times)[1] for blocks, times in samples.items()}
+    return [
+        {
+            "operator": sweep.operator,
+            "table": sweep.table,
+            "dtype": str(sweep.dtype),
+            "n": sweep.n,
+            "shape": sweep.shape,
+            "tile": type(blocks).__name__,
+            "blocks": blocks,
+            "seconds": time,
+        }
+        for blocks, time in sorted(medians.items(), key=lambda item: item[1])
+    ]
 
 
 def crossover(seconds: float, budget: Budget) -> list[dict[str, Any]]:
@@ -276,6 +326,20 @@ def best_threshold(results: list[dict[str, Any]]) -> int:
     return min((1 << power for power in range(16, 42)), key=cost)
 
 
+def lines_of(results: list[dict[str, Any]], arch: int, provenance: str) -> Iterator[str]:
+    """Yields a row of a table for the fastest candidate of each sweep, its table's name before."""
+    printed = set()
+    for row in results:
+        key = row["table"], row["n"]
+        if key in printed:
+            continue
+        printed.add(key)
+        bound = "UNLIMITED" if row["n"] == _config.UNLIMITED else row["n"]
+        title = f"{row['operator']} {row['dtype']} {row['shape']}"
+        yield f"# {row['table']}: {title}, {1e6 * row['seconds']:.1f} us"
+        yield f'Entry({arch}, {bound}, {row["tile"]}{tuple(row["blocks"])}, "{provenance}"),'
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="where to write every measurement")
@@ -310,16 +374,8 @@ def main() -> int:
     if results["crossover"]:
         power = best_threshold(results["crossover"]).bit_length() - 1
         print(f"LINEAR_FROM_PAIRS = 1 << {power}  # {provenance}")
-    printed = set()
-    for row in results["blocks"]:
-        key = row["operator"], row["dtype"], row["n"]
-        if key not in printed:
-            printed.add(key)
-            bound = "UNLIMITED" if row["n"] == _config.UNLIMITED else row["n"]
-            title = f"{row['operator']} {row['dtype']} {row['shape']}"
-            print(f"# {title}: {1e6 * row['seconds']:.1f} us")
-            tile = f"{row['tile']}{tuple(row['blocks'])}"
-            print(f'Entry({arch}, {bound}, {tile}, "{provenance}"),')
+    for line in lines_of(results["blocks"], arch, provenance):
+        print(line)
     print(budget.report())
     return 0
 

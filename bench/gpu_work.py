@@ -13,6 +13,7 @@ from sodeep_fast.benchmark.rank_counts import targets_of
 from sodeep_fast.benchmark.soft_histogram import BINS
 from sodeep_fast.kernels import _config
 
+ARCH = 90
 MULTIPROCESSORS = 132
 CLOCK = 1.98e9
 RATES = {
@@ -80,7 +81,7 @@ def soft_rank(route: str, mode: str, shape: Shape) -> Work:
     if route == "cuda-direct":
         padded = float(rows) * _up(n, 32 if n <= 64 else 128) * n
         return Work(moved, flop, (12 if backward else 8) * padded, 0.5 * padded)
-    blocks = _config.pairwise_blocks(False, n, 90)
+    blocks = _config.pairwise_blocks(False, n, ARCH)
     padded = float(_up(rows, blocks.rows)) * _up(n, blocks.targets) * _up(n, 2 * blocks.sources)
     per_pair = SOFT_RANK_INSTRUCTIONS[mode][n > 2048]
     return Work(moved, flop, per_pair * padded, 1.5 * padded)
@@ -96,7 +97,7 @@ def count_pairs(mode: str, shape: Shape, targets: int) -> Work:
     backward = mode == "backward"
     items = rows * n
     pairs = float(items) * targets
-    most = _config.counts_blocks(False, n, targets, 1).targets
+    most = _config.counts_blocks(False, n, targets, 1, ARCH).targets
     moved = (9 if backward else 5) * items + 8 * rows * targets
     per_pair = RANK_COUNTS_INSTRUCTIONS[mode]
     if backward and targets > most:  # a walk for the targets' own sums, and one for the items'
@@ -126,7 +127,7 @@ def soft_histogram(route: str, mode: str, shape: Shape) -> Work:
     slices = math.ceil(n / _config.HISTOGRAM_SLICE)
     if mode == "backward":
         return Work(9 * items, 3 * items, launches=1) + Work(launches=14)
-    blocks = _config.histogram_blocks(False, n, BINS)
+    blocks = _config.histogram_blocks(False, n, BINS, ARCH)
     tile = min(n, _config.HISTOGRAM_SLICE)
     padded = float(rows) * slices * _up(tile, blocks.items) * levels * _up(BINS, blocks.bins)
     work = Work(5 * levels * items, 5.0 * items * levels * BINS, 28 * padded)
@@ -158,7 +159,7 @@ def lstm(hidden: int, layers: int, shape: Shape, backward: bool, saves: bool) ->
     """
     rows, n = shape
     padded = _config.lstm_padded(hidden)
-    blocks = _config.lstm_blocks(backward, False, True, rows)
+    blocks = _config.lstm_blocks(backward, False, True, rows, ARCH)
     programs = 2 * math.ceil(rows / blocks.rows)
     cells = blocks.rows * padded
     weights = 8 * padded * padded / 128  # cycles: bytes of shared memory, 128 a cycle

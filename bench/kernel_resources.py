@@ -159,7 +159,7 @@ def histogram_rows(float64: bool, arch: int) -> list[dict[str, Any]]:
         types = {name: f"*{dtype}" for name in kernel.arg_names if name.endswith("_ptr")}
         types |= {"levels_ptr": "*u8", "low": "fp64", "scale": "fp64"}
         types |= dict.fromkeys(("n", "num_levels", "bins"), "i32")
-        blocks = _config.histogram_blocks(float64, _config.UNLIMITED, 20)
+        blocks = _config.histogram_blocks(float64, _config.UNLIMITED, 20, arch)
         items = blocks.items
         if "BLOCK_B" not in kernel.arg_names:
             items = _config.histogram_items(_config.UNLIMITED)
@@ -181,8 +181,8 @@ def counts_rows(float64: bool, arch: int, every: bool) -> list[dict[str, Any]]:
     for kernel, name, derived in itertools.product(COUNTS_KERNELS, names, (False, True)):
         # Only the counts are kept apart by level.
         levels = (1, 2, 255) if kernel is rank_counts.rank_counts_fwd_kernel else (1,)
-        tiles = [_config.counts_blocks(float64, most, most, some) for some in levels]
-        tiles.append(_config.counts_blocks(float64, 1, most, 1))
+        tiles = [_config.counts_blocks(float64, most, most, some, arch) for some in levels]
+        tiles.append(_config.counts_blocks(float64, 1, most, 1, arch))
         dtype = "fp64" if float64 else "fp32"
         types: dict[str, Any] = {
             name: f"*{dtype}" for name in kernel.arg_names if name.endswith("_ptr")
@@ -217,8 +217,8 @@ def lstm_rows(arch: int, every: bool) -> list[dict[str, Any]]:
         types |= dict.fromkeys(("steps", "batch", "hidden", "per_step", "per_row"), "i32")
         types |= {"gates_ptr": f"*{dtype}", "saved_ptr": "*fp32" if full else "*fp16"}
         types = {argument: kind for argument, kind in types.items() if argument not in constants}
-        entries = _config.lstm_entries(backward, full, bool(constants.get("SCALAR", True)))
-        tiles = dict.fromkeys(entry.blocks for entry in entries)
+        table = _config.lstm_table(backward, full, bool(constants.get("SCALAR", True)))
+        tiles = dict.fromkeys(entry.blocks for entry in _config.entries_of(table, arch))
         padded = 64 if full else 128
         for blocks, hidden in itertools.product(tiles, (padded, padded - 1)):
             row = compile_triton(

@@ -53,7 +53,7 @@ LOSSES = {
 
 
 def make_batch(
-    batch: int, per_class: int, device: str, coarse: int | None = None
+    batch: int, per_class: int, device: str = "cpu", coarse: int | None = None
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """Returns embeddings (batch, 128) around the centres of their classes, and their labels.
 
@@ -105,15 +105,15 @@ def shared_labels(labels: Tensor) -> Tensor:
     return (columns.unsqueeze(1) == columns).sum(-1)
 
 
-def time_all(calls: dict[str, Call], device: str) -> dict[str, float]:
+def time_all(calls: dict[str, Call]) -> dict[str, float]:
     """Returns the median seconds of every call, all of them in the same rounds."""
     for call in calls.values():
         call()
-    samples = interleave(calls, seconds=3.0, min_rounds=3, max_rounds=50, device=device)
+    samples = interleave(calls, seconds=3.0, min_rounds=3, max_rounds=50, device="cpu")
     return {name: quantiles(times)[1] for name, times in samples.items()}
 
 
-def peak(name: str, batch: int, chunk_size: int | str | None, device: str) -> int:
+def peak(name: str, batch: int, chunk_size: int | str | None) -> int:
     """Returns the peak bytes of forward and backward of a loss, in a process of its own."""
     command = [sys.executable, "-m", __spec__.name, "--peak", name, str(batch), str(chunk_size)]
     command += ["--threads", str(torch.get_num_threads())]
@@ -121,10 +121,10 @@ def peak(name: str, batch: int, chunk_size: int | str | None, device: str) -> in
     return int(done.stdout.split()[-1])
 
 
-def peak_here(name: str, batch: int, chunk_size: int | str | None, device: str) -> int | None:
+def peak_here(name: str, batch: int, chunk_size: int | str | None) -> int | None:
     """Measures `peak` in this process, which should be fresh."""
     for size in (64, batch):
-        embeddings, labels = make_batch(size, PER_CLASS, device)
+        embeddings, labels = make_batch(size, PER_CLASS)
         if name == SCORES_ALONE:
             same = shared_labels(labels[PLAIN]).bool()
             leaf = (embeddings @ embeddings.T).requires_grad_()
@@ -134,7 +134,7 @@ def peak_here(name: str, batch: int, chunk_size: int | str | None, device: str) 
             call = loss_call(loss, embeddings, labels[LOSSES[name].columns])
         if size != batch:
             call()
-    return peak_of(call, device)
+    return peak_of(call, "cpu")
 
 
 def metric_gradient(metric: Metric, scores: Tensor, levels: Tensor) -> object:
@@ -169,14 +169,14 @@ class Report:
         print("  ".join(line), flush=True)
 
 
-def against_products(report: Report, batch: int, device: str) -> None:
+def against_products(report: Report, batch: int) -> None:
     """Every loss at one batch size, in units of its matrix products, and its memory."""
-    embeddings, labels = make_batch(batch, PER_CLASS, device)
+    embeddings, labels = make_batch(batch, PER_CLASS)
     calls = {
         name: loss_call(measured.build(), embeddings, labels[measured.columns])
         for name, measured in LOSSES.items()
     }
-    times = time_all({"products": products_call(embeddings), **calls}, device)
+    times = time_all({"products": products_call(embeddings), **calls})
     report.add(f"matrix products of batch {batch}", times["products"], text=time_text)
     matrix = 4.0 * batch**2
     for name in LOSSES:
@@ -184,7 +184,7 @@ def against_products(report: Report, batch: int, device: str) -> None:
         ratio = times[name] / times["products"]
         report.add(f"{what}: time over products", ratio, at_most=3)
         for chunk_size, most in ((None, 6), (256, 0.25)):
-            used = peak(name, batch, chunk_size, device) / matrix
+            used = peak(name, batch, chunk_size) / matrix
             report.add(
                 f"{what}, chunk_size {chunk_size}: memory over score matrix",
                 used,
@@ -192,9 +192,9 @@ def against_products(report: Report, batch: int, device: str) -> None:
             )
 
 
-def against_triples(report: Report, device: str) -> None:
+def against_triples(report: Report) -> None:
     """Every metric against the way of its paper's program, batch 256."""
-    embeddings, labels = make_batch(256, PER_CLASS, device)
+    embeddings, labels = make_batch(256, PER_CLASS)
     for name, metric in ALL_TRIPLES.items():
         levels = shared_labels(labels[HIERARCHY if name in ("smooth_ndcg", "h_ap") else PLAIN])
         ours = getattr(sodeep_fast, name)
@@ -204,21 +204,20 @@ def against_triples(report: Report, device: str) -> None:
             "triples": metric_call(metric, embeddings, levels),
             "ours": metric_call(ours, embeddings, levels),
         }
-        times = time_all(calls, device)
+        times = time_all(calls)
         ratio = times["triples"] / times["ours"]
         report.add(f"{name} vs all triples, batch 256", ratio, at_least=50)
 
 
-def against_positives_only(report: Report, device: str) -> None:
+def against_positives_only(report: Report) -> None:
     """Smooth-AP against plain PyTorch that compares positives with items, batch 1024."""
-    embeddings, labels = make_batch(1024, PER_CLASS, device)
+    embeddings, labels = make_batch(1024, PER_CLASS)
     same = shared_labels(labels[PLAIN]).bool()
     times = time_all(
         {
             "plain": metric_call(positives_only, embeddings, same),
             "ours": loss_call(sodeep_fast.SmoothAPLoss(), embeddings, labels[PLAIN]),
-        },
-        device,
+        }
     )
     ratio = times["plain"] / times["ours"]
     report.add("SmoothAPLoss vs plain PyTorch over positives, batch 1024", ratio, at_least=4)
@@ -232,7 +231,7 @@ def positives_only(scores: Tensor, same: Tensor, tau: float = 0.01) -> Tensor:
     return (among_positives / (0.5 + outranked.sum(-1))).view(len(scores), -1).mean(-1)
 
 
-def against_metric_learning(report: Report, device: str) -> None:
+def against_metric_learning(report: Report) -> None:
     """Smooth-AP against that of pytorch-metric-learning, where it is installed."""
     try:
         from pytorch_metric_learning.losses import SmoothAPLoss as Peer
@@ -240,23 +239,23 @@ def against_metric_learning(report: Report, device: str) -> None:
         report.lines.append(("SmoothAPLoss vs pytorch-metric-learning", "", "", "not installed"))
         return
     for batch, least in ((256, 150), (512, 800)):
-        embeddings, labels = make_batch(batch, PER_CLASS, device)
+        embeddings, labels = make_batch(batch, PER_CLASS)
         order = labels[PLAIN].argsort()  # its values are those of sorted classes only
         embeddings, labels[PLAIN] = embeddings[order], labels[PLAIN][order]
         calls = {
             "peer": loss_call(Peer(), embeddings, labels[PLAIN]),
             "ours": loss_call(sodeep_fast.SmoothAPLoss(), embeddings, labels[PLAIN]),
         }
-        times = time_all(calls, device)
+        times = time_all(calls)
         ratio = times["peer"] / times["ours"]
         what = f"SmoothAPLoss vs pytorch-metric-learning, batch {batch}"
         report.add(what, ratio, at_least=least)
 
 
-def many_positives(report: Report, device: str) -> None:
+def many_positives(report: Report) -> None:
     """What large classes cost over small ones."""
-    few, few_labels = make_batch(4096, PER_CLASS, device)
-    many, many_labels = make_batch(4096, 410, device)
+    few, few_labels = make_batch(4096, PER_CLASS)
+    many, many_labels = make_batch(4096, 410)
     for name in ("SmoothAPLoss", "SupAPLoss"):
         loss = LOSSES[name].build()
         times = time_all(
@@ -264,37 +263,34 @@ def many_positives(report: Report, device: str) -> None:
                 "few": loss_call(loss, few, few_labels[PLAIN]),
                 "many": loss_call(loss, many, many_labels[PLAIN]),
             },
-            device,
         )
         ratio = times["many"] / times["few"]
         report.add(f"{name}, batch 4096: 10 classes over 4 per class", ratio, at_most=6)
-    embeddings, labels = make_batch(4096, PER_CLASS, device, coarse=16)
+    embeddings, labels = make_batch(4096, PER_CLASS, coarse=16)
     times = time_all(
         {
             "few": loss_call(sodeep_fast.SmoothAPLoss(), embeddings, labels[PLAIN]),
             "many": loss_call(sodeep_fast.HierarchicalAPLoss(), embeddings, labels[HIERARCHY]),
-        },
-        device,
+        }
     )
     ratio = times["many"] / times["few"]
     report.add("H-AP with 16 coarse classes over Smooth-AP, batch 4096", ratio)
-    embeddings, labels = make_batch(2048, PER_CLASS, device, coarse=2)
+    embeddings, labels = make_batch(2048, PER_CLASS, coarse=2)
     times = time_all(
         {
             "few": loss_call(sodeep_fast.SmoothAPLoss(), embeddings, labels[PLAIN]),
             "half": loss_call(sodeep_fast.HierarchicalAPLoss(), embeddings, labels[HIERARCHY]),
-        },
-        device,
+        }
     )
     ratio = times["half"] / times["few"]
     report.add("H-AP with 2 coarse classes over Smooth-AP, batch 2048", ratio, at_most=6)
 
 
-def large_batches(report: Report, device: str) -> None:
+def large_batches(report: Report) -> None:
     """Batches whose score matrix alone would take gigabytes, in chunks."""
-    largest = peak("SmoothAPLoss", 16384, "auto", device)
+    largest = peak("SmoothAPLoss", 16384, "auto")
     report.add("SmoothAPLoss, batch 16384, memory", largest, at_most=4e9, text=bytes_text)
-    used = peak(SCORES_ALONE, 4096, None, device) / (4.0 * 4096**2)
+    used = peak(SCORES_ALONE, 4096, None) / (4.0 * 4096**2)
     report.add("quantized_ap of 4096 x 4096 scores: memory over them", used, at_most=2)
 
 
@@ -309,7 +305,7 @@ def main() -> int:
     if options.peak:
         name, batch, chunk = options.peak
         chunk_size = None if chunk == "None" else chunk if chunk == "auto" else int(chunk)
-        print(peak_here(name, int(batch), chunk_size, "cpu"))
+        print(peak_here(name, int(batch), chunk_size))
         return 0
     report = Report()
     parts: list[Callable[..., None]] = [
@@ -321,7 +317,7 @@ def main() -> int:
         large_batches,
     ]
     for part in parts:
-        part(report, device="cpu")
+        part(report)
     facts = environment()
     text = "\n".join(align([("what", "target", "measured", ""), *report.lines]))
     options.out.mkdir(parents=True, exist_ok=True)

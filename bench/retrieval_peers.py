@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 Compare = Callable[[Tensor], Tensor]
+LEVELS = 3  # of a hierarchy of classes and groups: how many labels are shared, from none to both
 Metric = Callable[[Tensor, Tensor], Tensor]  # scores (B, M) and levels (B, M) -> (B,)
 
 
@@ -87,12 +88,24 @@ def smooth_ndcg(scores: Tensor, levels: Tensor) -> Tensor:
 
 def h_ap(scores: Tensor, levels: Tensor) -> Tensor:
     """H-AP (Ramzi et al., HAPPIER, ECCV 2022): relevances level / number of that level."""
-    counts = torch.nn.functional.one_hot(levels.long()).sum(1)
+    # Told how many levels there are, it compiles.
+    counts = torch.nn.functional.one_hot(levels.long(), LEVELS).sum(1)
     relevance = levels.to(scores.dtype) / counts.gather(-1, levels.long())
     shared = relevance.unsqueeze(1).minimum(relevance.unsqueeze(2))
     found = relevance + (shared * outranked(scores, step).detach()).sum(-1)
     ranks = 1 + outranked_by_level(scores, levels, sup()).sum(-1)
     return (found / ranks).sum(-1) / relevance.sum(-1)
+
+
+def calibration(scores: Tensor, same: Tensor) -> Tensor:
+    """ROADMAP's calibration (Ramzi et al., NeurIPS 2021), a scalar; `same` (B, M) bool."""
+    positive = (0.9 - scores).clamp(min=0) * same
+    negative = (scores - 0.6).clamp(min=0) * ~same
+    return _mean_of_active(positive) + _mean_of_active(negative)
+
+
+def _mean_of_active(excess: Tensor) -> Tensor:
+    return excess.sum() / (excess > 0).sum().clamp(min=1)
 
 
 ALL_TRIPLES: dict[str, Metric] = {

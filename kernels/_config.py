@@ -1,11 +1,12 @@
 """Block sizes, as data: one row per operator, architecture and size of row.
 
 A row says how many rows, targets and sources one program holds at a time, with how many warps, and
-where those numbers come from. `bench/gpu_sweep.py` measures candidates and prints rows to put here.
+where those numbers come from. `bench/gpu_sweep.py` measures candidates and prints rows to put here,
+anywhere in the table that it names.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Blocks(NamedTuple):
@@ -26,13 +27,43 @@ class CountsBlocks(NamedTuple):
     warps: int
 
 
+class HistogramBlocks(NamedTuple):
+    """The tile of one program of the histogram's forward."""
+
+    items: int
+    bins: int
+    warps: int
+
+
+class LstmBlocks(NamedTuple):
+    """The tile of one program of the LSTM: its rows, and the hidden units that a warp takes."""
+
+    rows: int
+    units: int
+
+    def warps(self, padded: int) -> int:
+        """Returns how many warps take so many hidden units, 8 at most."""
+        return min(8, padded // self.units)
+
+
 class Entry(NamedTuple):
     """Blocks for rows of at most `n` elements, on GPUs of compute capability `arch` (0: any)."""
 
     arch: int
     n: int
-    blocks: "Blocks | CountsBlocks | LstmBlocks"
+    blocks: Blocks | CountsBlocks | HistogramBlocks | LstmBlocks
     provenance: str
+
+
+def entries_of(table: tuple[Entry, ...], arch: int) -> list[Entry]:
+    """Returns the rows for `arch`, shortest first: any architecture's, but for its own."""
+    found = {entry.n: entry for kind in (0, arch) for entry in table if entry.arch == kind}
+    return [found[n] for n in sorted(found)]
+
+
+def _blocks(table: tuple[Entry, ...], n: int, arch: int) -> Any:
+    """Returns the tile for rows of `n` elements."""
+    return next(entry.blocks for entry in entries_of(table, arch) if n <= entry.n)
 
 
 UNLIMITED = 1 << 62
@@ -81,20 +112,18 @@ LINEAR_FROM_PAIRS = 1 << 26
 
 
 def pairwise_entries(float64: bool, arch: int) -> list[Entry]:
-    """Returns the rows for `arch`, or for any architecture where it has none of its own."""
-    table = PAIRWISE_FLOAT64 if float64 else PAIRWISE_FLOAT32
-    known = any(entry.arch == arch for entry in table)
-    return [entry for entry in table if entry.arch == (arch if known else 0)]
+    """Returns the rows for `arch`; see `entries_of`."""
+    return entries_of(PAIRWISE_FLOAT64 if float64 else PAIRWISE_FLOAT32, arch)
 
 
 @functools.cache
 def pairwise_blocks(float64: bool, n: int, arch: int) -> Blocks:
     """Returns the tile for rows of `n` elements."""
-    return next(entry.blocks for entry in pairwise_entries(float64, arch) if n <= entry.n)
+    return _blocks(PAIRWISE_FLOAT64 if float64 else PAIRWISE_FLOAT32, n, arch)
 
 
 @functools.cache
-def counts_blocks(float64: bool, items: int, targets: int, levels: int) -> CountsBlocks:
+def counts_blocks(float64: bool, items: int, targets: int, levels: int, arch: int) -> CountsBlocks:
     """Returns the tile for rows of `items` items with, on average, so many targets.
 
     Arguments:
@@ -102,9 +131,9 @@ def counts_blocks(float64: bool, items: int, targets: int, levels: int) -> Count
         items: per row.
         targets: per row, rounded up.
         levels: how many levels each target's sums are kept apart by.
+        arch: compute capability, times ten.
     """
-    table = COUNTS_FLOAT64 if float64 else COUNTS_FLOAT32
-    most = next(entry.blocks for entry in table if items <= entry.n)
+    most = _blocks(COUNTS_FLOAT64 if float64 else COUNTS_FLOAT32, items, arch)
     levels = min(_power_of_two(levels), most.levels)
     targets = min(_power_of_two(targets), most.targets, COUNTS_SUMS // levels)
     return most._replace(targets=targets, levels=levels)
@@ -120,39 +149,31 @@ def prefers_linear(rows: int, n: int) -> bool:
     return n >= 1024 and rows * n * n >= LINEAR_FROM_PAIRS
 
 
-class HistogramBlocks(NamedTuple):
-    """The tile of one program of the histogram's forward."""
-
-    items: int
-    bins: int
-    warps: int
-
-
 # Items that one program sums: one after the other 128 times, so that float32 sums stay short, and
 # rows of a batch are one slice each. Untuned.
 HISTOGRAM_SLICE = 8192
 
 
-def histogram_blocks(float64: bool, n: int, bins: int) -> HistogramBlocks:
-    """Returns the tile for rows of `n` items: at most 16 registers of sums a thread. Untuned."""
-    items = 32 if float64 or n <= 32 else 64
-    return HistogramBlocks(items, 16 if bins <= 16 else 32, 4 if items == 64 or float64 else 2)
+# The most bins that a program takes at a time; at most 16 registers of sums a thread.
+HISTOGRAM_FLOAT32 = (
+    Entry(0, 32, HistogramBlocks(32, 32, 2), "untuned, chosen by count of registers"),
+    Entry(0, UNLIMITED, HistogramBlocks(64, 32, 4), "untuned, chosen by count of registers"),
+)
+HISTOGRAM_FLOAT64 = (
+    Entry(0, UNLIMITED, HistogramBlocks(32, 32, 4), "untuned, chosen by count of registers"),
+)
+
+
+@functools.cache
+def histogram_blocks(float64: bool, n: int, bins: int, arch: int) -> HistogramBlocks:
+    """Returns the tile for rows of `n` items."""
+    most = _blocks(HISTOGRAM_FLOAT64 if float64 else HISTOGRAM_FLOAT32, n, arch)
+    return most._replace(bins=min(most.bins, max(16, _power_of_two(bins))))
 
 
 def histogram_items(n: int) -> int:
     """Returns how many items one program of the histogram's backward takes. Untuned."""
     return max(32, min(1024, 1 << (n - 1).bit_length()))
-
-
-class LstmBlocks(NamedTuple):
-    """The tile of one program of the LSTM: its rows, and the hidden units that a warp takes."""
-
-    rows: int
-    units: int
-
-    def warps(self, padded: int) -> int:
-        """Returns how many warps take so many hidden units, 8 at most."""
-        return min(8, padded // self.units)
 
 
 # 8 rows are the fewest that a tensor core's instruction takes; 528 rows are 132 programs of them in
@@ -163,7 +184,8 @@ LSTM_FORWARD_HALF = (
 )
 # Of inputs of several features, whose products fill registers on their way.
 LSTM_PRODUCTS_HALF = (Entry(0, UNLIMITED, LstmBlocks(8, 16), "untuned, chosen by registers"),)
-LSTM_BACKWARD_HALF = LSTM_PRODUCTS_HALF
+LSTM_BACKWARD_HALF = (Entry(0, UNLIMITED, LstmBlocks(8, 16), "untuned, chosen by registers"),)
+# Of both passes.
 LSTM_FULL = (Entry(0, UNLIMITED, LstmBlocks(8, 8), "untuned, chosen by registers"),)
 # Rows that lie next to each other in what the forward saves: the fewest that a program takes.
 LSTM_GRANULE = 8
@@ -172,8 +194,8 @@ LSTM_GRANULE = 8
 LSTM_SHARED = 12 << 10
 
 
-def lstm_entries(backward: bool, full: bool, scalar: bool) -> tuple[Entry, ...]:
-    """Returns the rows for a pass in float32 (`full`) or in a half type, by the number of rows.
+def lstm_table(backward: bool, full: bool, scalar: bool) -> tuple[Entry, ...]:
+    """Returns the table of a pass in float32 (`full`) or in a half type, by the number of rows.
 
     Arguments:
         backward: whether it is the backward.
@@ -187,10 +209,9 @@ def lstm_entries(backward: bool, full: bool, scalar: bool) -> tuple[Entry, ...]:
 
 
 @functools.cache
-def lstm_blocks(backward: bool, full: bool, scalar: bool, batch: int) -> LstmBlocks:
-    """Returns the tile for so many rows; see `lstm_entries`."""
-    entries = lstm_entries(backward, full, scalar)
-    return next(entry.blocks for entry in entries if batch <= entry.n)
+def lstm_blocks(backward: bool, full: bool, scalar: bool, batch: int, arch: int) -> LstmBlocks:
+    """Returns the tile for so many rows; see `lstm_table`."""
+    return _blocks(lstm_table(backward, full, scalar), batch, arch)
 
 
 def lstm_padded(hidden: int) -> int:

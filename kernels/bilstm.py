@@ -44,6 +44,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sodeep_fast.kernels import _config
+from sodeep_fast.kernels._arch import arch_of
 from sodeep_fast.kernels._lstm_cell import gate_gradients, gates, hyperbolic_tangent
 
 # Rows that lie next to each other in what is saved.
@@ -376,7 +377,7 @@ class _Layer:
     def launch(self, kernel: Any, backward: bool, *buffers: Any, **options: Any) -> None:
         """Runs a kernel for every tile of rows and both directions."""
         full, scalar = self.products == "full", self.features == 1
-        blocks = _config.lstm_blocks(backward, full, scalar, self.batch)
+        blocks = _config.lstm_blocks(backward, full, scalar, self.batch, arch_of(self.input))
         with torch.cuda.device_of(self.input):
             kernel[(triton.cdiv(self.batch, blocks.rows), 2)](
                 *buffers,

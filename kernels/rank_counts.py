@@ -42,6 +42,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sodeep_fast.kernels import _config
+from sodeep_fast.kernels._arch import arch_of
 from sodeep_fast.kernels._comparators import compare, encode_comparators, load_comparators
 from sodeep_fast.kernels._compensated import collect, two_sum
 
@@ -350,7 +351,8 @@ class _Call:
     def blocks(self, levels: int) -> _config.CountsBlocks:
         """Returns the tile of programs that keep sums for so many levels."""
         per_row = triton.cdiv(self.total, max(self.rows, 1))
-        return _config.counts_blocks(self.dtype == torch.float64, self.items, per_row, levels)
+        float64, arch = self.dtype == torch.float64, arch_of(self.scores)
+        return _config.counts_blocks(float64, self.items, per_row, levels, arch)
 
     def slots(self, blocks: _config.CountsBlocks) -> tuple[int, int]:
         """Returns how many programs search for a row, and the search's first step."""

@@ -33,6 +33,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sodeep_fast.kernels import _config
+from sodeep_fast.kernels._arch import arch_of
 
 
 @triton.jit
@@ -181,7 +182,7 @@ def _accumulate(
         return torch.zeros(shape, dtype=compute, device=scores.device)
     n = scores.shape[-1]
     rows, slices = scores.numel() // n, triton.cdiv(n, _config.HISTOGRAM_SLICE)
-    blocks = _config.histogram_blocks(compute == torch.float64, n, bins)
+    blocks = _config.histogram_blocks(compute == torch.float64, n, bins, arch_of(scores))
     grid = (rows * slices * num_levels * triton.cdiv(bins, blocks.bins),)
     out = torch.empty((rows, slices, num_levels, bins), dtype=compute, device=scores.device)
     with torch.cuda.device_of(out):

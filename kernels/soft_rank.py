@@ -35,6 +35,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sodeep_fast.kernels import _config
+from sodeep_fast.kernels._arch import arch_of
 from sodeep_fast.kernels._compensated import two_sum
 
 LOG2_E = tl.constexpr(1.4426950408889634)
@@ -386,11 +387,7 @@ def _launch(kernel: Any, buffers: tuple[Tensor | None, ...], out: Tensor, lam: f
         return
     rows = out.numel() // n
     compute = torch.float64 if out.dtype == torch.float64 else torch.float32
-    arch = 0
-    if out.is_cuda:
-        major, minor = torch.cuda.get_device_capability(out.device)
-        arch = 10 * major + minor
-    blocks = _config.pairwise_blocks(compute == torch.float64, n, arch)
+    blocks = _config.pairwise_blocks(compute == torch.float64, n, arch_of(out))
     grid = (triton.cdiv(rows, blocks.rows) * triton.cdiv(n, blocks.targets),)
     # The kernels hold 2 lam / log 2 in `compute`, where it must stay finite.
     lam = min(lam, torch.finfo(compute).max / 4)

@@ -194,7 +194,8 @@ def test_deterministic(precision: str) -> None:
         assert all(torch.equal(again[name], first[name]) for name in ("hidden", "scores"))
 
 
-def test_opcheck() -> None:
+@every_precision
+def test_opcheck(precision: str) -> None:
     weights = [weight.detach() for weight in on_gpu(20, 1).parameters()]
     for features in (1, 3):
         weights[0], weights[4] = torch.randn(2, 80, features, device="cuda")
@@ -202,11 +203,14 @@ def test_opcheck() -> None:
         sequence = torch.randn(4, 9, features, device="cuda")
         for given, saves in ((weights, True), (weights, False), (wanted, True)):
             leaf = sequence.clone().requires_grad_()
-            torch.library.opcheck(OPS.triton_bilstm_layer, (leaf, given, None, saves, "fp16"))
-        hidden, saved = OPS.triton_bilstm_layer(sequence, weights, None, True, "fp16")
+            torch.library.opcheck(OPS.triton_bilstm_layer, (leaf, given, None, saves, precision))
+        hidden, saved = OPS.triton_bilstm_layer(sequence, weights, None, True, precision)
         for states in (None, hidden):
-            arguments = (hidden, sequence, weights, None, states, saved, True, "fp16")
-            torch.library.opcheck(OPS.triton_bilstm_layer_backward, arguments)
+            for wants in (False, True):
+                arguments = (hidden, sequence, weights, None, states, saved, wants, precision)
+                torch.library.opcheck(OPS.triton_bilstm_layer_backward, arguments)
+        head, leaf = torch.randn(40, device="cuda"), sequence.clone().requires_grad_()
+        torch.library.opcheck(OPS.triton_bilstm_layer, (leaf, weights, head, True, precision))
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's compiler sets off deprecations of its own

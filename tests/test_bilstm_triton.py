@@ -134,7 +134,7 @@ def test_the_table_of_tiles() -> None:
     for full in (False, True):
         for backward in (False, True):
             for batch in (1, 528, 529, 1 << 40):
-                blocks = _config.lstm_blocks(backward, full, True, batch)
+                blocks = _config.lstm_blocks(backward, full, True, batch, 90)
                 assert blocks.rows % _config.LSTM_GRANULE == 0
                 assert blocks.warps(16) in (1, 2)
                 assert blocks.warps(128) == 8

@@ -168,12 +168,14 @@ def test_benchmark_runs_dry(tmp_path):
 
 
 def test_losses_run_dry(tmp_path):
+    from bench.gpu_losses import LOSSES
+
     out = tmp_path / "losses.json"
     done = run("python3", "-m", "bench.gpu_losses", "--dry", "--json", str(out))
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads(out.read_text())["rows"]
     losses = {row["operator"] for row in rows}
-    assert {"SmoothAPLoss", "SupAPLoss", "QuantizedAPLoss", "RecallAtKLoss", "NDCGLoss"} <= losses
+    assert losses == set(LOSSES)
     for loss in losses:
         modes = {
             row["mode"] for row in rows if row["operator"] == loss and row["provider"] == "ours"
@@ -182,9 +184,14 @@ def test_losses_run_dry(tmp_path):
         notes = {row["note"] for row in rows if row["operator"] == loss}
         assert any("CUDA graph" in note for note in notes), loss
     captured = {row["operator"] for row in rows if row["note"] == "replay of a CUDA graph"}
-    assert captured == {"QuantizedAPLoss", "SpearmanLoss"}
-    failed = {row["operator"] for row in rows if row["status"] == "failed"}
-    assert failed <= {"HierarchicalAPLoss"}  # whose rival torch.compile does not take
+    of_scores = {"SpearmanLoss", "MeanAveragePrecisionLoss", "RankTripletLoss"}
+    assert captured == {"QuantizedAPLoss", *of_scores}
+    assert [row for row in rows if row["status"] == "failed"] == []
+    # A rival for each of them, as its program has it or over the reference, and compiled.
+    timed = {(row["operator"], row["provider"]) for row in rows if row["status"] == "ok"}
+    for loss in losses:
+        assert {(loss, "eager"), (loss, "triples")} & timed, loss
+        assert (loss, "compile") in timed
 
 
 def test_networks_run_dry(tmp_path):
@@ -208,9 +215,15 @@ def test_networks_run_dry(tmp_path):
 def test_sweep_runs_dry(tmp_path):
     done = run("python3", "-m", "bench.gpu_sweep", "--dry", "--json", str(tmp_path / "sweep.json"))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(json.loads((tmp_path / "sweep.json").read_text())["blocks"]) == 10
-    for tile in ("Blocks", "CountsBlocks", "HistogramBlocks", "LstmBlocks"):
-        assert f"Entry(0, UNLIMITED, {tile}(" in done.stdout
+    assert len(json.loads((tmp_path / "sweep.json").read_text())["blocks"]) == 16
+    for table, tile, rows in (
+        ("PAIRWISE", "Blocks", 1),
+        ("COUNTS", "CountsBlocks", 2),
+        ("HISTOGRAM", "HistogramBlocks", 1),
+        ("LSTM", "LstmBlocks", 4),
+    ):
+        row = rf"# {table}_\w+: .*\nEntry\(0, UNLIMITED, {tile}\("
+        assert len(re.findall(row, done.stdout)) == rows
 
 
 def test_the_crossover_is_where_the_linear_method_wins():

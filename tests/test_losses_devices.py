@@ -9,9 +9,17 @@ from sodeep_fast.testing import DEVICES, make_scores
 if not _backend.has_triton():
     pytest.skip("Triton is not installed", allow_module_level=True)
 
+import sodeep_fast
 from bench.gpu_losses import LOSSES, batch_of, shape_of, targets_of
+from bench.retrieval import DIMENSIONS
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+def test_every_loss_is_measured() -> None:
+    """All that the package exports but the base of them and the sum of any others."""
+    exported = {name for name in sodeep_fast.__all__ if name.endswith("Loss")}
+    assert exported - {"RetrievalLoss", "CombinedLoss"} == set(LOSSES)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -19,9 +27,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("name", LOSSES)
 def test_agrees_with_float64(name: str, dtype: torch.dtype, device: str) -> None:
     chunks = [{}] if not LOSSES[name].columns else [{}, {"chunk_size": 7}, {"chunk_size": None}]
+    width = DIMENSIONS if LOSSES[name].columns else 16
     results = []
     for options, where, kind in [({}, "cpu", torch.float64), *((c, device, dtype) for c in chunks)]:
-        leaf = make_scores("normal", (40, 16), dtype=kind, device=where).requires_grad_()
+        leaf = make_scores("normal", (40, width), dtype=kind, device=where).requires_grad_()
         targets = targets_of(name, shape_of(name, leaf), where)
         value = LOSSES[name].build(**options).to(where)(leaf, targets)
         (grad,) = torch.autograd.grad(value, leaf)
@@ -38,7 +47,7 @@ def test_agrees_with_float64(name: str, dtype: torch.dtype, device: str) -> None
 @pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.columns])
 def test_another_stream_on_cuda(name: str) -> None:
     embeddings, labels = batch_of(256, "cuda")
-    loss, mine = LOSSES[name].build(), labels[LOSSES[name].columns]
+    loss, mine = LOSSES[name].build().cuda(), labels[LOSSES[name].columns]
     expected = loss(embeddings * 2, mine)
     torch.cuda.synchronize()
     stream = torch.cuda.Stream()

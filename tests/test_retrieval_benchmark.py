@@ -10,7 +10,7 @@ from bench.retrieval_peers import ALL_TRIPLES
 
 
 def scores_and_levels(columns: int) -> tuple[torch.Tensor, torch.Tensor]:
-    embeddings, labels = retrieval.make_batch(24, 4, "cpu")
+    embeddings, labels = retrieval.make_batch(24, 4)
     unit = normalize(embeddings.double(), dim=-1)
     return unit @ unit.T, retrieval.shared_labels(labels[columns])
 
@@ -35,9 +35,9 @@ def test_positives_only_gives_the_same_values():
 
 def test_every_loss_is_measured(monkeypatch):
     monkeypatch.setattr(retrieval, "peak", lambda *arguments: 0)
-    monkeypatch.setattr(retrieval, "time_all", lambda calls, *rest: dict.fromkeys(calls, 1.0))
+    monkeypatch.setattr(retrieval, "time_all", lambda calls: dict.fromkeys(calls, 1.0))
     report = retrieval.Report()
-    retrieval.against_products(report, 16, "cpu")
+    retrieval.against_products(report, 16)
     assert report.passed
     for name in retrieval.LOSSES:
         assert sum(line[0].startswith(f"{name}, batch 16") for line in report.lines) == 3
@@ -47,4 +47,4 @@ def test_every_loss_is_measured(monkeypatch):
 
 
 def test_peak_counts_what_a_loss_allocates():
-    assert retrieval.peak_here("SmoothAPLoss", 512, None, "cpu") > 4 * 512**2
+    assert retrieval.peak_here("SmoothAPLoss", 512, None) > 4 * 512**2

@@ -87,6 +87,7 @@ def test_gradcheck_and_opcheck() -> None:
     options = (levels.to(torch.uint8), 3, 6, 0.0, 1.0)
     ops = torch.ops.sodeep_fast
     torch.library.opcheck(ops.triton_soft_histogram, (scores, *options))
+    torch.library.opcheck(ops.triton_soft_histogram, (scores, None, 1, 6, 0.0, 1.0))
     grad = torch.rand(2, 3, 6, dtype=torch.float64, device="cuda")
     tangent = torch.rand(2, 9, dtype=torch.float64, device="cuda")
     scores = scores.detach()

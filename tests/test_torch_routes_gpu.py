@@ -1,4 +1,7 @@
-"""What has no GPU kernel of its own, on a GPU: hard_rank, conv_stack and the search for targets."""
+"""What has no GPU kernel of its own, on a GPU: hard_rank, conv_stack and the search for targets.
+
+They are made of PyTorch's operators there, so there is none of ours to opcheck.
+"""
 
 from collections.abc import Callable
 from typing import Any
