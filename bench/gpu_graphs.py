@@ -21,6 +21,7 @@ WAITS = {
     "aten::unique_consecutive",
     # Where CPU tensors have a kernel of their own, and those on a GPU `aten::nonzero`.
     "sodeep_fast::find_marked",
+    "sodeep_fast::margin_excess",
 }
 
 
