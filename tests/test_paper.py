@@ -22,7 +22,7 @@ def _one_thread() -> None:
 def test_table1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sodeep_fast.training.evaluate.RATES", (100.0,))
     results = table1.run(tmp_path, vectors=2000, seeds=2, gradient_vectors=2)
-    assert results.keys() == sorters().keys()
+    assert results.keys() == sorters(100).keys()
     errors = results["handcrafted"]["error"]
     assert isinstance(errors, list)
     assert all(0.033 < error < 0.037 for error in errors)
@@ -98,4 +98,6 @@ def test_every_trained_sorter_takes_part(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("sodeep_fast.sorters.checkpoint._WEIGHTS", tmp_path)
     for module in ("sorters.checkpoint", "paper.results"):
         monkeypatch.setattr(f"sodeep_fast.{module}.SHIPPED", ("cnn-12",))
-    assert list(sorters()) == ["handcrafted", "exa", "cnn-12"]
+    assert list(sorters(12)) == ["handcrafted", "exa", "cnn-12"]
+    # Of one length, so nowhere else.
+    assert list(sorters()) == list(sorters(13)) == ["handcrafted", "exa"]

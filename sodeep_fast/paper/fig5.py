@@ -30,7 +30,7 @@ def run(folder: Path, *, length: int = 100, step: float = 1e-3, seed: int = 0) -
     curves = {}
     rows = [["sorter", "mean error", "largest", "monotone"]]
     with torch.no_grad():
-        for name, sorter in sorters().items():
+        for name, sorter in sorters(length).items():
             curve = length * relative_ranks(sorter, scores)[:, 0]
             error = (curve - exact).abs()
             # The larger a score, the smaller its rank.

@@ -54,7 +54,7 @@ def losses() -> dict[str, Loss]:
         )
 
     return {
-        **{f"L_mAP, {name}": of_sorter(sorter) for name, sorter in sorters().items()},
+        **{f"L_mAP, {name}": of_sorter(sorter) for name, sorter in sorters(ITEMS).items()},
         "Smooth-AP": lambda scores, labels: 1 - smooth_ap(scores, labels).nanmean(),
         "SupAP": lambda scores, labels: 1 - sup_ap(scores, labels).nanmean(),
         "AP_Q": lambda scores, labels: 1 - quantized_ap(scores.tanh(), labels, bins=25).nanmean(),

@@ -16,12 +16,16 @@ from sodeep_fast.sorters.handcrafted import HandcraftedSorter
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444", "#999933")
 
 
-def sorters() -> dict[str, nn.Module]:
-    """Returns the sorters that need no training, and the trained ones of the package, by name."""
+def sorters(length: int | None = None) -> dict[str, nn.Module]:
+    """Returns the sorters that need no training, and the trained ones of the package, by name.
+
+    Those made for rows of one length are among them only if it is `length`.
+    """
+    trained = {name: load_sorter(name) for name in SHIPPED}
     return {
         "handcrafted": HandcraftedSorter(lam=10),
         "exa": ExactSorter(),
-        **{name: load_sorter(name) for name in SHIPPED},
+        **{name: each for name, each in trained.items() if each.length in (None, length)},
     }
 
 

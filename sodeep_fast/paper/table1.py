@@ -31,7 +31,7 @@ def run(
     """
     results: dict[str, dict[str, object]] = {}
     rows = [["sorter", "mean L1", "paper", "useful", "cosine", "reached"]]
-    for name, sorter in sorters().items():
+    for name, sorter in sorters(length).items():
         errors = [
             mean_error(sorter, length, vectors=vectors, seed=seed) for seed in range(1, seeds + 1)
         ]
