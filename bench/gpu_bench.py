@@ -10,7 +10,7 @@ logic on the CPU at tiny sizes.
 import argparse
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -272,11 +272,24 @@ def parse(description: str | None) -> argparse.Namespace | None:
     return None
 
 
-def main() -> int:
-    options = parse(__doc__)
+def measure_each(
+    names: Iterable[str], recipe: Callable[[str, bool], Recipe], about: str | None
+) -> int:
+    """Measures what a module's command line asks for, and returns the exit status.
+
+    Arguments:
+        names: of what is measured.
+        recipe: name, whether it is a dry run -> what to measure of it.
+        about: the module's docstring.
+    """
+    options = parse(about)
     if options is None:
         return 0
-    return measure_all([recipe_of(name, options.dry) for name in TARGETS], options)
+    return measure_all([recipe(name, options.dry) for name in names], options)
+
+
+def main() -> int:
+    return measure_each(TARGETS, recipe_of, __doc__)
 
 
 if __name__ == "__main__":

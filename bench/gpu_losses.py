@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 import sodeep_fast
 from bench import retrieval
-from bench.gpu_bench import DRY_PLAN, PLAN, measure_all, parse
+from bench.gpu_bench import DRY_PLAN, PLAN, measure_each
 from bench.gpu_rows import Recipe
 from bench.gpu_work import RATES, Work, count_pairs, soft_histogram, soft_rank
 from bench.retrieval import DIMENSIONS, HIERARCHY, PER_CLASS, PLAIN
@@ -458,10 +458,7 @@ def recipe_of(name: str, dry: bool) -> Recipe:
 
 
 def main() -> int:
-    options = parse(__doc__)
-    if options is None:
-        return 0
-    return measure_all([recipe_of(name, options.dry) for name in LOSSES], options)
+    return measure_each(LOSSES, recipe_of, __doc__)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,21 @@ def poisoned_memory() -> Iterator[None]:
     torch.use_deterministic_algorithms(before, warn_only=warn_only)
 
 
+@pytest.fixture
+def set_threads() -> Iterator[Callable[[int], None]]:
+    """Sets the number of PyTorch's threads until the end of the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def same_weights_and_one_thread(set_threads: Callable[[int], None]) -> None:
+    """For small networks, which spend their time waiting for a second thread."""
+    torch.manual_seed(0)
+    set_threads(1)
+
+
 @pytest.fixture(scope="session")
 def kernel_resources(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """Compiles every GPU kernel, in a process of its own: here Triton may be interpreting."""

@@ -1,7 +1,6 @@
 """The bidirectional LSTM against torch.nn.LSTM and its equations: value, gradients, bad input."""
 
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -25,13 +24,7 @@ SHAPES = [(1, 1, 1, 1), (3, 2, 7, 2), (513, 2, 7, 1), (65, 9, 33, 2), (13, 101, 
 SHAPES += [(7, 5, 129, 3), (1, 101, 129, 2), (3, 1, 100, 2)]
 
 
-@pytest.fixture(autouse=True)
-def _same_weights_and_one_thread() -> Iterator[None]:
-    torch.manual_seed(0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("same_weights_and_one_thread")
 
 
 def converted(lstm: nn.LSTM, dtype: torch.dtype) -> nn.LSTM:

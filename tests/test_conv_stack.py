@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -39,13 +39,7 @@ STACKS: dict[str, list[tuple[int, int, int, Any, bool, bool, Any]]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _same_weights_and_one_thread() -> Iterator[None]:
-    torch.manual_seed(0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("same_weights_and_one_thread")
 
 
 def make_blocks(layers: list[tuple[int, int, int, Any, bool, bool, Any]]) -> nn.ModuleList:

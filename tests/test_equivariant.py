@@ -1,7 +1,5 @@
 """The permutation-equivariant sorter: what it promises by construction, and its bad input."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -11,14 +9,7 @@ from sodeep_fast import EquivariantSorter, hard_rank, load_sorter
 from sodeep_fast.sorters.standardize import standardize
 from sodeep_fast.testing import DEVICES, DISTRIBUTIONS, make_scores
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    torch.manual_seed(0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("same_weights_and_one_thread")
 
 
 def double_sorter(**options: object) -> EquivariantSorter:

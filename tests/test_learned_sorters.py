@@ -3,7 +3,7 @@
 import copy
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +52,7 @@ SMALL: dict[str, Callable[..., nn.Module]] = {
 ROUNDING = {"rtol": 1e-10, "atol": 1e-12}
 
 
-@pytest.fixture(autouse=True)
-def _same_weights_and_one_thread() -> Iterator[None]:
-    torch.manual_seed(0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # such small networks spend their time waiting for a second one
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("same_weights_and_one_thread")
 
 
 def golden_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -387,20 +381,30 @@ def test_cnn_of_any_depth(length: int, depth: int) -> None:
     assert sorter(torch.randn(2, length)).shape == (2, length)
 
 
-def test_cnn_by_definition() -> None:
-    sorter = CNNSorter(9, 2, channels=[5], kernel_sizes=[3, 4]).double()
+def with_statistics(sorter: nn.Module) -> dict[str, Tensor]:
+    """Gives batch normalization some statistics, and returns the state dict."""
     with torch.no_grad():
         for name, buffer in sorter.named_buffers():
             if "running" in name:
                 buffer.uniform_(0.5, 2)
-    state = sorter.state_dict()
+    return sorter.state_dict()
+
+
+def cnn_block(state: dict[str, Tensor], i: int, x: Tensor) -> Tensor:
+    """Block i by definition."""
+    block = {k.removeprefix(f"blocks.{i}."): v[..., None] for k, v in state.items()}
+    x = F.conv1d(x, block["0.weight"][..., 0], block["0.bias"][..., 0])
+    x = (x - block["1.running_mean"]) / (block["1.running_var"] + 1e-5).sqrt()
+    return (x * block["1.weight"] + block["1.bias"]).relu()
+
+
+def test_cnn_by_definition() -> None:
+    sorter = CNNSorter(9, 2, channels=[5], kernel_sizes=[3, 4]).double()
+    state = with_statistics(sorter)
     scores = make_scores("normal", (3, 9), dtype=torch.float64)
     x = scores.unsqueeze(1)
     for i in range(2):
-        block = {k.removeprefix(f"blocks.{i}."): v[..., None] for k, v in state.items()}
-        x = F.conv1d(x, block["0.weight"][..., 0], block["0.bias"][..., 0])
-        x = (x - block["1.running_mean"]) / (block["1.running_var"] + 1e-5).sqrt()
-        x = (x * block["1.weight"] + block["1.bias"]).relu()
+        x = cnn_block(state, i, x)
     assert x.shape == (3, 9, 4)
     expected = x.flatten(1) @ state["linear.weight"].T + state["linear.bias"]
     torch.testing.assert_close(sorter(scores), expected, **ROUNDING)
@@ -420,19 +424,12 @@ def test_padded_cnn_of_any_depth(length: int, depth: int) -> None:
 
 def test_padded_cnn_by_definition() -> None:
     sorter = CNNSorter(6, 3, channels=[5, 4], kernel_sizes=[2, 11, 4], padding="same").double()
-    with torch.no_grad():
-        for name, buffer in sorter.named_buffers():
-            if "running" in name:
-                buffer.uniform_(0.5, 2)
-    state = sorter.state_dict()
+    state = with_statistics(sorter)
     scores = make_scores("normal", (3, 6), dtype=torch.float64)
     x = scores.unsqueeze(1)
     for i, (left, right) in enumerate([(0, 1), (5, 5), (1, 2)]):
-        block = {k.removeprefix(f"blocks.{i}."): v[..., None] for k, v in state.items()}
         x = F.pad(x, (left, right))
-        x = F.conv1d(x, block["0.weight"][..., 0], block["0.bias"][..., 0])
-        x = (x - block["1.running_mean"]) / (block["1.running_var"] + 1e-5).sqrt()
-        x = (x * block["1.weight"] + block["1.bias"]).relu()
+        x = cnn_block(state, i, x)
     assert x.shape == (3, 6, 6)
     expected = (state["linear.weight"][0][:, None] * x).sum(1) + state["linear.bias"]
     torch.testing.assert_close(sorter(scores), expected, **ROUNDING)

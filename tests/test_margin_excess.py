@@ -1,5 +1,7 @@
 """By how much scores are on the wrong side of a margin: the kernel and what stands in for it."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -91,18 +93,14 @@ def test_the_operators_hold_to_their_contracts(masked: bool) -> None:
 
 
 @needs_kernels
-def test_results_do_not_depend_on_the_number_of_threads() -> None:
+def test_results_do_not_depend_on_the_number_of_threads(set_threads: Callable[[int], None]) -> None:
     given = (*make((40, 3000), True), *MARGINS)
-    before = torch.get_num_threads()
     results = []
-    try:
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            results.append(
-                (*OPS.margin_excess(*given), OPS.margin_excess_backward(torch.ones(2), *given))
-            )
-    finally:
-        torch.set_num_threads(before)
+    for threads in (1, 2):
+        set_threads(threads)
+        results.append(
+            (*OPS.margin_excess(*given), OPS.margin_excess_backward(torch.ones(2), *given))
+        )
     for one, two in zip(*results, strict=True):
         assert torch.equal(one, two)
 

@@ -1,7 +1,6 @@
 """The sorter that learns along: what it learns from, what it leaves alone, and bad input."""
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,14 +11,7 @@ import sodeep_fast
 from sodeep_fast import CNNSorter, LSTMSorter, MLPSorter, OnlineSorter, SpearmanLoss
 from sodeep_fast.testing import make_scores
 
-
-@pytest.fixture(autouse=True)
-def _same_weights_and_one_thread() -> Iterator[None]:
-    torch.manual_seed(0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("same_weights_and_one_thread")
 
 
 def state_of(sorter: nn.Module) -> dict[str, Tensor]:

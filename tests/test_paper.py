@@ -14,9 +14,7 @@ from sodeep_fast.paper.results import sorters
 pytest.importorskip("matplotlib")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("same_weights_and_one_thread")
 
 
 def test_table1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """The rank counts as a user meets them: values, shapes, dtypes, masks, derivatives, bad input."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -518,13 +518,6 @@ def test_operators_refuse_what_would_index_out_of_bounds() -> None:
             )
     with pytest.raises(RuntimeError, match="method must be auto, direct or linear, got fast"):
         OPS.rank_counts(scores, levels, *good, 2, *encode(Sigmoid()), "fast")
-
-
-@pytest.fixture
-def set_threads() -> Iterator[Callable[[int], None]]:
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 @needs_kernels

@@ -1,6 +1,7 @@
 """The soft rank as a user meets it: values, shapes, dtypes, masks, transforms, bad input."""
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -254,23 +255,19 @@ def test_vmap() -> None:
     ],
 )
 def test_results_do_not_depend_on_the_number_of_threads(
-    method: str, shape: tuple[int, int], distribution: str
+    method: str, shape: tuple[int, int], distribution: str, set_threads: Callable[[int], None]
 ) -> None:
     scores = make_scores(distribution, shape)
     grad = torch.randn(shape, generator=torch.Generator().manual_seed(3))
-    before = torch.get_num_threads()
     results = []
-    try:
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            results.append(
-                (
-                    OPS.soft_rank(scores, None, 10.0, False, method),
-                    OPS.soft_rank_backward(grad, scores, None, 10.0, False, method),
-                )
+    for threads in (1, 2):
+        set_threads(threads)
+        results.append(
+            (
+                OPS.soft_rank(scores, None, 10.0, False, method),
+                OPS.soft_rank_backward(grad, scores, None, 10.0, False, method),
             )
-    finally:
-        torch.set_num_threads(before)
+        )
     for one, two in zip(*results, strict=True):
         assert torch.equal(one, two)
 
