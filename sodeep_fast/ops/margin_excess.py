@@ -42,7 +42,7 @@ def count_active(
             scores, positives, mask, pos_margin, neg_margin
         )[1]
         return active
-    rows, columns, _ = find_marked(positives if mask is None else positives & mask)
+    rows, columns = _find_positives(positives, mask)
     scores = scores.to(rank_dtype(scores))
     own = scores[rows, columns]
     over = scores > neg_margin
@@ -60,6 +60,12 @@ def _has_kernel(scores: Tensor) -> bool:
     return _backend.choose(scores.device.type, "margin_excess")[0] == "cpp"
 
 
+def _find_positives(positives: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Returns rows and columns of those that take part, for which the host waits for a GPU."""
+    rows, columns, _ = find_marked(positives if mask is None else positives & mask)
+    return rows, columns
+
+
 class _MarginExcess(torch.autograd.Function):
     """Positives are few, and taken out one by one; autograd would keep four matrices."""
 
@@ -72,14 +78,15 @@ class _MarginExcess(torch.autograd.Function):
         pos_margin: float,
         neg_margin: float,
     ) -> Tensor:
-        ctx.save_for_backward(scores, positives, mask)
         ctx.margins = pos_margin, neg_margin
         if _has_kernel(scores):
+            ctx.save_for_backward(scores, mask, positives)
             found: Tensor = torch.ops.sodeep_fast.margin_excess(
                 scores, positives, mask, *ctx.margins
             )[0]
             return found
-        rows, columns, _ = find_marked(positives if mask is None else positives & mask)
+        rows, columns = _find_positives(positives, mask)
+        ctx.save_for_backward(scores, mask, rows, columns)
         wide = rank_dtype(scores)
         excess = scores.to(wide, copy=True).sub_(neg_margin).clamp_(min=0)
         excess[rows, columns] = 0
@@ -90,14 +97,16 @@ class _MarginExcess(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        scores, positives, mask = ctx.saved_tensors
+        scores, mask, *where = ctx.saved_tensors
         pos_margin, neg_margin = ctx.margins
-        if _has_kernel(scores) and not torch.is_grad_enabled():  # which a second derivative enables
-            slopes = torch.ops.sodeep_fast.margin_excess_backward(
-                grad, scores, positives, mask, pos_margin, neg_margin
-            )
-            return slopes, None, None, None, None
-        rows, columns, _ = find_marked(positives if mask is None else positives & mask)
+        if len(where) == 1:  # the kernel's forward
+            if not torch.is_grad_enabled():  # which a second derivative enables
+                slopes = torch.ops.sodeep_fast.margin_excess_backward(
+                    grad, scores, where[0], mask, pos_margin, neg_margin
+                )
+                return slopes, None, None, None, None
+            where = _find_positives(where[0], mask)
+        rows, columns = where
         pos_grad, neg_grad = grad.to(scores.dtype)
         wide = rank_dtype(scores)
         over = scores.to(wide) > neg_margin
