@@ -37,9 +37,11 @@ using KeptWithBf16 = avx512_bf16::Saved<float>;
 // With products of T, or of bfloat16 where S differs from it.
 template <class T, class S>
 LstmKernels<T, S> kernels() {
-  if constexpr (std::is_same_v<T, S>)
+  if constexpr (std::is_same_v<T, S>) {
+    if constexpr (sizeof(T) == 4)
+      if (active_isa() == Isa::kAmx) return amx_float32::lstm_kernels<T>();
     return pick_isa(baseline::lstm_kernels<T>, avx2::lstm_kernels<T>, avx512::lstm_kernels<T>)();
-  else
+  } else
     return active_isa() == Isa::kAmx ? amx::lstm_kernels<T>() : avx512_bf16::lstm_kernels<T>();
 }
 

@@ -10,13 +10,15 @@ template <class T, class To>
 void transposed_products(int64_t count, const T* rows, int64_t depth, const T* packed, To&& to,
                          int64_t columns) {
   constexpr int64_t kBytes = 32 << 10, width = kPanelColumns<T>;
-  constexpr int64_t kDepth = kBytes / (width * static_cast<int64_t>(sizeof(T)));
-  for (int64_t left = 0; left < columns; left += width, packed += depth * width)
+  constexpr int64_t kStepBytes = kPieces * kDepthStep * width * static_cast<int64_t>(sizeof(T));
+  constexpr int64_t kDepth = kBytes / kStepBytes * kDepthStep;
+  for (int64_t left = 0; left < columns; left += width, packed += kPieces * depth * width)
     for (int64_t begin = 0; begin < depth; begin += kDepth)
       for_each_rows(count, [&](auto together, int64_t first) {
         alignas(64) T sums[together * width];
-        product<T, together>(rows + first * depth + begin, depth, std::min(kDepth, depth - begin),
-                             packed + begin * width, sums);
+        product<T, together>(rows + first * kPieces * depth + begin, kPieces * depth, depth,
+                             std::min(kDepth, depth - begin), packed + kPieces * begin * width,
+                             sums);
         for (int64_t r = 0; r < std::min<int64_t>(together, count - first); ++r) {
           T* out = to(first + r) + left;
           for (int64_t v = 0; v < width && v < columns - left; v += kLanes<T>) {
@@ -47,7 +49,7 @@ template <class T>
 SODEEP_FAST_INLINE T backward_row(const LstmLayer<T>& layer, const SavedSteps<Saved<T>>& steps,
                                   int64_t s, int64_t r, T factor, const T* grad,
                                   const T* grad_hidden, T* grad_cell, T* gates, int64_t gate_rows,
-                                  T* packed) {
+                                  T* packed, int64_t next_piece) {
   constexpr int lanes = kLanes<T>;
   const int64_t hidden = layer.hidden;
   const Saved<T>* saved = steps.at(s, r);
@@ -70,7 +72,7 @@ SODEEP_FAST_INLINE T backward_row(const LstmLayer<T>& layer, const SavedSteps<Sa
       const int64_t at = unit * kPanelVectors + v * lanes;
       if (gates != nullptr)
         store<T>(gates + unit * kPanelVectors * gate_rows + v * lanes, of_gates[v]);
-      store_packed<T>(packed + at / kPacked, of_gates[v]);
+      store_packed<T>(packed + at / kPacked, next_piece, of_gates[v]);
       if (layer.features == 1) input_grad += of_gates[v] * load<T>(weights + at);
     }
   }
@@ -111,16 +113,17 @@ void lstm_backward(const LstmBackward<T, Saved<T>>& call, const LstmTile& tile, 
   const int64_t width = column_panels<T>(layer.hidden) * kPanelColumns<T>;
   const int64_t depth = unit_blocks<T>(layer.hidden) * kPanelColumns<T>;
   const int64_t together = multiplies_input || weight_grads ? steps_together(tile) : 1;
-  const int64_t packed_depth = packed_size(depth), total = together * tile.rows;
+  const int64_t packed_depth = packed_size(depth), packed_row = packed_row_size(depth);
+  const int64_t total = together * tile.rows;
   const int64_t for_weights =
       weight_grads == nullptr ? 0 : total * depth + WeightGradsMemory<T>(layer, total).size();
   // Products that begin at a step's rows may read beyond the last one's.
   const int64_t packed_rows = total + padded_rows(1) - 1;
   T* grad_hidden =
-      scratch.state.reserve(2 * tile.rows * width + packed_rows * packed_depth + for_weights);
+      scratch.state.reserve(2 * tile.rows * width + packed_rows * packed_row + for_weights);
   T* grad_cell = grad_hidden + tile.rows * width;
   T* packed = grad_cell + tile.rows * width;
-  T* gates = packed + packed_rows * packed_depth;
+  T* gates = packed + packed_rows * packed_row;
   std::fill(grad_hidden, packed, T(0));
 
   for (int64_t done = 0; done < layer.steps; done += together) {
@@ -128,7 +131,7 @@ void lstm_backward(const LstmBackward<T, Saved<T>>& call, const LstmTile& tile, 
     const int64_t last = layer.steps - 1 - done;
     for (int64_t k = 0; k < count; ++k) {
       const int64_t s = last - k, t = step_of(tile, layer.steps, s);
-      T* step_packed = packed + k * tile.rows * packed_depth;
+      T* step_packed = packed + k * tile.rows * packed_row;
       for (int64_t r = 0; r < tile.rows; ++r) {
         const bool has_head = call.forward.head != nullptr;
         const T factor =
@@ -137,9 +140,9 @@ void lstm_backward(const LstmBackward<T, Saved<T>>& call, const LstmTile& tile, 
         grad += tile.direction * layer.hidden;
         T* plain =
             weight_grads == nullptr ? nullptr : gates + (k * tile.rows + r) * kPanelColumns<T>;
-        const T sum =
-            backward_row(layer, steps, s, r, factor, grad, grad_hidden + r * width,
-                         grad_cell + r * width, plain, total, step_packed + r * packed_depth);
+        const T sum = backward_row(layer, steps, s, r, factor, grad, grad_hidden + r * width,
+                                   grad_cell + r * width, plain, total,
+                                   step_packed + r * packed_row, packed_depth);
         if (sums_input) *input_grad.at(t, tile.first + r) = sum;
       }
       const Tiles tiles(tile.rows);

@@ -10,7 +10,12 @@ struct LstmCell {
   Vec<T> i, f, g, o, c, hidden = {};
 };
 
-#ifndef SODEEP_FAST_BF16_PAIRS
+// Whether products have three digits; then the rest has not many more.
+#if defined(SODEEP_FAST_BF16_PAIRS) && SODEEP_FAST_BF16_PIECES == 1
+#define SODEEP_FAST_ROUNDS
+#endif
+
+#ifndef SODEEP_FAST_ROUNDS
 
 // exp(x) to twice the digits of T, nearly, as scale + scale * part; x within [-limit, limit], NaN
 // stays NaN.
@@ -103,7 +108,7 @@ SODEEP_FAST_INLINE LstmCell<T> run_cell(Vec<T> i, Vec<T> f, Vec<T> g, Vec<T> o, 
 #endif
 
 // What is kept of a cell: numbers of T or, where two digits less do, in half precision.
-#ifdef SODEEP_FAST_BF16_PAIRS
+#ifdef SODEEP_FAST_ROUNDS
 template <class T>
 using Saved = Half;
 
@@ -138,6 +143,8 @@ SODEEP_FAST_INLINE Vec<T> load_saved(const T* from, int64_t count) {
   return load_first<T>(from, count);
 }
 #endif
+
+#undef SODEEP_FAST_ROUNDS
 
 // Derivatives with respect to the gates before their activation, and to the cell state of the step
 // before, from those with respect to the hidden state and, by later steps, the cell state.

@@ -22,18 +22,21 @@ template <class T>
 void input_products(const LstmForward<T, Saved<T>>& call, const LstmTile& tile, int64_t s,
                     int64_t count, LstmScratch<T, Saved<T>>& scratch, T* gates) {
   const auto& layer = call.layer;
-  const int64_t depth = packed_size(layer.features), total = count * tile.rows;
-  T* inputs = scratch.inputs.reserve(padded_rows(total) * depth);
+  const int64_t depth = packed_size(layer.features), row = packed_row_size(layer.features);
+  const int64_t total = count * tile.rows;
+  T* inputs = scratch.inputs.reserve(padded_rows(total) * row);
   for (int64_t q = 0; q < total; ++q) {
     const int64_t t = step_of(tile, layer.steps, s + q / tile.rows);
-    pack_row(call.input.at(t, tile.first + q % tile.rows), layer.features, inputs + q * depth);
+    pack_row(call.input.at(t, tile.first + q % tile.rows), layer.features, inputs + q * row);
   }
   const Tiles tiles(total);
   for (int64_t block = 0; block < unit_blocks<T>(layer.hidden); ++block) {
-    const T* panel = layer.weights[tile.direction].input + block * depth * kPanelColumns<T>;
+    const T* panel =
+        layer.weights[tile.direction].input + block * packed_panel_size<T>(layer.features);
     T* to = gates + block * padded_rows(total) * kPanelColumns<T>;
     for_each_rows(total, [&](auto rows, int64_t first) {
-      product<T, rows>(inputs + first * depth, depth, depth, panel, to + first * kPanelColumns<T>);
+      product<T, rows>(inputs + first * row, row, depth, depth, panel,
+                       to + first * kPanelColumns<T>);
     });
   }
 }
@@ -55,7 +58,7 @@ struct ForwardBlock {
   const T *bias, *factor, *input;  // several features are multiplied already
   int64_t input_row;
   T *cell, *hidden, *output;
-  int64_t cell_row, hidden_row, output_row;
+  int64_t cell_row, hidden_row, hidden_piece, output_row;
   Saved<T>* saved;
   int64_t saved_row, units, left;
   const T* head;
@@ -73,7 +76,7 @@ struct ForwardBlock {
     input_row = kOneFeature ? call.input.row : kPanelColumns<T>;
     units = layer.hidden, left = units - unit;
     cell_row = unit_blocks<T>(units) * kLanes<T>;
-    hidden_row = packed_size(cell_row);
+    hidden_row = packed_row_size(cell_row), hidden_piece = packed_size(cell_row);
     cell = state.cell + unit;
     hidden = state.next_hidden + unit / kPacked;
     output = call.output.data == nullptr
@@ -100,7 +103,7 @@ struct ForwardBlock {
     T* c = cell + r * cell_row;
     const LstmCell<T> now = run_cell<T>(gate(0), gate(1), gate(2), gate(3), load<T>(c));
     store<T>(c, now.c);
-    store_packed<T>(hidden + r * hidden_row, now.hidden);
+    store_packed<T>(hidden + r * hidden_row, hidden_piece, now.hidden);
     if (output != nullptr) store_first<T>(output + r * output_row, now.hidden, left);
     if (head != nullptr) {
       T* to = products_with_head + r * kLanes<T>;
@@ -120,30 +123,34 @@ template <class T, bool kSaves, bool kOneFeature>
 void forward_block(const LstmForward<T, Saved<T>>& call, const LstmTile& tile,
                    const ForwardState<T>& state, int64_t t, int64_t block) {
   const int64_t depth = packed_size(call.layer.hidden);
-  const int64_t stride = packed_size(unit_blocks<T>(call.layer.hidden) * kLanes<T>);
+  const int64_t units = unit_blocks<T>(call.layer.hidden) * kLanes<T>;
+  const int64_t stride = packed_row_size(units), piece = packed_size(units);
   const ForwardBlock<T, kSaves, kOneFeature> step(call, tile, state, t, block);
-  const T* panel = call.layer.weights[tile.direction].recurrent + block * depth * kPanelColumns<T>;
+  const T* panel = call.layer.weights[tile.direction].recurrent +
+                   block * packed_panel_size<T>(call.layer.hidden);
 #ifdef SODEEP_FAST_BF16_TILES
   // The tiles multiply the next rows while the vectors finish these.
   alignas(64) T products[2][kProductRows * kPanelColumns<T>];
   const auto begin = [&](int64_t first) {
-    return TileProduct<T>(state.hidden + first * stride, stride, depth, panel);
+    return TileProduct<T>(state.hidden + first * stride, stride, piece, depth, panel);
   };
   begin(0).finish(products[0]);
   for (int64_t first = 0; first < tile.rows; first += kProductRows) {
     const int64_t next = first + kProductRows, end = std::min<int64_t>(next, tile.rows);
     const T* ready = products[first / kProductRows % 2];
     TileProduct<T> product = begin(next < tile.rows ? next : first);
-    for (int64_t r = first; r < end; ++r) {
-      if (next < tile.rows && r % 4 == 0) product.step();
-      step.finish(r, ready + (r - first) * kPanelColumns<T>);
-    }
+    for (int64_t r = first; r < end; r += kPanelVectors)
+#pragma GCC unroll 4
+      for (int v = 0; v < kPanelVectors; ++v) {
+        if (next < tile.rows) product.step(v);
+        if (r + v < end) step.finish(r + v, ready + (r + v - first) * kPanelColumns<T>);
+      }
     if (next < tile.rows) product.finish(products[next / kProductRows % 2]);
   }
 #else
   for_each_rows(tile.rows, [&](auto rows, int64_t first) {
     alignas(64) T products[rows * kPanelColumns<T>];
-    product<T, rows>(state.hidden + first * stride, stride, depth, panel, products);
+    product<T, rows>(state.hidden + first * stride, stride, piece, depth, panel, products);
     for (int r = 0; r < rows; ++r) step.finish(first + r, products + r * kPanelColumns<T>);
   });
 #endif
@@ -154,15 +161,17 @@ void forward_steps(const LstmForward<T, Saved<T>>& call, const LstmTile& tile,
                    LstmScratch<T, Saved<T>>& scratch) {
   const auto& layer = call.layer;
   const int64_t blocks = unit_blocks<T>(layer.hidden);
-  const int64_t size = padded_rows(tile.rows) * blocks * kLanes<T>;
+  const int64_t units = blocks * kLanes<T>, size = padded_rows(tile.rows) * packed_row_size(units);
+  const int64_t cells = tile.rows * units;
   const int64_t together = kOneFeature ? layer.steps : steps_together(tile);
   const int64_t step_size = tile.rows * kPanelColumns<T>;
   const int64_t gate_rows = kOneFeature ? 0 : padded_rows(together * tile.rows);
   const int64_t for_head = call.head == nullptr ? 0 : tile.rows * kLanes<T>;
-  T* memory = scratch.state.reserve(3 * size + for_head + gate_rows * kPanelColumns<T> * blocks);
-  std::fill(memory, memory + 3 * size, T(0));
+  T* memory =
+      scratch.state.reserve(2 * size + cells + for_head + gate_rows * kPanelColumns<T> * blocks);
+  std::fill(memory, memory + 2 * size + cells, T(0));
   T* hidden[2] = {memory, memory + size};
-  T* products_with_head = memory + 3 * size;
+  T* products_with_head = memory + 2 * size + cells;
   T* gates = products_with_head + for_head;
   for (int64_t begin = 0; begin < layer.steps; begin += together) {
     const int64_t count = std::min(together, layer.steps - begin);

@@ -22,9 +22,9 @@ int64_t column_panels(int64_t columns) {
 template <class T>
 void pack_block(const T* weights, int64_t hidden, int64_t depth, int64_t block, T* packed) {
   constexpr int lanes = kLanes<T>;
-  packed += block * packed_size(depth) * kPanelColumns<T>;
-  std::fill(packed + depth / kPacked * kPanelColumns<T>,
-            packed + packed_size(depth) * kPanelColumns<T>, T(0));
+  packed += block * packed_panel_size<T>(depth);
+  std::fill(packed + packed_panel_size<T>(depth) - kPieces * kDepthStep * kPanelColumns<T>,
+            packed + packed_panel_size<T>(depth), T(0));
   for (int gate = 0; gate < kPanelVectors; ++gate)
     for (int64_t k = 0; k < depth; k += lanes) {
       Vec<T> rows[lanes];
@@ -34,9 +34,8 @@ void pack_block(const T* weights, int64_t hidden, int64_t depth, int64_t block, 
         rows[lane] = load_first<T>(row, unit < hidden ? depth - k : 0);
       }
       transpose<T>(rows);
-      T* to = packed + k / kPacked * kPanelColumns<T> + gate * lanes;
       for (int i = 0; i < lanes && k + i < depth; i += kPacked)
-        store<T>(to + i / kPacked * kPanelColumns<T>, pack_terms<T>(rows + i));
+        store_terms<T>(packed + panel_offset<T>((k + i) / kPacked, gate), kPanelPiece<T>, rows + i);
     }
 }
 
@@ -54,8 +53,8 @@ template <class T>
 void pack_panel(const T* weights, int64_t hidden, int64_t columns, int64_t panel, T* packed) {
   constexpr int64_t width = kPanelColumns<T>, lanes = kLanes<T>;
   const int64_t first = panel * width, depth = unit_blocks<T>(hidden) * width;
-  packed += panel * packed_size(depth) * width;
-  for (int64_t k = 0; k < depth; k += kPacked, packed += width)
+  packed += panel * packed_panel_size<T>(depth);
+  for (int64_t k = 0; k < depth; k += kPacked)
     for (int64_t column = first; column < first + width; column += lanes) {
       Vec<T> terms[kPacked];
       for (int i = 0; i < kPacked; ++i) {
@@ -63,7 +62,8 @@ void pack_panel(const T* weights, int64_t hidden, int64_t columns, int64_t panel
         terms[i] = load_first<T>(weights + (gate * hidden + unit) * columns + column,
                                  unit < hidden ? columns - column : 0);
       }
-      store<T>(packed + column - first, pack_terms<T>(terms));
+      store_terms<T>(packed + panel_offset<T>(k / kPacked, (column - first) / lanes),
+                     kPanelPiece<T>, terms);
     }
 }
 
@@ -72,14 +72,14 @@ void pack_panel(const T* weights, int64_t hidden, int64_t columns, int64_t panel
 template <class T>
 void pack_rows(const T* rows, int64_t count, int64_t depth, T* packed) {
   constexpr int64_t width = kPanelColumns<T>;
-  for (int64_t place = 0; place < depth; ++place, packed += width)
+  for (int64_t place = 0; place < depth; ++place)
     for (int64_t column = 0; column < width; column += kLanes<T>) {
       Vec<T> terms[kPacked];
       for (int i = 0; i < kPacked; ++i) {
         const int64_t row = place * kPacked + i;
         terms[i] = row < count ? load<T>(rows + row * width + column) : Vec<T>{};
       }
-      store<T>(packed + column, pack_terms<T>(terms));
+      store_terms<T>(packed + panel_offset<T>(place, column / kLanes<T>), kPanelPiece<T>, terms);
     }
 }
 
@@ -91,9 +91,9 @@ int64_t lay_out_forward(LstmLayer<T>& layer, T* memory) {
   for (auto& direction : layer.weights) {
     direction.bias = memory + size;
     direction.input = direction.bias + width;
-    const int64_t input = layer.features == 1 ? 1 : packed_size(layer.features);
+    const int64_t input = layer.features == 1 ? 1 : packed_row_size(layer.features);
     direction.recurrent = direction.input + width * input;
-    size += width * (1 + input + packed_size(layer.hidden));
+    size += width * (1 + input + packed_row_size(layer.hidden));
   }
   return size;
 }
@@ -126,7 +126,7 @@ int64_t forward_pieces(const LstmLayer<T>& layer) {
 template <class T>
 int64_t lay_out_backward(LstmLayer<T>& layer, T* memory) {
   const int64_t width = unit_blocks<T>(layer.hidden) * kPanelColumns<T>;
-  const int64_t panel = packed_size(width) * kPanelColumns<T>;
+  const int64_t panel = packed_panel_size<T>(width);
   int64_t size = 0;
   for (auto& direction : layer.weights) {
     const int64_t input = layer.features == 1 ? width : column_panels<T>(layer.features) * panel;

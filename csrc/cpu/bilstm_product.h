@@ -18,10 +18,13 @@ constexpr int kPanelColumns = kPanelVectors * kLanes<T>;
 
 // What is multiplied: numbers of T or, in the instruction sets that multiply bfloat16, two of them
 // in the place of a float. Products take whole steps of kDepthStep places.
+//
+// There a number is rounded to one bfloat16, or it is the sum of kPieces, each the next eight of
+// its digits. A row has all of its first pieces, then the second ones, and so on.
 #ifdef SODEEP_FAST_BF16_PAIRS
-constexpr int kPacked = 2;
+constexpr int kPacked = 2, kPieces = SODEEP_FAST_BF16_PIECES;
 #else
-constexpr int kPacked = 1;
+constexpr int kPacked = 1, kPieces = 1;
 #endif
 #ifdef SODEEP_FAST_BF16_TILES
 constexpr int kDepthStep = 16;
@@ -29,47 +32,92 @@ constexpr int kDepthStep = 16;
 constexpr int kDepthStep = 1;
 #endif
 
-// The places of T that so many of them take.
+// The places of T that one piece of so many takes, and all pieces of them do.
 inline int64_t packed_size(int64_t count) {
   constexpr int64_t kStep = kPacked * kDepthStep;
   return (count + kStep - 1) / kStep * kDepthStep;
 }
 
-// Vectors of such places from as many vectors of numbers as they take, which follow each other.
+inline int64_t packed_row_size(int64_t count) { return kPieces * packed_size(count); }
+
 template <class T>
-SODEEP_FAST_INLINE Vec<T> pack_terms(const Vec<T>* terms) {
-#ifdef SODEEP_FAST_BF16_PAIRS
-  const auto half = [&](int k) {
-    return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)terms[k]));
-  };
-  return (Vec<T>)_mm512_or_si512(half(0), _mm512_slli_epi32(half(1), 16));
-#else
-  return *terms;
-#endif
+int64_t packed_panel_size(int64_t count) {
+  return packed_row_size(count) * kPanelColumns<T>;
 }
 
-// Writes one vector of numbers.
+// Where a panel has the first pieces of a vector of its columns, of what is in a place of its
+// depth. It is [step of the depth, vector, piece from the last to the first, place of the step,
+// lane], in the order in which it is read.
 template <class T>
-SODEEP_FAST_INLINE void store_packed(T* to, Vec<T> v) {
+int64_t panel_offset(int64_t place, int64_t vector) {
+  const int64_t part = place / kDepthStep * kPanelVectors + vector;
+  return ((part * kPieces + kPieces - 1) * kDepthStep + place % kDepthStep) * kLanes<T>;
+}
+
+// From there to the next ones.
+template <class T>
+constexpr int64_t kPanelPiece = -kDepthStep * kLanes<T>;
+
 #ifdef SODEEP_FAST_BF16_PAIRS
-  const __m256bh half = _mm512_cvtneps_pbh((__m512)v);
-  __builtin_memcpy(to, &half, sizeof(half));
+
+// Rounds v and leaves the rest of it.
+SODEEP_FAST_INLINE __m256i take_piece(Vec<float>& v) {
+  const __m256i piece = (__m256i)_mm512_cvtneps_pbh((__m512)v);
+  if constexpr (kPieces > 1) v -= (Vec<float>)_mm512_slli_epi32(_mm512_cvtepu16_epi32(piece), 16);
+  return piece;
+}
+
+// A vector of numbers that follow each other.
+template <class T>
+SODEEP_FAST_INLINE void store_packed(T* to, int64_t next_piece, Vec<T> v) {
+  for (int piece = 0; piece < kPieces; ++piece)
+    _mm256_storeu_si256((__m256i*)(to + piece * next_piece), take_piece(v));
+}
+
+// Vectors of numbers that are multiplied together.
+template <class T>
+SODEEP_FAST_INLINE void store_terms(T* to, int64_t next_piece, Vec<T> a, Vec<T> b) {
+  for (int piece = 0; piece < kPieces; ++piece) {
+    const __m512i low = _mm512_cvtepu16_epi32(take_piece(a));
+    const __m512i high = _mm512_slli_epi32(_mm512_cvtepu16_epi32(take_piece(b)), 16);
+    store<T>(to + piece * next_piece, (Vec<T>)_mm512_or_si512(low, high));
+  }
+}
+
 #else
+
+template <class T>
+SODEEP_FAST_INLINE void store_packed(T* to, int64_t, Vec<T> v) {
   store<T>(to, v);
+}
+
+#endif
+
+// As many vectors of numbers as are multiplied together.
+template <class T>
+SODEEP_FAST_INLINE void store_terms(T* to, int64_t next_piece, const Vec<T>* terms) {
+#ifdef SODEEP_FAST_BF16_PAIRS
+  store_terms<T>(to, next_piece, terms[0], terms[1]);
+#else
+  store_packed<T>(to, next_piece, terms[0]);
 #endif
 }
 
-// Packs a row of numbers into packed_size(count) places.
+// Packs a row of numbers into packed_row_size(count) places.
 template <class T>
 void pack_row(const T* from, int64_t count, T* to) {
-  std::fill(to + count / kPacked, to + packed_size(count), T(0));
+  const int64_t size = packed_size(count);
+  for (int piece = 0; piece < kPieces; ++piece)
+    std::fill(to + piece * size + count / kPacked, to + (piece + 1) * size, T(0));
   int64_t k = 0;
   for (; k + kLanes<T> <= count; k += kLanes<T>)
-    store_packed<T>(to + k / kPacked, load<T>(from + k));
+    store_packed<T>(to + k / kPacked, size, load<T>(from + k));
   if (k == count) return;
-  T last[kLanes<T>];
-  store_packed<T>(last, load_first<T>(from + k, count - k));
-  std::copy(last, last + (count - k + kPacked - 1) / kPacked, to + k / kPacked);
+  T last[kPieces * kLanes<T>];
+  store_packed<T>(last, kLanes<T>, load_first<T>(from + k, count - k));
+  for (int piece = 0; piece < kPieces; ++piece)
+    std::copy_n(last + piece * kLanes<T>, (count - k + kPacked - 1) / kPacked,
+                to + piece * size + k / kPacked);
 }
 
 // Calls work(std::integral_constant<int, number of rows>, first row) until all rows are done. Tiles
@@ -121,10 +169,11 @@ struct Tiles {
   explicit Tiles(int64_t) {}
 };
 
-// sums [kRows, kPanelColumns] = rows [kRows, depth] * panel [depth, kPanelColumns], depth in places
+// to [kRows, kPanelColumns] = rows [kRows, depth] * panel [depth, kPanelColumns], depth in places;
+// rows has `stride` places from row to row and `next_piece` from piece to piece.
 template <class T, int kRows>
-__attribute__((noinline)) void product(const T* rows, int64_t stride, int64_t depth, const T* panel,
-                                       T* to) {
+__attribute__((noinline)) void product(const T* rows, int64_t stride, int64_t, int64_t depth,
+                                       const T* panel, T* to) {
   // Unrolled by hand, or the compiler keeps the sums in memory at both ends of the loop.
   Vec<T> sums[kRows][kPanelVectors];
 #pragma GCC unroll 6

@@ -5,16 +5,16 @@ namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
 // While it lives, this thread's tile registers have so many rows, 16 at most: 0 to 3 hold sums, 4
-// of the rows' numbers, 5 to 7 a panel's.
+// to 6 pieces of the rows' numbers, 7 a panel's.
 class Tiles {
  public:
   explicit Tiles(int64_t rows) {
     struct alignas(64) {
       uint8_t palette = 1, start_row = 0, reserved[14] = {};
       uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-      uint8_t rows[16] = {0, 0, 0, 0, 0, 16, 16, 16};
+      uint8_t rows[16] = {0, 0, 0, 0, 0, 0, 0, 16};
     } shapes;
-    for (int k = 0; k <= 4; ++k) shapes.rows[k] = static_cast<uint8_t>(std::min<int64_t>(16, rows));
+    for (int k = 0; k <= 6; ++k) shapes.rows[k] = static_cast<uint8_t>(std::min<int64_t>(16, rows));
     fence();
     _tile_loadconfig(&shapes);
   }
@@ -26,13 +26,37 @@ class Tiles {
   static void fence() { __asm__ volatile("" ::: "memory"); }
 };
 
+// Adds the products of the rows and a vector of columns. The compiler takes the numbers of tile
+// registers as they are written, hence a macro. Of three pieces, the smallest products come first,
+// and none that is less than what rounding loses.
+#define SODEEP_FAST_ADD_PRODUCTS(sums)                                    \
+  do {                                                                    \
+    if constexpr (kPieces == 3) {                                         \
+      _tile_loadd(7, columns, kTileBytes);                                \
+      _tile_dpbf16ps(sums, 4, 7);                                         \
+      _tile_loadd(7, columns - kPanelPiece<T>, kTileBytes);               \
+      _tile_dpbf16ps(sums, 5, 7);                                         \
+      _tile_dpbf16ps(sums, 4, 7);                                         \
+    }                                                                     \
+    _tile_loadd(7, columns - (kPieces - 1) * kPanelPiece<T>, kTileBytes); \
+    if constexpr (kPieces == 3) {                                         \
+      _tile_dpbf16ps(sums, 6, 7);                                         \
+      _tile_dpbf16ps(sums, 5, 7);                                         \
+    }                                                                     \
+    _tile_dpbf16ps(sums, 4, 7);                                           \
+  } while (false)
+
 // sums [kProductRows, kPanelColumns] = rows [kProductRows, depth] * panel [depth, kPanelColumns],
 // depth in places, a part at a time.
 template <class T>
 class TileProduct {
  public:
-  TileProduct(const T* rows, int64_t stride, int64_t depth, const T* panel)
-      : rows_(rows), panel_(panel), end_(rows + depth), bytes_(stride * int64_t(sizeof(T))) {
+  TileProduct(const T* rows, int64_t stride, int64_t next_piece, int64_t depth, const T* panel)
+      : rows_(rows),
+        panel_(panel),
+        end_(rows + depth),
+        next_piece_(next_piece),
+        bytes_(stride * int64_t(sizeof(T))) {
     Tiles::fence();
     _tile_zero(0);
     _tile_zero(1);
@@ -40,23 +64,33 @@ class TileProduct {
     _tile_zero(3);
   }
 
-  // Adds kDepthStep places of the depth, if there are any left.
-  SODEEP_FAST_INLINE void step() {
+  // Adds, if there are any left, kDepthStep places of the depth to the sums of one vector of
+  // columns: of each in turn, from 0 on.
+  SODEEP_FAST_INLINE void step(int vector) {
     if (rows_ == end_) return;
-    _tile_loadd(4, rows_, bytes_);
-    _tile_loadd(5, panel_, kPanelBytes);
-    _tile_dpbf16ps(0, 4, 5);
-    _tile_loadd(6, panel_ + kLanes<T>, kPanelBytes);
-    _tile_dpbf16ps(1, 4, 6);
-    _tile_loadd(7, panel_ + 2 * kLanes<T>, kPanelBytes);
-    _tile_dpbf16ps(2, 4, 7);
-    _tile_loadd(5, panel_ + 3 * kLanes<T>, kPanelBytes);
-    _tile_dpbf16ps(3, 4, 5);
-    rows_ += kDepthStep, panel_ += kDepthStep * kPanelColumns<T>;
+    // Or the compiler would gather what is done between steps behind them.
+    Tiles::fence();
+    if (vector == 0) {
+      _tile_loadd(4, rows_, bytes_);
+      if constexpr (kPieces == 3) {
+        _tile_loadd(5, rows_ + next_piece_, bytes_);
+        _tile_loadd(6, rows_ + 2 * next_piece_, bytes_);
+      }
+    }
+    const T* columns = panel_ + vector * kVectorSize;
+    if (vector == 0) SODEEP_FAST_ADD_PRODUCTS(0);
+    if (vector == 1) SODEEP_FAST_ADD_PRODUCTS(1);
+    if (vector == 2) SODEEP_FAST_ADD_PRODUCTS(2);
+    if (vector == 3) {
+      SODEEP_FAST_ADD_PRODUCTS(3);
+      rows_ += kDepthStep, panel_ += kPanelVectors * kVectorSize;
+    }
   }
 
   SODEEP_FAST_INLINE void finish(T* sums) {
-    while (rows_ != end_) step();
+    while (rows_ != end_)
+#pragma GCC unroll 4
+      for (int v = 0; v < kPanelVectors; ++v) step(v);
     _tile_stored(0, sums, kPanelBytes);
     _tile_stored(1, sums + kLanes<T>, kPanelBytes);
     _tile_stored(2, sums + 2 * kLanes<T>, kPanelBytes);
@@ -64,16 +98,20 @@ class TileProduct {
   }
 
  private:
-  static constexpr int kPanelBytes = kPanelColumns<T> * sizeof(T);
+  static constexpr int kTileBytes = kLanes<T> * sizeof(T);
+  static constexpr int kPanelBytes = kPanelVectors * kTileBytes;
+  static constexpr int64_t kVectorSize = kPieces * kDepthStep * kLanes<T>;
   const T *rows_, *panel_, *end_;
-  int64_t bytes_;
+  int64_t next_piece_, bytes_;
 };
 
+#undef SODEEP_FAST_ADD_PRODUCTS
+
 template <class T, int kRows>
-__attribute__((noinline)) void product(const T* rows, int64_t stride, int64_t depth, const T* panel,
-                                       T* sums) {
+__attribute__((noinline)) void product(const T* rows, int64_t stride, int64_t next_piece,
+                                       int64_t depth, const T* panel, T* sums) {
   static_assert(kRows == kProductRows);
-  TileProduct<T>(rows, stride, depth, panel).finish(sums);
+  TileProduct<T>(rows, stride, next_piece, depth, panel).finish(sums);
 }
 
 }  // namespace SODEEP_FAST_ISA

@@ -22,15 +22,16 @@ int64_t weight_grads_size(const LstmLayer<T>& layer) {
 // What add_weight_grads works in, for so many rows of steps.
 template <class T>
 struct WeightGradsMemory {
-  int64_t rows, depth, stride, regressors, transposed, panels;
+  int64_t rows, depth, piece, stride, regressors, transposed, panels;
 
   WeightGradsMemory(const LstmLayer<T>& layer, int64_t total)
       : rows((total + kLanes<T> - 1) / kLanes<T> * kLanes<T>),
         depth(packed_size(total)),
-        stride(packed_size(rows)),
+        piece(packed_size(rows)),
+        stride(packed_row_size(rows)),
         regressors(rows * regressor_size(layer)),
         transposed(regressor_size(layer) * stride),
-        panels(kPacked == 1 ? 0 : depth * kPanelColumns<T>) {}
+        panels(kPacked == 1 ? 0 : packed_panel_size<T>(total)) {}
 
   int64_t size() const { return regressors + transposed + panels; }
 };
@@ -60,12 +61,13 @@ void gather_regressors(const LstmForward<T, Saved<T>>& call, const LstmTile& til
 
 // rows [kLanes] packed and transposed: to[column] gets the numbers of one column.
 template <class T>
-void pack_transposed(const T* rows, int64_t width, int64_t stride, T* to) {
+void pack_transposed(const T* rows, int64_t width, int64_t stride, int64_t next_piece, T* to) {
   for (int64_t column = 0; column < width; column += kLanes<T>) {
     Vec<T> block[kLanes<T>];
     for (int r = 0; r < kLanes<T>; ++r) block[r] = load<T>(rows + r * width + column);
     transpose<T>(block);
-    for (int c = 0; c < kLanes<T>; ++c) store_packed<T>(to + (column + c) * stride, block[c]);
+    for (int c = 0; c < kLanes<T>; ++c)
+      store_packed<T>(to + (column + c) * stride, next_piece, block[c]);
   }
 }
 
@@ -108,7 +110,8 @@ void add_weight_grads(const LstmForward<T, Saved<T>>& call, const LstmTile& tile
   std::fill(memory + total * width, transposed, T(0));
   std::fill(transposed, panel_memory, T(0));
   for (int64_t q = 0; q < sizes.rows; q += kLanes<T>)
-    pack_transposed(memory + q * width, width, sizes.stride, transposed + q / kPacked);
+
+    pack_transposed(memory + q * width, width, sizes.stride, sizes.piece, transposed + q / kPacked);
 
   const Tiles tiles(kProductRows);
   for (int64_t block = 0; block < unit_blocks<T>(layer.hidden); ++block) {
@@ -121,8 +124,8 @@ void add_weight_grads(const LstmForward<T, Saved<T>>& call, const LstmTile& tile
     }
     for_each_rows(width, [&](auto rows, int64_t first) {
       alignas(64) T products[rows * columns];
-      product<T, rows>(transposed + first * sizes.stride, sizes.stride, sizes.depth, panel,
-                       products);
+      product<T, rows>(transposed + first * sizes.stride, sizes.stride, sizes.piece, sizes.depth,
+                       panel, products);
       T* to = block_sums + first * columns;
       for (int64_t k = 0; k < rows * columns; k += kLanes<T>)
         store<T>(to + k, load<T>(to + k) + load<T>(products + k));

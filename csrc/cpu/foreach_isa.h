@@ -5,7 +5,8 @@
 // Inside, SODEEP_FAST_VECTOR_BYTES is the width of a vector register. With SODEEP_FAST_WITH_BF16,
 // once more for processors that multiply pairs of bfloat16, as avx512_bf16, where inside
 // SODEEP_FAST_BF16_PAIRS says so, and again for those that multiply tiles of them, as amx, where
-// SODEEP_FAST_BF16_TILES does too.
+// SODEEP_FAST_BF16_TILES does too. There numbers are rounded to one bfloat16; in amx_float32 each
+// is the sum of three, with all the digits of float: SODEEP_FAST_BF16_PIECES says how many.
 
 #include "cpu/isa.h"
 
@@ -55,6 +56,7 @@
 
 #ifdef SODEEP_FAST_WITH_BF16
 #define SODEEP_FAST_BF16_PAIRS
+#define SODEEP_FAST_BF16_PIECES 1
 #define SODEEP_FAST_ISA avx512_bf16
 #ifdef __clang__
 #pragma clang attribute push(                                                          \
@@ -85,6 +87,11 @@
 #pragma GCC target("prefer-vector-width=512")
 #endif
 #include SODEEP_FAST_KERNELS
+#undef SODEEP_FAST_ISA
+#undef SODEEP_FAST_BF16_PIECES
+#define SODEEP_FAST_BF16_PIECES 3
+#define SODEEP_FAST_ISA amx_float32
+#include SODEEP_FAST_KERNELS
 #ifdef __clang__
 #pragma clang attribute pop
 #else
@@ -92,6 +99,7 @@
 #endif
 #undef SODEEP_FAST_ISA
 #undef SODEEP_FAST_BF16_TILES
+#undef SODEEP_FAST_BF16_PIECES
 #undef SODEEP_FAST_BF16_PAIRS
 #endif
 #undef SODEEP_FAST_VECTOR_BYTES
@@ -103,6 +111,7 @@ namespace avx2 = baseline;
 namespace avx512 = baseline;
 namespace avx512_bf16 = baseline;
 namespace amx = baseline;
+namespace amx_float32 = baseline;
 }  // namespace sodeep_fast
 
 #endif
