@@ -8,12 +8,14 @@ STABLE_TORCH_LIBRARY(sodeep_fast, m) {
   m.def("cpu_has_bf16() -> bool");
 
   // Time-major (steps, batch, features), and 8 weights in PyTorch's layout. The second output is
-  // what the backward reads, [2, steps, batch, 5, hidden]; where it is empty, it computes it anew.
+  // what the backward reads, [2, steps, batch, 5, hidden] if there are as many segments as steps,
+  // or the states from which it computes that anew, a segment of the steps at a time,
+  // [2, segments, batch, 2, hidden]; without segments it begins anew.
   // The first is the hidden states (steps, batch, 2 hidden) or, with a head (2 hidden), the part of
   // their products with it that each direction has (2, steps, batch).
   // bf16: products of bfloat16, where the processor has them.
   m.def(
-      "bilstm_layer(Tensor input, Tensor[] weights, Tensor? head, bool saves, bool bf16) -> "
+      "bilstm_layer(Tensor input, Tensor[] weights, Tensor? head, int segments, bool bf16) -> "
       "(Tensor, Tensor)");
   // Gradients by direction: of the input, empty where it is not wanted; of its weights, of the
   // recurrent ones and of both biases, empty where the output is not given, as with a head.

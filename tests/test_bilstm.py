@@ -158,7 +158,8 @@ def test_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
     parameters = sum(weight.numel() for weight in weights)
     for wants_weights, most in ((False, 0), (True, 2 * 7 * 15)):
-        for limit, gates in ((0, 0), (1 << 20, 10 * 7 * 15)):
+        # The states before the only segment, or all gates and cell states.
+        for limit, gates in ((0, 2 * 2 * 7 * 3), (1 << 20, 10 * 7 * 15)):
             monkeypatch.setattr(module, "SAVED_BYTES", limit)
             lstm.requires_grad_(wants_weights)
             sizes.clear()
@@ -217,16 +218,18 @@ def test_the_kernels_are_well_behaved_operators() -> None:
     weights = [weight.detach() for weight in make_lstm(5, 1).parameters()]
     wanted = [weight.clone().requires_grad_() for weight in weights]
     sequence = torch.randn(4, 3, 1)
-    for given, saves in itertools.product((weights, wanted), (False, True)):
+    for given, segments in itertools.product((weights, wanted), (0, 2, 4)):
         for leaf in (sequence, sequence.clone().requires_grad_()):
-            torch.library.opcheck(OPS.bilstm_layer, (leaf, given, None, saves, False))
-    hidden, saved = OPS.bilstm_layer(sequence, weights, None, True, False)
-    for states, wants in itertools.product((None, hidden), (False, True)):
-        arguments = (hidden, sequence, weights, None, states, saved, wants, False)
+            torch.library.opcheck(OPS.bilstm_layer, (leaf, given, None, segments, False))
+    hidden, saved = OPS.bilstm_layer(sequence, weights, None, 4, False)
+    _, kept = OPS.bilstm_layer(sequence, weights, None, 2, False)
+    assert kept.shape == (2, 2, 3, 2, 5)
+    for states, values, wants in itertools.product((None, hidden), (saved, kept), (False, True)):
+        arguments = (hidden, sequence, weights, None, states, values, wants, False)
         torch.library.opcheck(OPS.bilstm_layer_backward, arguments)
     head = torch.randn(10)
     leaf = sequence.clone().requires_grad_()
-    torch.library.opcheck(OPS.bilstm_layer, (leaf, weights, head, True, False))
+    torch.library.opcheck(OPS.bilstm_layer, (leaf, weights, head, 4, False))
     arguments = (torch.randn(2, 4, 3), sequence, weights, head, None, saved, True, False)
     torch.library.opcheck(OPS.bilstm_layer_backward, arguments)
 
@@ -513,11 +516,11 @@ def test_bad_input(
 def test_the_operators_check_sizes() -> None:
     weights = [weight.detach() for weight in make_lstm(3, 1).parameters()]
     sequence = torch.randn(4, 2, 1)
-    hidden, saved = OPS.bilstm_layer(sequence, weights, None, True, False)
+    hidden, saved = OPS.bilstm_layer(sequence, weights, None, 4, False)
     for call in (
-        lambda: OPS.bilstm_layer(sequence, weights[:4], None, False, False),
-        lambda: OPS.bilstm_layer(sequence, [*weights[:7], torch.zeros(3)], None, False, False),
-        lambda: OPS.bilstm_layer(torch.randn(4, 2, 2), weights, None, False, False),
+        lambda: OPS.bilstm_layer(sequence, weights[:4], None, 0, False),
+        lambda: OPS.bilstm_layer(sequence, [*weights[:7], torch.zeros(3)], None, 0, False),
+        lambda: OPS.bilstm_layer(torch.randn(4, 2, 2), weights, None, 0, False),
         lambda: OPS.bilstm_layer_backward(
             hidden[1:], sequence, weights, None, None, saved, True, False
         ),
@@ -527,7 +530,14 @@ def test_the_operators_check_sizes() -> None:
         lambda: OPS.bilstm_layer_backward(
             hidden, sequence, weights, None, None, saved[1:], True, False
         ),
-        lambda: OPS.bilstm_layer(sequence, weights, torch.zeros(5), False, False),
+        lambda: OPS.bilstm_layer_backward(
+            hidden, sequence, weights, None, None, saved[:, :2], True, False
+        ),
+        lambda: OPS.bilstm_layer_backward(
+            hidden, sequence, weights, None, None, saved[0], True, False
+        ),
+        lambda: OPS.bilstm_layer(sequence, weights, None, -1, False),
+        lambda: OPS.bilstm_layer(sequence, weights, torch.zeros(5), 0, False),
         lambda: OPS.bilstm_layer_backward(
             hidden, sequence, weights, torch.zeros(6), hidden, saved, True, False
         ),

@@ -45,6 +45,8 @@ LstmKernels<T, S> kernels() {
     return active_isa() == Isa::kAmx ? amx::lstm_kernels<T>() : avx512_bf16::lstm_kernels<T>();
 }
 
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 template <class T>
 constexpr ScalarType dtype_of() {
   return sizeof(T) == 8   ? ScalarType::Double
@@ -118,8 +120,6 @@ void pack(const LstmPacking<T>& packing, const Weights& weights, LstmLayer<T>& l
                               });
 }
 
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // The rows of a tile, and how many of its tiles each of a direction's tasks takes, in turn.
 struct Plan {
   int64_t batch, rows, tiles, groups;
@@ -127,13 +127,13 @@ struct Plan {
   // So many rows that the weights, read once for all of them, cost little against the products, and
   // so few that what is kept of them stays in the cache; up to twice that, lest few be left over.
   template <class T, class S>
-  Plan(const LstmLayer<T>& layer, const LstmKernels<T, S>& kernel, bool keeps_all_steps)
+  Plan(const LstmLayer<T>& layer, const LstmKernels<T, S>& kernel, int64_t steps_kept)
       : batch(layer.batch) {
-    constexpr int64_t kKept = 16 << 20;
+    constexpr int64_t kKept = 4 << 20;
     const int64_t together = std::max<int64_t>(kernel.product_rows, 6),
                   most = 64 / together * together;
-    const int64_t row_bytes = layer.steps * kLstmSaved * layer.hidden * int64_t(sizeof(S));
-    const int64_t kept = keeps_all_steps ? std::min(most, kKept / row_bytes) : most;
+    const int64_t row_bytes = steps_kept * kLstmSaved * layer.hidden * int64_t(sizeof(S));
+    const int64_t kept = std::min(most, kKept / std::max<int64_t>(1, row_bytes));
     // Both directions at the same time, each in half of the threads.
     const int64_t pairs = divide_up(torch::stable::get_num_threads(), 2);
     const int64_t least = std::max<int64_t>(1, batch / std::max(kept, together));
@@ -175,17 +175,42 @@ LstmForward<T, S> make_forward(const Tensor& input, const Weights& weights) {
   auto& layer = call.layer;
   layer.steps = input.size(0), layer.batch = input.size(1);
   layer.features = weights.features, layer.hidden = weights.hidden;
+  call.end = call.segment = layer.steps;
   call.input = sequence<const T>(input.const_data_ptr(), input);
   return call;
 }
 
-// saved: [2, steps, batch, kLstmSaved, hidden]
-template <class T, class S>
-void set_saved(LstmForward<T, S>& call, void* saved) {
-  const int64_t row = kLstmSaved * call.layer.hidden, step = call.layer.batch * row;
-  for (int d = 0; d < 2; ++d)
-    call.saved[d] = {static_cast<S*>(saved) + d * call.layer.steps * step, step, row};
-}
+// What a forward keeps for its backward: nothing, what that reads of every step, or, where the
+// steps are in fewer segments, the states from which that can be computed.
+struct Kept {
+  int64_t segments;
+  bool all_steps;
+
+  Kept(int64_t wanted, int64_t steps)
+      : segments(std::min(wanted, steps)), all_steps(segments == steps) {}
+
+  // [2, segments, batch, kLstmSaved or kLstmState, hidden]
+  template <class T, class S>
+  Tensor empty(const Tensor& like, const LstmLayer<T>& layer) const {
+    return torch::stable::new_empty(
+        like, {2, segments, layer.batch, all_steps ? kLstmSaved : kLstmState, layer.hidden},
+        all_steps ? dtype_of<S>() : dtype_of<T>());
+  }
+
+  template <class T, class S>
+  void set(LstmForward<T, S>& call, void* data) const {
+    const auto directions = [&](auto* memory, int64_t parts, auto& sequences) {
+      const int64_t row = parts * call.layer.hidden, step = call.layer.batch * row;
+      for (int d = 0; d < 2; ++d) sequences[d] = {memory + d * segments * step, step, row};
+    };
+    if (segments == 0) return;
+    call.segment = divide_up(call.layer.steps, segments);
+    if (all_steps)
+      directions(static_cast<S*>(data), kLstmSaved, call.saved);
+    else
+      directions(static_cast<T*>(data), kLstmState, call.states);
+  }
+};
 
 // Asks for large pages, which cost the system less to supply than the many that they are made of.
 void expect_to_fill(void* memory, int64_t bytes) {
@@ -200,15 +225,15 @@ void expect_to_fill(void* memory, int64_t bytes) {
 
 template <class T, class S>
 std::tuple<Tensor, Tensor> run_forward(const Tensor& input, const Weights& weights,
-                                       const std::optional<Tensor>& head, bool saves) {
+                                       const std::optional<Tensor>& head, int64_t segments) {
   const Tensor rows = rows_contiguous(input, dtype_of<T>());
   LstmForward<T, S> call = make_forward<T, S>(rows, weights);
   auto& layer = call.layer;
   Tensor output =
       head ? torch::stable::new_empty(rows, {2, layer.steps, layer.batch})
            : torch::stable::new_empty(rows, {layer.steps, layer.batch, 2 * layer.hidden});
-  Tensor saved = torch::stable::new_empty(
-      rows, {2, saves ? layer.steps : 0, layer.batch, kLstmSaved, layer.hidden}, dtype_of<S>());
+  const Kept kept(segments, layer.steps);
+  Tensor saved = kept.empty<T, S>(rows, layer);
   if (layer.steps == 0 || layer.batch == 0) return {output, saved};
   const Tensor projection = head ? dense_head<T>(*head, weights) : Tensor();
   if (head) {
@@ -218,13 +243,13 @@ std::tuple<Tensor, Tensor> run_forward(const Tensor& input, const Weights& weigh
   } else {
     call.output = sequence<T>(output.mutable_data_ptr(), output);
   }
-  if (saves) set_saved(call, saved.mutable_data_ptr());
+  kept.set(call, saved.mutable_data_ptr());
   for (Tensor* filled : {&output, &saved})
     expect_to_fill(filled->mutable_data_ptr(), filled->numel() * filled->element_size());
   const LstmKernels<T, S> kernel = kernels<T, S>();
   thread_local Buffer<T> packed;
   pack(kernel.forward_packing, weights, layer, packed);
-  Plan(layer, kernel, false)
+  Plan(layer, kernel, 0)
       .run<S>(layer, [&](const LstmTile& tile, int64_t, LstmScratch<T, S>& scratch) {
         kernel.forward(call, tile, scratch);
       });
@@ -243,15 +268,17 @@ Gradients run_backward(const Tensor& grad, const Tensor& input, const Weights& w
   const Tensor rows = rows_contiguous(input, dtype), incoming = rows_contiguous(grad, dtype);
   const Tensor projection = head ? dense_head<T>(*head, weights) : Tensor();
   const Tensor states = wants_weights ? rows_contiguous(*output, dtype) : Tensor();
-  const Tensor values = dense(saved, dtype_of<S>());
+  const Kept kept(saved.size(1), rows.size(0));
+  const Tensor values = dense(saved, kept.all_steps ? dtype_of<S>() : dtype);
   LstmBackward<T, S> call{};
   call.forward = make_forward<T, S>(rows, weights);
   auto& layer = call.forward.layer;
   const int64_t numel = layer.steps * layer.batch * layer.hidden;
   STD_TORCH_CHECK(!(head && wants_weights), "with a head the weights have no gradients");
   STD_TORCH_CHECK(grad.numel() == 2 * (head ? layer.steps * layer.batch : numel) &&
-                      (!output || output->numel() == 2 * numel) &&
-                      (saved.numel() == 0 || saved.numel() == 2 * numel * kLstmSaved),
+                      (!output || output->numel() == 2 * numel) && saved.size(1) <= layer.steps &&
+                      saved.numel() == 2 * kept.segments * layer.batch * layer.hidden *
+                                           (kept.all_steps ? kLstmSaved : kLstmState),
                   "the gradient, output, or what was saved differs in size from the layer");
   Tensor input_grad = torch::stable::new_empty(
       rows, {2, wants_input ? layer.steps : 0, layer.batch, layer.features});
@@ -273,17 +300,16 @@ Gradients run_backward(const Tensor& grad, const Tensor& input, const Weights& w
   // Read only, from here on.
   if (wants_weights)
     call.forward.output = sequence<T>(const_cast<void*>(states.const_data_ptr()), states);
-  const bool is_saved = saved.numel() > 0;
-  if (is_saved) set_saved(call.forward, const_cast<void*>(values.const_data_ptr()));
+  kept.set(call.forward, const_cast<void*>(values.const_data_ptr()));
   for (int d = 0; wants_input && d < 2; ++d)
     call.input_grad[d] = {static_cast<T*>(input_grad.mutable_data_ptr()) + d * input_grad.stride(0),
                           input_grad.stride(1), input_grad.stride(2)};
 
   const LstmKernels<T, S> kernel = kernels<T, S>();
   thread_local Buffer<T> packed, packed_transposed, weight_grads;
-  if (!is_saved) pack(kernel.forward_packing, weights, layer, packed);
+  if (!kept.all_steps) pack(kernel.forward_packing, weights, layer, packed);
   pack(kernel.backward_packing, weights, layer, packed_transposed);
-  const Plan plan(layer, kernel, !is_saved);
+  const Plan plan(layer, kernel, kept.all_steps ? 0 : call.forward.segment);
   const int64_t size = wants_weights ? kernel.weight_grads_size(layer) : 0;
   T* parts = weight_grads.reserve(2 * plan.groups * size);
   std::fill(parts, parts + 2 * plan.groups * size, T(0));
@@ -302,15 +328,15 @@ Gradients run_backward(const Tensor& grad, const Tensor& input, const Weights& w
 }
 
 std::tuple<Tensor, Tensor> bilstm_layer(Tensor input, std::vector<Tensor> weights,
-                                        std::optional<Tensor> head, bool saves, bool bf16) {
+                                        std::optional<Tensor> head, int64_t segments, bool bf16) {
   const ScalarType dtype = compute_type(input);
   const Weights typed(weights, dtype);
-  STD_TORCH_CHECK(input.dim() == 3 && input.size(2) == typed.features,
-                  "input must have shape (steps, batch, features)");
+  STD_TORCH_CHECK(input.dim() == 3 && input.size(2) == typed.features && segments >= 0,
+                  "input must have shape (steps, batch, features), and segments not be negative");
   const auto run = dtype == ScalarType::Double ? run_forward<double, double>
                    : bf16 && has_bf16_pairs()  ? run_forward<float, KeptWithBf16>
                                                : run_forward<float, float>;
-  return run(input, typed, head, saves);
+  return run(input, typed, head, segments);
 }
 
 Gradients bilstm_layer_backward(Tensor grad, Tensor input, std::vector<Tensor> weights,
@@ -319,8 +345,8 @@ Gradients bilstm_layer_backward(Tensor grad, Tensor input, std::vector<Tensor> w
   const ScalarType dtype = compute_type(input);
   const Weights typed(weights, dtype);
   STD_TORCH_CHECK(input.dim() == 3 && input.size(2) == typed.features && grad.dim() == 3 &&
-                      (!output || output->dim() == 3),
-                  "input, gradient and output must have shape (steps, batch, ...)");
+                      (!output || output->dim() == 3) && saved.dim() == 5,
+                  "input, gradient, output or what was saved has too few or too many dimensions");
   const auto run = dtype == ScalarType::Double ? run_backward<double, double>
                    : bf16 && has_bf16_pairs()  ? run_backward<float, KeptWithBf16>
                                                : run_backward<float, float>;

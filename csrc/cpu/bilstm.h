@@ -39,9 +39,11 @@ struct LstmLayer {
   PackedLstmWeights<T> weights[2];
 };
 
-// What is kept of a row's step in one direction for the backward: i, f, g, o and the cell state, as
+// What the backward reads of a row's step in one direction: i, f, g, o and the cell state, as
 // numbers of type S.
 constexpr int64_t kLstmSaved = 5;
+// What it can compute that from, for a segment of steps: the hidden and the cell state before it.
+constexpr int64_t kLstmState = 2;
 using Half = uint16_t;  // the bits of one
 
 template <class T, class S>
@@ -51,11 +53,15 @@ struct LstmForward {
   Sequence<T> output;       // [steps, batch, 2 hidden], or null
   const T* head;            // [2 hidden], or null
   Sequence<T>
-      projected[2];      // [steps, batch]: the output of a direction times the head, if not null
-  Sequence<S> saved[2];  // [steps, batch, kLstmSaved hidden] by direction, or null
+      projected[2];  // [steps, batch]: the output of a direction times the head, if not null
+  // Each direction takes the steps from `begin` to `end` of its own order.
+  int64_t begin, end;
+  Sequence<S> saved[2];   // [end - begin, batch, kLstmSaved hidden] by direction, or null
+  int64_t segment;        // steps
+  Sequence<T> states[2];  // [segments, batch, kLstmState hidden] by direction, or null
 };
 
-// The forward has saved what this needs, or has not: then it is computed once more, tile by tile.
+// What the forward has not saved is computed once more, a segment of a tile at a time.
 template <class T, class S>
 struct LstmBackward {
   LstmForward<T, S> forward;
@@ -81,10 +87,10 @@ struct LstmTile {
 // Scratch of one thread.
 template <class T, class S>
 struct LstmScratch {
-  Buffer<T> state, inputs;
+  Buffer<T> state, inputs, gradients;
   Buffer<S> saved;
 
-  void trim() { state.trim(), saved.trim(), inputs.trim(); }
+  void trim() { state.trim(), inputs.trim(), gradients.trim(), saved.trim(); }
 };
 
 // How an instruction set packs the weights for one pass: pieces may be packed in any order.

@@ -4,57 +4,72 @@
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-// to(q) [columns] = rows[q] [depth] * packed weights, for q below `count`. As much of a panel at a
-// time as lets the nearest cache hold it.
-template <class T, class To>
-void transposed_products(int64_t count, const T* rows, int64_t depth, const T* packed, To&& to,
-                         int64_t columns) {
+// to [panel, row, kPanelColumns] = rows [count, depth] * packed weights, padded to whole panels and
+// padded_rows(count). As much of a panel at a time as lets the nearest cache hold it.
+template <class T>
+void transposed_products(int64_t count, const T* rows, int64_t depth, const T* packed,
+                         int64_t panels, T* to) {
   constexpr int64_t kBytes = 32 << 10, width = kPanelColumns<T>;
   constexpr int64_t kStepBytes = kPieces * kDepthStep * width * static_cast<int64_t>(sizeof(T));
   constexpr int64_t kDepth = kBytes / kStepBytes * kDepthStep;
-  for (int64_t left = 0; left < columns; left += width, packed += kPieces * depth * width)
+  for (int64_t panel = 0; panel < panels; ++panel) {
     for (int64_t begin = 0; begin < depth; begin += kDepth)
       for_each_rows(count, [&](auto together, int64_t first) {
-        alignas(64) T sums[together * width];
         product<T, together>(rows + first * kPieces * depth + begin, kPieces * depth, depth,
                              std::min(kDepth, depth - begin), packed + kPieces * begin * width,
-                             sums);
-        for (int64_t r = 0; r < std::min<int64_t>(together, count - first); ++r) {
-          T* out = to(first + r) + left;
-          for (int64_t v = 0; v < width && v < columns - left; v += kLanes<T>) {
-            Vec<T> sum = load<T>(sums + r * width + v);
-            if (begin > 0) sum += load_first<T>(out + v, columns - left - v);
-            store_first<T>(out + v, sum, columns - left - v);
-          }
-        }
+                             to + first * width, begin > 0);
       });
+    packed += kPieces * depth * width;
+    to += padded_rows(count) * width;
+  }
 }
 
-// What of a tile's forward the backward reads.
-template <class S>
+// What the backward reads of a tile's forward, from the step `begin` of the direction on.
+template <class T>
 struct SavedSteps {
-  Sequence<const S> values;  // [steps, row of the tile, kLstmSaved hidden]
-  const LstmTile& tile;
-  int64_t steps;
+  Sequence<const Saved<T>> values;  // [steps from begin on, row of the tile, kLstmSaved hidden]
+  int64_t begin;
+  Sequence<T> states;  // [segment, row of the tile, kLstmState hidden]
+  int64_t segment;
 
-  // At the step that the direction took after s others.
-  const S* at(int64_t s, int64_t r) const { return values.at(step_of(tile, steps, s), r); }
+  const Saved<T>* at(int64_t s, int64_t r) const { return values.at(s - begin, r); }
 };
 
-// One step of one row, from the gradient of its output, factor * grad: writes the gradients of its
-// gates [block, gate, lane], packed and, unless null, plain, `gate_rows` rows from block to block,
-// and what goes back to the cell state before; returns the gradient of the input, if it has one
-// feature.
+// Reads the cell state of a row before a step, a vector of units at a time.
 template <class T>
-SODEEP_FAST_INLINE T backward_row(const LstmLayer<T>& layer, const SavedSteps<Saved<T>>& steps,
-                                  int64_t s, int64_t r, T factor, const T* grad,
-                                  const T* grad_hidden, T* grad_cell, T* gates, int64_t gate_rows,
-                                  T* packed, int64_t next_piece) {
+class CellBefore {
+ public:
+  CellBefore(const SavedSteps<T>& steps, int64_t hidden, int64_t s, int64_t r) {
+    if (s > steps.begin)
+      saved_ = steps.at(s - 1, r) + 4 * hidden;
+    else if (s > 0)
+      state_ = steps.states.at(s / steps.segment, r) + hidden;
+  }
+
+  SODEEP_FAST_INLINE Vec<T> read(int64_t unit, int64_t left) const {
+    if (saved_ != nullptr) return load_saved(saved_ + unit, left);
+    return state_ != nullptr ? load_first<T>(state_ + unit, left) : Vec<T>{};
+  }
+
+ private:
+  const Saved<T>* saved_ = nullptr;
+  const T* state_ = nullptr;
+};
+
+// One step of one row, from the gradient of its output, factor * grad, and that of its hidden
+// state, `panel_size` numbers from panel to panel: writes the gradients of its gates [block, gate,
+// lane], packed and, unless null, plain, `gate_rows` rows from block to block, and what goes back
+// to the cell state before; returns the gradient of the input, if it has one feature.
+template <class T>
+SODEEP_FAST_INLINE T backward_row(const LstmLayer<T>& layer, const SavedSteps<T>& steps,
+                                  int direction, int64_t s, int64_t r, T factor, const T* grad,
+                                  const T* grad_hidden, int64_t panel_size, T* grad_cell, T* gates,
+                                  int64_t gate_rows, T* packed, int64_t next_piece) {
   constexpr int lanes = kLanes<T>;
   const int64_t hidden = layer.hidden;
   const Saved<T>* saved = steps.at(s, r);
-  const Saved<T>* before = s == 0 ? nullptr : steps.at(s - 1, r) + 4 * hidden;
-  const T* weights = layer.weights[steps.tile.direction].input;
+  const CellBefore<T> before(steps, hidden, s, r);
+  const T* weights = layer.weights[direction].input;
   Vec<T> input_grad = {};
   for (int64_t unit = 0; unit < hidden; unit += lanes) {
     const int64_t left = hidden - unit;
@@ -62,10 +77,10 @@ SODEEP_FAST_INLINE T backward_row(const LstmLayer<T>& layer, const SavedSteps<Sa
     const LstmCell<T> cell{read(saved), read(saved + hidden), read(saved + 2 * hidden),
                            read(saved + 3 * hidden), read(saved + 4 * hidden)};
     const Vec<T> grad_of_hidden =
-        factor * load_first<T>(grad + unit, left) + load<T>(grad_hidden + unit);
-    const LstmCell<T> back =
-        differentiate_cell<T>(cell, before == nullptr ? Vec<T>{} : read(before), grad_of_hidden,
-                              load<T>(grad_cell + unit));
+        factor * load_first<T>(grad + unit, left) +
+        load<T>(grad_hidden + unit / kPanelColumns<T> * panel_size + unit % kPanelColumns<T>);
+    const LstmCell<T> back = differentiate_cell<T>(cell, before.read(unit, left), grad_of_hidden,
+                                                   load<T>(grad_cell + unit));
     store<T>(grad_cell + unit, back.c);
     const Vec<T> of_gates[kPanelVectors] = {back.i, back.f, back.g, back.o};
     for (int v = 0; v < kPanelVectors; ++v) {
@@ -79,90 +94,134 @@ SODEEP_FAST_INLINE T backward_row(const LstmLayer<T>& layer, const SavedSteps<Sa
   return layer.features == 1 ? reduce<T>(input_grad, [](T a, T b) { return a + b; }) : T(0);
 }
 
-// The forward of a tile, for what it saves alone.
+// What the backward reads of a tile's steps from `begin` to `end`, of one segment unless all steps
+// have been saved.
 template <class T>
-Sequence<const Saved<T>> run_forward_again(const LstmForward<T, Saved<T>>& call,
-                                           const LstmTile& tile,
-                                           LstmScratch<T, Saved<T>>& scratch) {
+SavedSteps<T> read_steps(const LstmForward<T, Saved<T>>& call, const LstmTile& tile, int64_t begin,
+                         int64_t end, LstmScratch<T, Saved<T>>& scratch) {
+  const auto of_tile = [&](auto sequence) {
+    if (sequence.data != nullptr) sequence.data += tile.first * sequence.row;
+    return sequence;
+  };
+  const auto &saved = call.saved[tile.direction], states = of_tile(call.states[tile.direction]);
+  if (saved.data != nullptr) {
+    const auto values = of_tile(saved);
+    return {{values.data, values.step, values.row}, 0, states, call.segment};
+  }
   const int64_t row = kLstmSaved * call.layer.hidden, step = tile.rows * row;
-  Saved<T>* saved = scratch.saved.reserve(call.layer.steps * step);
   LstmForward<T, Saved<T>> again = call;
-  again.input.data += tile.first * call.input.row;
+  again.begin = begin, again.end = end;
+  again.input = of_tile(call.input);
   again.output.data = nullptr;
   again.head = nullptr;
-  again.saved[tile.direction] = {saved, step, row};
+  again.states[tile.direction] = states;
+  again.saved[tile.direction] = {scratch.saved.reserve((end - begin) * step), step, row};
   lstm_forward(again, {tile.direction, 0, tile.rows}, scratch);
-  return {saved, step, row};
+  return {{again.saved[tile.direction].data, step, row}, begin, states, call.segment};
+}
+
+// What a tile carries from step to step, and what it gathers of several.
+template <class T>
+struct BackwardState {
+  T* grad_hidden;  // [panel, row, kPanelColumns]
+  T* grad_cell;    // [row, unit]
+  T* packed;       // gradients of the gates [step, row, piece, (block, gate, lane)]
+  T* gates;        // the same [block, row of the steps, gate, lane], or null
+  int64_t gate_rows;
+};
+
+// The step that the direction took after s others, the k-th of several that are gathered.
+template <class T>
+void backward_step(const LstmBackward<T, Saved<T>>& call, const LstmTile& tile,
+                   const SavedSteps<T>& steps, int64_t s, const BackwardState<T>& state,
+                   int64_t k) {
+  const auto& layer = call.forward.layer;
+  const auto &incoming = call.projected_grad[tile.direction],
+             &outgoing = call.input_grad[tile.direction];
+  const int64_t t = step_of(tile, layer.steps, s);
+  const int64_t units = unit_blocks<T>(layer.hidden) * kLanes<T>, depth = units * kPanelVectors;
+  const int64_t packed_depth = packed_size(depth), packed_row = packed_row_size(depth);
+  T* packed = state.packed + k * tile.rows * packed_row;
+  const bool has_head = call.forward.head != nullptr;
+  for (int64_t r = 0; r < tile.rows; ++r) {
+    const T factor = has_head ? *incoming.at(t, tile.first + r) : T(1);
+    const T* grad = has_head ? call.forward.head : call.grad.at(t, tile.first + r);
+    T* gates =
+        state.gates == nullptr ? nullptr : state.gates + (k * tile.rows + r) * kPanelColumns<T>;
+    const T sum = backward_row(
+        layer, steps, tile.direction, s, r, factor, grad + tile.direction * layer.hidden,
+        state.grad_hidden + r * kPanelColumns<T>, padded_rows(tile.rows) * kPanelColumns<T>,
+        state.grad_cell + r * units, gates, state.gate_rows, packed + r * packed_row, packed_depth);
+    if (outgoing.data != nullptr && layer.features == 1) *outgoing.at(t, tile.first + r) = sum;
+  }
+  const Tiles tiles(tile.rows);
+  if (s > 0)
+    transposed_products<T>(tile.rows, packed, packed_depth,
+                           layer.weights[tile.direction].recurrent_transposed,
+                           column_panels<T>(layer.hidden), state.grad_hidden);
+}
+
+// The gradients of the input at `count` steps back from the one after `last` others.
+template <class T>
+void input_gradients(const LstmBackward<T, Saved<T>>& call, const LstmTile& tile, int64_t last,
+                     int64_t count, const T* packed, T* sums) {
+  const auto& layer = call.forward.layer;
+  const int64_t depth = packed_size(unit_blocks<T>(layer.hidden) * kPanelColumns<T>);
+  const int64_t total = count * tile.rows, panels = column_panels<T>(layer.features);
+  const Tiles tiles(total);
+  transposed_products<T>(total, packed, depth, layer.weights[tile.direction].input_transposed,
+                         panels, sums);
+  for (int64_t q = 0; q < total; ++q) {
+    const int64_t t = step_of(tile, layer.steps, last - q / tile.rows);
+    T* to = call.input_grad[tile.direction].at(t, tile.first + q % tile.rows);
+    for (int64_t panel = 0; panel < panels; ++panel) {
+      const int64_t column = panel * kPanelColumns<T>;
+      std::copy_n(sums + (panel * padded_rows(total) + q) * kPanelColumns<T>,
+                  std::min<int64_t>(kPanelColumns<T>, layer.features - column), to + column);
+    }
+  }
 }
 
 template <class T>
 void lstm_backward(const LstmBackward<T, Saved<T>>& call, const LstmTile& tile, T* weight_grads,
                    LstmScratch<T, Saved<T>>& scratch) {
   const auto& layer = call.forward.layer;
-  const auto& weights = layer.weights[tile.direction];
-  const auto& saved = call.forward.saved[tile.direction];
-  const SavedSteps<Saved<T>> steps{
-      saved.data == nullptr
-          ? run_forward_again(call.forward, tile, scratch)
-          : Sequence<const Saved<T>>{saved.data + tile.first * saved.row, saved.step, saved.row},
-      tile, layer.steps};
-  const Sequence<T>& input_grad = call.input_grad[tile.direction];
-  const bool sums_input = input_grad.data != nullptr && layer.features == 1;
-  const bool multiplies_input = input_grad.data != nullptr && layer.features > 1;
-  // Padded to whole blocks of units and, for the products, to whole panels of columns.
-  const int64_t width = column_panels<T>(layer.hidden) * kPanelColumns<T>;
-  const int64_t depth = unit_blocks<T>(layer.hidden) * kPanelColumns<T>;
+  const bool multiplies_input =
+      call.input_grad[tile.direction].data != nullptr && layer.features > 1;
+  const int64_t units = unit_blocks<T>(layer.hidden) * kLanes<T>, depth = units * kPanelVectors;
   const int64_t together = multiplies_input || weight_grads ? steps_together(tile) : 1;
-  const int64_t packed_depth = packed_size(depth), packed_row = packed_row_size(depth);
-  const int64_t total = together * tile.rows;
+  const int64_t total = together * tile.rows, padded = padded_rows(total);
+  // Padded to whole panels of columns and, as products that begin at a step's rows may read beyond
+  // the last one's, of rows.
+  const int64_t for_hidden =
+      column_panels<T>(layer.hidden) * padded_rows(tile.rows) * kPanelColumns<T>;
+  const int64_t for_input =
+      multiplies_input ? column_panels<T>(layer.features) * padded * kPanelColumns<T> : 0;
+  const int64_t for_packed = (total + padded_rows(1) - 1) * packed_row_size(depth);
   const int64_t for_weights =
       weight_grads == nullptr ? 0 : total * depth + WeightGradsMemory<T>(layer, total).size();
-  // Products that begin at a step's rows may read beyond the last one's.
-  const int64_t packed_rows = total + padded_rows(1) - 1;
-  T* grad_hidden =
-      scratch.state.reserve(2 * tile.rows * width + packed_rows * packed_row + for_weights);
-  T* grad_cell = grad_hidden + tile.rows * width;
-  T* packed = grad_cell + tile.rows * width;
-  T* gates = packed + packed_rows * packed_row;
+  T* grad_hidden = scratch.gradients.reserve(for_hidden + tile.rows * units + for_packed +
+                                             for_input + for_weights);
+  T* grad_cell = grad_hidden + for_hidden;
+  T* packed = grad_cell + tile.rows * units;
+  T* sums = packed + for_packed;
+  T* gates = weight_grads == nullptr ? nullptr : sums + for_input;
   std::fill(grad_hidden, packed, T(0));
+  const BackwardState<T> state{grad_hidden, grad_cell, packed, gates, total};
 
-  for (int64_t done = 0; done < layer.steps; done += together) {
-    const int64_t count = std::min(together, layer.steps - done);
-    const int64_t last = layer.steps - 1 - done;
-    for (int64_t k = 0; k < count; ++k) {
-      const int64_t s = last - k, t = step_of(tile, layer.steps, s);
-      T* step_packed = packed + k * tile.rows * packed_row;
-      for (int64_t r = 0; r < tile.rows; ++r) {
-        const bool has_head = call.forward.head != nullptr;
-        const T factor =
-            has_head ? *call.projected_grad[tile.direction].at(t, tile.first + r) : T(1);
-        const T* grad = has_head ? call.forward.head : call.grad.at(t, tile.first + r);
-        grad += tile.direction * layer.hidden;
-        T* plain =
-            weight_grads == nullptr ? nullptr : gates + (k * tile.rows + r) * kPanelColumns<T>;
-        const T sum = backward_row(layer, steps, s, r, factor, grad, grad_hidden + r * width,
-                                   grad_cell + r * width, plain, total,
-                                   step_packed + r * packed_row, packed_depth);
-        if (sums_input) *input_grad.at(t, tile.first + r) = sum;
-      }
-      const Tiles tiles(tile.rows);
-      if (s > 0)
-        transposed_products<T>(
-            tile.rows, step_packed, packed_depth, weights.recurrent_transposed,
-            [&](int64_t r) { return grad_hidden + r * width; }, width);
+  const bool is_saved = call.forward.saved[tile.direction].data != nullptr;
+  const int64_t segment = is_saved ? layer.steps : call.forward.segment;
+  for (int64_t begin = (layer.steps - 1) / segment * segment; begin >= 0; begin -= segment) {
+    const int64_t end = std::min(begin + segment, layer.steps);
+    const SavedSteps<T> steps = read_steps(call.forward, tile, begin, end, scratch);
+    for (int64_t left = end - begin; left > 0; left -= together) {
+      const int64_t count = std::min(together, left), last = begin + left - 1;
+      for (int64_t k = 0; k < count; ++k) backward_step(call, tile, steps, last - k, state, k);
+      if (multiplies_input) input_gradients(call, tile, last, count, packed, sums);
+      if (weight_grads != nullptr)
+        add_weight_grads(call.forward, tile, last, count, gates, total, gates + total * depth,
+                         weight_grads);
     }
-    const Tiles tiles(count * tile.rows);
-    if (multiplies_input)
-      transposed_products<T>(
-          count * tile.rows, packed, packed_depth, weights.input_transposed,
-          [&](int64_t q) {
-            const int64_t t = step_of(tile, layer.steps, last - q / tile.rows);
-            return input_grad.at(t, tile.first + q % tile.rows);
-          },
-          layer.features);
-    if (weight_grads != nullptr)
-      add_weight_grads(call.forward, tile, last, count, gates, total, gates + total * depth,
-                       weight_grads);
   }
 }
 

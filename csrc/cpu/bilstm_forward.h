@@ -60,14 +60,16 @@ struct ForwardBlock {
   T *cell, *hidden, *output;
   int64_t cell_row, hidden_row, hidden_piece, output_row;
   Saved<T>* saved;
-  int64_t saved_row, units, left;
+  T* kept;  // of the state before the next segment
+  int64_t saved_row, kept_row, units, left;
   const T* head;
   T* products_with_head;
   bool is_first;
 
   ForwardBlock(const LstmForward<T, Saved<T>>& call, const LstmTile& tile,
-               const ForwardState<T>& state, int64_t t, int64_t block) {
+               const ForwardState<T>& state, int64_t s, int64_t block) {
     const auto& layer = call.layer;
+    const int64_t t = step_of(tile, layer.steps, s);
     const auto& weights = layer.weights[tile.direction];
     const int64_t unit = block * kLanes<T>;
     bias = weights.bias + block * kPanelColumns<T>;
@@ -83,8 +85,14 @@ struct ForwardBlock {
                  ? nullptr
                  : call.output.at(t, tile.first) + tile.direction * units + unit;
     output_row = call.output.row;
-    saved = kSaves ? call.saved[tile.direction].at(t, tile.first) + unit : nullptr;
+    saved = kSaves ? call.saved[tile.direction].at(s - call.begin, tile.first) + unit : nullptr;
     saved_row = call.saved[tile.direction].row;
+    const auto& states = call.states[tile.direction];
+    const int64_t next = s + 1;
+    kept = states.data != nullptr && next < call.end && next % call.segment == 0
+               ? states.at(next / call.segment, tile.first) + unit
+               : nullptr;
+    kept_row = states.row;
     head = call.head == nullptr ? nullptr : call.head + tile.direction * units + unit;
     products_with_head = state.products_with_head;
     is_first = block == 0;
@@ -110,6 +118,10 @@ struct ForwardBlock {
       const Vec<T> before = is_first ? Vec<T>{} : load<T>(to);
       store<T>(to, now.hidden * load_first<T>(head, left) + before);
     }
+    if (kept != nullptr) {
+      store_first<T>(kept + r * kept_row, now.hidden, left);
+      store_first<T>(kept + r * kept_row + units, now.c, left);
+    }
     if constexpr (kSaves) {
       const Vec<T> values[kLstmSaved] = {now.i, now.f, now.g, now.o, now.c};
       for (int k = 0; k < kLstmSaved; ++k)
@@ -121,11 +133,11 @@ struct ForwardBlock {
 // One step of all rows and one block of units.
 template <class T, bool kSaves, bool kOneFeature>
 void forward_block(const LstmForward<T, Saved<T>>& call, const LstmTile& tile,
-                   const ForwardState<T>& state, int64_t t, int64_t block) {
+                   const ForwardState<T>& state, int64_t s, int64_t block) {
   const int64_t depth = packed_size(call.layer.hidden);
   const int64_t units = unit_blocks<T>(call.layer.hidden) * kLanes<T>;
   const int64_t stride = packed_row_size(units), piece = packed_size(units);
-  const ForwardBlock<T, kSaves, kOneFeature> step(call, tile, state, t, block);
+  const ForwardBlock<T, kSaves, kOneFeature> step(call, tile, state, s, block);
   const T* panel = call.layer.weights[tile.direction].recurrent +
                    block * packed_panel_size<T>(call.layer.hidden);
 #ifdef SODEEP_FAST_BF16_TILES
@@ -156,6 +168,20 @@ void forward_block(const LstmForward<T, Saved<T>>& call, const LstmTile& tile,
 #endif
 }
 
+// The states of the tile before the first step that is taken.
+template <class T>
+void begin_with(const LstmForward<T, Saved<T>>& call, const LstmTile& tile, T* hidden, T* cell) {
+  const int64_t count = call.layer.hidden, units = unit_blocks<T>(count) * kLanes<T>;
+  for (int64_t r = 0; call.begin > 0 && r < tile.rows; ++r) {
+    const T* from = call.states[tile.direction].at(call.begin / call.segment, tile.first + r);
+    for (int64_t unit = 0; unit < count; unit += kLanes<T>) {
+      store_packed<T>(hidden + r * packed_row_size(units) + unit / kPacked, packed_size(units),
+                      load_first<T>(from + unit, count - unit));
+      store<T>(cell + r * units + unit, load_first<T>(from + count + unit, count - unit));
+    }
+  }
+}
+
 template <class T, bool kSaves, bool kOneFeature>
 void forward_steps(const LstmForward<T, Saved<T>>& call, const LstmTile& tile,
                    LstmScratch<T, Saved<T>>& scratch) {
@@ -163,18 +189,19 @@ void forward_steps(const LstmForward<T, Saved<T>>& call, const LstmTile& tile,
   const int64_t blocks = unit_blocks<T>(layer.hidden);
   const int64_t units = blocks * kLanes<T>, size = padded_rows(tile.rows) * packed_row_size(units);
   const int64_t cells = tile.rows * units;
-  const int64_t together = kOneFeature ? layer.steps : steps_together(tile);
+  const int64_t together = kOneFeature ? call.end - call.begin : steps_together(tile);
   const int64_t step_size = tile.rows * kPanelColumns<T>;
   const int64_t gate_rows = kOneFeature ? 0 : padded_rows(together * tile.rows);
   const int64_t for_head = call.head == nullptr ? 0 : tile.rows * kLanes<T>;
   T* memory =
       scratch.state.reserve(2 * size + cells + for_head + gate_rows * kPanelColumns<T> * blocks);
   std::fill(memory, memory + 2 * size + cells, T(0));
-  T* hidden[2] = {memory, memory + size};
-  T* products_with_head = memory + 2 * size + cells;
+  T *hidden[2] = {memory, memory + size}, *cell = memory + 2 * size;
+  begin_with(call, tile, hidden[call.begin % 2], cell);
+  T* products_with_head = cell + cells;
   T* gates = products_with_head + for_head;
-  for (int64_t begin = 0; begin < layer.steps; begin += together) {
-    const int64_t count = std::min(together, layer.steps - begin);
+  for (int64_t begin = call.begin; begin < call.end; begin += together) {
+    const int64_t count = std::min(together, call.end - begin);
     if (!kOneFeature) input_products(call, tile, begin, count, scratch, gates);
     const Tiles tiles(tile.rows);
     for (int64_t s = begin; s < begin + count; ++s) {
@@ -182,11 +209,11 @@ void forward_steps(const LstmForward<T, Saved<T>>& call, const LstmTile& tile,
                                   padded_rows(count * tile.rows) * kPanelColumns<T>,
                                   hidden[s % 2],
                                   hidden[(s + 1) % 2],
-                                  memory + 2 * size,
+                                  cell,
                                   products_with_head};
-      const int64_t t = step_of(tile, layer.steps, s);
       for (int64_t block = 0; block < blocks; ++block)
-        forward_block<T, kSaves, kOneFeature>(call, tile, state, t, block);
+        forward_block<T, kSaves, kOneFeature>(call, tile, state, s, block);
+      const int64_t t = step_of(tile, layer.steps, s);
       for (int64_t r = 0; call.head != nullptr && r < tile.rows; ++r)
         *call.projected[tile.direction].at(t, tile.first + r) =
             reduce<T>(load<T>(products_with_head + r * kLanes<T>), [](T a, T b) { return a + b; });

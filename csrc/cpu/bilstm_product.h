@@ -169,17 +169,18 @@ struct Tiles {
   explicit Tiles(int64_t) {}
 };
 
-// to [kRows, kPanelColumns] = rows [kRows, depth] * panel [depth, kPanelColumns], depth in places;
-// rows has `stride` places from row to row and `next_piece` from piece to piece.
+// to [kRows, kPanelColumns] = rows [kRows, depth] * panel [depth, kPanelColumns], or += if it adds;
+// depth in places, `stride` of them from row to row and `next_piece` from piece to piece.
 template <class T, int kRows>
 __attribute__((noinline)) void product(const T* rows, int64_t stride, int64_t, int64_t depth,
-                                       const T* panel, T* to) {
+                                       const T* panel, T* to, bool adds = false) {
   // Unrolled by hand, or the compiler keeps the sums in memory at both ends of the loop.
   Vec<T> sums[kRows][kPanelVectors];
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-    for (int v = 0; v < kPanelVectors; ++v) sums[r][v] = Vec<T>{};
+    for (int v = 0; v < kPanelVectors; ++v)
+      sums[r][v] = adds ? load<T>(to + r * kPanelColumns<T> + v * kLanes<T>) : Vec<T>{};
   for (int64_t k = 0; k < depth; ++k) {
     Vec<T> factors[kRows];
 #pragma GCC unroll 6

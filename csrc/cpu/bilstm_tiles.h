@@ -51,17 +51,26 @@ class Tiles {
 template <class T>
 class TileProduct {
  public:
-  TileProduct(const T* rows, int64_t stride, int64_t next_piece, int64_t depth, const T* panel)
+  // Added to what is given, [kProductRows, kPanelColumns], if anything is.
+  TileProduct(const T* rows, int64_t stride, int64_t next_piece, int64_t depth, const T* panel,
+              const T* sums = nullptr)
       : rows_(rows),
         panel_(panel),
         end_(rows + depth),
         next_piece_(next_piece),
         bytes_(stride * int64_t(sizeof(T))) {
     Tiles::fence();
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
+    if (sums == nullptr) {
+      _tile_zero(0);
+      _tile_zero(1);
+      _tile_zero(2);
+      _tile_zero(3);
+    } else {
+      _tile_loadd(0, sums, kPanelBytes);
+      _tile_loadd(1, sums + kLanes<T>, kPanelBytes);
+      _tile_loadd(2, sums + 2 * kLanes<T>, kPanelBytes);
+      _tile_loadd(3, sums + 3 * kLanes<T>, kPanelBytes);
+    }
   }
 
   // Adds, if there are any left, kDepthStep places of the depth to the sums of one vector of
@@ -109,9 +118,9 @@ class TileProduct {
 
 template <class T, int kRows>
 __attribute__((noinline)) void product(const T* rows, int64_t stride, int64_t next_piece,
-                                       int64_t depth, const T* panel, T* sums) {
+                                       int64_t depth, const T* panel, T* to, bool adds = false) {
   static_assert(kRows == kProductRows);
-  TileProduct<T>(rows, stride, next_piece, depth, panel).finish(sums);
+  TileProduct<T>(rows, stride, next_piece, depth, panel, adds ? to : nullptr).finish(to);
 }
 
 }  // namespace SODEEP_FAST_ISA

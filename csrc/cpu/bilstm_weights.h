@@ -122,6 +122,8 @@ void add_weight_grads(const LstmForward<T, Saved<T>>& call, const LstmTile& tile
       pack_rows(panel, total, sizes.depth, panel_memory);
       panel = panel_memory;
     }
+    // The products are summed by themselves: added one by one to what may be larger, they would
+    // lose digits.
     for_each_rows(width, [&](auto rows, int64_t first) {
       alignas(64) T products[rows * columns];
       product<T, rows>(transposed + first * sizes.stride, sizes.stride, sizes.piece, sizes.depth,

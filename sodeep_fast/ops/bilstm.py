@@ -20,6 +20,8 @@ INTERPRETED_SHARED = 227 << 10  # what Triton's interpreter is taken to have: as
 # which supplies them page by page at every call: that takes longer than computing the gates anew
 # (1.2 times as long in all for 128 x 100 scores and 2 layers of 128 units, one core, 2026-11).
 SAVED_BYTES = 32 << 20
+# What is computed anew at a time, of as many rows as run together, stays in a core's cache.
+SEGMENT_BYTES, SEGMENT_ROWS = 1 << 20, 64
 
 
 def bilstm(
@@ -36,9 +38,9 @@ def bilstm(
     states of zero, once differentiable in `scores` and `weights`. The gradient of the scores alone,
     with weights that want none, costs no work for the weights. For the backward a layer keeps its
     input and, if the weights want gradients, its hidden states; its gates and cell states too, 5
-    numbers per score, hidden unit and direction, on a CPU if they take no more than 32 MiB, and
-    otherwise it computes them anew, a few rows at a time; on a GPU always. They are float16 unless
-    the products are "full". Under `torch.no_grad()` nothing is kept.
+    numbers per score, hidden unit and direction, on a CPU if they take no more than 32 MiB; on a GPU
+    always. They are float16 unless the products are "full". Otherwise it keeps the states before
+    every few steps, and computes the rest anew, a few rows and steps at a time. Under `torch.no_grad()` nothing is kept.
 
     With a head it returns the hidden states times it. They themselves are then not kept and, on a
     CPU, not even written, unless the head or the weights want gradients.
@@ -109,15 +111,14 @@ def bilstm(
             return _project(_by_torch(scores, weights, precision), head)
 
     compute = torch.float64 if dtype == torch.float64 else torch.float32
-    may_save = torch.is_grad_enabled()
     layer_of: Callable[..., tuple[Tensor, Tensor]]
     option: bool | str
     if backend == "triton":
         layer_of, option = torch.ops.sodeep_fast.triton_bilstm_layer, products
+        nothing, enough = False, True
     else:
-        size = 10 * scores.numel() * weights[1].shape[1] * compute.itemsize
-        may_save &= size <= SAVED_BYTES
         layer_of, option = torch.ops.sodeep_fast.bilstm_layer, products == "bf16"
+        nothing, enough = 0, _segments(*scores.shape, weights[1].shape[1] * compute.itemsize)
     # The gradients of the head and of the last layer's weights need the hidden states.
     of_head = () if head is None else (head, *weights[-WEIGHTS_PER_LAYER:])
     wanted = torch.is_grad_enabled() and any(value.requires_grad for value in of_head)
@@ -125,12 +126,25 @@ def bilstm(
     sequence = scores.to(compute).t().unsqueeze(-1)
     for begin in range(0, len(weights), WEIGHTS_PER_LAYER):
         layer = weights[begin : begin + WEIGHTS_PER_LAYER]
-        saves = may_save and any(value.requires_grad for value in (sequence, *layer))
+        saves = torch.is_grad_enabled() and any(t.requires_grad for t in (sequence, *layer))
         is_last = begin + WEIGHTS_PER_LAYER == len(weights)
-        sequence, _ = layer_of(sequence, layer, fused if is_last else None, saves, option)
+        sequence, _ = layer_of(
+            sequence, layer, fused if is_last else None, enough if saves else nothing, option
+        )
     if fused is not None:
         return sequence.sum(0).t().to(dtype)
     return _project(sequence.transpose(0, 1).to(dtype), head)
+
+
+def _segments(rows: int, steps: int, state_bytes: int) -> int:
+    """Returns the number of segments of the steps before which a layer keeps its states.
+
+    As many as steps say that it keeps all gates. `state_bytes`: of one number per hidden unit.
+    """
+    if 2 * 5 * rows * steps * state_bytes <= SAVED_BYTES:
+        return steps
+    length = max(4, SEGMENT_BYTES // (5 * SEGMENT_ROWS * state_bytes))
+    return max(1, steps // length)
 
 
 def _project(hidden: Tensor, head: Tensor | None) -> Tensor:
@@ -242,7 +256,8 @@ def _register(prefix: str, saved_like: Any, sums_directions: bool) -> None:
 
     Arguments:
         prefix: of their names.
-        saved_like: takes the layer's sizes and its option, and returns what is saved, empty.
+        saved_like: takes the input, what of it is to be kept, the hidden units and the option, and
+            returns what is saved, empty.
         sums_directions: whether the gradient of the input is summed over both directions, where it
             has several features or the weights want gradients.
     """
@@ -256,13 +271,13 @@ def _register(prefix: str, saved_like: Any, sums_directions: bool) -> None:
         sequence: Tensor,
         weights: list[Tensor],
         head: Tensor | None,
-        saves: bool,
+        kept: int,
         option: bool | str,
     ) -> tuple[Tensor, Tensor]:
         n, b, _ = sequence.shape
         hidden = weights[1].shape[1]
         output = sequence.new_empty((n, b, 2 * hidden) if head is None else (2, n, b))
-        return output, saved_like(sequence, n if saves else 0, b, hidden, option)
+        return output, saved_like(sequence, kept, hidden, option)
 
     @torch.library.register_fake(backward)
     def _(
@@ -323,19 +338,22 @@ def _register(prefix: str, saved_like: Any, sums_directions: bool) -> None:
     torch.library.register_autograd(backward, refuse)
 
 
-def _saved_by_cpp(sequence: Tensor, steps: int, batch: int, hidden: int, bf16: bool) -> Tensor:
+def _saved_by_cpp(sequence: Tensor, segments: int, hidden: int, bf16: bool) -> Tensor:
+    steps, batch, _ = sequence.shape
+    if segments < steps:
+        return sequence.new_empty((2, segments, batch, 2, hidden))
     halves = bf16 and sequence.dtype != torch.float64 and _native.cpu_has_bf16()
     dtype = torch.float16 if halves else sequence.dtype
     return sequence.new_empty((2, steps, batch, 5, hidden), dtype=dtype)
 
 
-def _saved_by_triton(
-    sequence: Tensor, steps: int, batch: int, hidden: int, products: str
-) -> Tensor:
+def _saved_by_triton(sequence: Tensor, saves: bool, hidden: int, products: str) -> Tensor:
     from sodeep_fast.kernels._config import lstm_saved_shape
 
+    steps, batch, _ = sequence.shape
     dtype = torch.float32 if products == "full" else torch.float16
-    return sequence.new_empty(lstm_saved_shape(steps, batch, hidden), dtype=dtype)
+    shape = lstm_saved_shape(steps if saves else 0, batch, hidden)
+    return sequence.new_empty(shape, dtype=dtype)
 
 
 if _native.HAS_CPU:
