@@ -8,16 +8,17 @@ STABLE_TORCH_LIBRARY(sodeep_fast, m) {
   m.def("cpu_has_bf16() -> bool");
 
   // Time-major (steps, batch, features), and 8 weights in PyTorch's layout. The second output is
-  // what the backward reads, [2, steps, batch, 5, hidden] if there are as many segments as steps,
-  // or the states from which it computes that anew, a segment of the steps at a time,
-  // [2, segments, batch, 2, hidden]; without segments it begins anew.
+  // what the backward reads, [2, steps, batch, 5, hidden] if it keeps as many as there are steps;
+  // fewer are states between equal segments of the steps, [2, keeps, batch, 2, hidden], from which
+  // it computes that anew, a segment at a time.
   // The first is the hidden states (steps, batch, 2 hidden) or, with a head (2 hidden), the part of
   // their products with it that each direction has (2, steps, batch).
   // bf16: products of bfloat16, where the processor has them.
   m.def(
-      "bilstm_layer(Tensor input, Tensor[] weights, Tensor? head, int segments, bool bf16) -> "
+      "bilstm_layer(Tensor input, Tensor[] weights, Tensor? head, int keeps, bool bf16) -> "
       "(Tensor, Tensor)");
-  // Gradients by direction: of the input, empty where it is not wanted; of its weights, of the
+  // Gradients: of the input, empty where it is not wanted, by direction if it has one feature and
+  // the output is not given, and otherwise summed over them; by direction of its weights, of the
   // recurrent ones and of both biases, empty where the output is not given, as with a head.
   m.def(
       "bilstm_layer_backward(Tensor grad, Tensor input, Tensor[] weights, Tensor? head, Tensor? "
@@ -70,8 +71,7 @@ STABLE_TORCH_LIBRARY(sodeep_fast, m) {
       "soft_histogram_tangent(Tensor tangent, Tensor scores, Tensor? levels, int num_levels, "
       "int bins, float low, float high) -> Tensor");
 
-  // products: "full", "bf16" or "fp16". What is saved has a layout of its own. The gradient of the
-  // input is summed over the directions, unless it has one feature and the output is not given.
+  // products: "full", "bf16" or "fp16". What is saved has a layout of its own.
   m.def(
       "triton_bilstm_layer(Tensor input, Tensor[] weights, Tensor? head, bool saves, str products) "
       "-> (Tensor, Tensor)");

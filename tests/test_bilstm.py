@@ -129,15 +129,17 @@ def test_saturated_gates_and_large_scores() -> None:
 
 
 @needs_kernels
-@pytest.mark.parametrize("shape", [(70, 3, 9, 2), (5, 101, 17, 1)])
+@pytest.mark.parametrize("segment_bytes", [0, 1 << 20])
+@pytest.mark.parametrize("shape", [(70, 3, 9, 2), (5, 101, 17, 1), (9, 14, 5, 2)])
 def test_what_was_not_saved_is_computed_anew(
-    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int, int]
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int, int], segment_bytes: int
 ) -> None:
     b, n, hidden, layers = shape
     lstm = make_lstm(hidden, layers)
     scores = make_scores("normal", (b, n))
     saved = value_and_gradients(ours(lstm), lstm, scores)
     monkeypatch.setattr(module, "SAVED_BYTES", 0)
+    monkeypatch.setattr(module, "SEGMENT_BYTES", segment_bytes)
     anew = value_and_gradients(ours(lstm), lstm, scores)
     for name, value in anew.items():
         # A tile may have other rows, and sums over them be grouped differently.
@@ -156,9 +158,10 @@ def test_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         sizes.append(value.numel())
         return value
 
+    monkeypatch.setattr(module, "SEGMENT_BYTES", 0)
     parameters = sum(weight.numel() for weight in weights)
     for wants_weights, most in ((False, 0), (True, 2 * 7 * 15)):
-        # The states before the only segment, or all gates and cell states.
+        # The state before the last step, or all gates and cell states.
         for limit, gates in ((0, 2 * 2 * 7 * 3), (1 << 20, 10 * 7 * 15)):
             monkeypatch.setattr(module, "SAVED_BYTES", limit)
             lstm.requires_grad_(wants_weights)
@@ -218,9 +221,9 @@ def test_the_kernels_are_well_behaved_operators() -> None:
     weights = [weight.detach() for weight in make_lstm(5, 1).parameters()]
     wanted = [weight.clone().requires_grad_() for weight in weights]
     sequence = torch.randn(4, 3, 1)
-    for given, segments in itertools.product((weights, wanted), (0, 2, 4)):
+    for given, keeps in itertools.product((weights, wanted), (0, 1, 2, 4)):
         for leaf in (sequence, sequence.clone().requires_grad_()):
-            torch.library.opcheck(OPS.bilstm_layer, (leaf, given, None, segments, False))
+            torch.library.opcheck(OPS.bilstm_layer, (leaf, given, None, keeps, False))
     hidden, saved = OPS.bilstm_layer(sequence, weights, None, 4, False)
     _, kept = OPS.bilstm_layer(sequence, weights, None, 2, False)
     assert kept.shape == (2, 2, 3, 2, 5)

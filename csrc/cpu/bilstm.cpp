@@ -180,31 +180,37 @@ LstmForward<T, S> make_forward(const Tensor& input, const Weights& weights) {
   return call;
 }
 
-// What a forward keeps for its backward: nothing, what that reads of every step, or, where the
-// steps are in fewer segments, the states from which that can be computed.
+// What a forward keeps for its backward: for as many steps as there are, all that the backward reads
+// of one; or fewer states, between equal segments of the steps, from which it computes that anew.
 struct Kept {
-  int64_t segments;
+  int64_t count;
   bool all_steps;
 
-  Kept(int64_t wanted, int64_t steps)
-      : segments(std::min(wanted, steps)), all_steps(segments == steps) {}
+  Kept(int64_t wanted, int64_t steps) : count(std::min(wanted, steps)), all_steps(count == steps) {}
 
-  // [2, segments, batch, kLstmSaved or kLstmState, hidden]
+  int64_t segment(int64_t steps) const { return divide_up(steps, count + 1); }
+
+  // [2, count, batch, kLstmSaved or kLstmState, hidden]
   template <class T, class S>
-  Tensor empty(const Tensor& like, const LstmLayer<T>& layer) const {
-    return torch::stable::new_empty(
-        like, {2, segments, layer.batch, all_steps ? kLstmSaved : kLstmState, layer.hidden},
-        all_steps ? dtype_of<S>() : dtype_of<T>());
+  Tensor make(const Tensor& like, const LstmLayer<T>& layer) const {
+    const int64_t row = all_steps ? kLstmSaved : kLstmState;
+    const auto dtype = all_steps ? dtype_of<S>() : dtype_of<T>();
+    const Tensor values =
+        torch::stable::new_empty(like, {2, count, layer.batch, row, layer.hidden}, dtype);
+    // Where the steps do not make so many segments.
+    if (!all_steps && (layer.steps - 1) / segment(layer.steps) < count)
+      torch::stable::zero_(const_cast<Tensor&>(values));
+    return values;
   }
 
   template <class T, class S>
   void set(LstmForward<T, S>& call, void* data) const {
     const auto directions = [&](auto* memory, int64_t parts, auto& sequences) {
       const int64_t row = parts * call.layer.hidden, step = call.layer.batch * row;
-      for (int d = 0; d < 2; ++d) sequences[d] = {memory + d * segments * step, step, row};
+      for (int d = 0; d < 2; ++d) sequences[d] = {memory + d * count * step, step, row};
     };
-    if (segments == 0) return;
-    call.segment = divide_up(call.layer.steps, segments);
+    if (count == 0) return;
+    call.segment = segment(call.layer.steps);
     if (all_steps)
       directions(static_cast<S*>(data), kLstmSaved, call.saved);
     else
@@ -225,15 +231,15 @@ void expect_to_fill(void* memory, int64_t bytes) {
 
 template <class T, class S>
 std::tuple<Tensor, Tensor> run_forward(const Tensor& input, const Weights& weights,
-                                       const std::optional<Tensor>& head, int64_t segments) {
+                                       const std::optional<Tensor>& head, int64_t keeps) {
   const Tensor rows = rows_contiguous(input, dtype_of<T>());
   LstmForward<T, S> call = make_forward<T, S>(rows, weights);
   auto& layer = call.layer;
   Tensor output =
       head ? torch::stable::new_empty(rows, {2, layer.steps, layer.batch})
            : torch::stable::new_empty(rows, {layer.steps, layer.batch, 2 * layer.hidden});
-  const Kept kept(segments, layer.steps);
-  Tensor saved = kept.empty<T, S>(rows, layer);
+  const Kept kept(keeps, layer.steps);
+  Tensor saved = kept.make<T, S>(rows, layer);
   if (layer.steps == 0 || layer.batch == 0) return {output, saved};
   const Tensor projection = head ? dense_head<T>(*head, weights) : Tensor();
   if (head) {
@@ -257,6 +263,14 @@ std::tuple<Tensor, Tensor> run_forward(const Tensor& input, const Weights& weigh
   return {output, saved};
 }
 
+template <class T>
+void add(T* sums, const T* terms, int64_t count) {
+  constexpr int64_t kPerTask = 1 << 15;
+  torch::stable::parallel_for(0, count, kPerTask, [&](int64_t begin, int64_t end) {
+    for (int64_t k = begin; k < end; ++k) sums[k] += terms[k];
+  });
+}
+
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 template <class T, class S>
@@ -277,7 +291,7 @@ Gradients run_backward(const Tensor& grad, const Tensor& input, const Weights& w
   STD_TORCH_CHECK(!(head && wants_weights), "with a head the weights have no gradients");
   STD_TORCH_CHECK(grad.numel() == 2 * (head ? layer.steps * layer.batch : numel) &&
                       (!output || output->numel() == 2 * numel) && saved.size(1) <= layer.steps &&
-                      saved.numel() == 2 * kept.segments * layer.batch * layer.hidden *
+                      saved.numel() == 2 * kept.count * layer.batch * layer.hidden *
                                            (kept.all_steps ? kLstmSaved : kLstmState),
                   "the gradient, output, or what was saved differs in size from the layer");
   Tensor input_grad = torch::stable::new_empty(
@@ -286,7 +300,9 @@ Gradients run_backward(const Tensor& grad, const Tensor& input, const Weights& w
   Tensor input_weights = torch::stable::new_zeros(rows, {2, gates, layer.features});
   Tensor recurrent_weights = torch::stable::new_zeros(rows, {2, gates, layer.hidden});
   Tensor biases = torch::stable::new_zeros(rows, {2, gates});
-  const Gradients result{input_grad, input_weights, recurrent_weights, biases};
+  const bool sums_directions = wants_weights || layer.features > 1;
+  const Gradients result{sums_directions ? torch::stable::narrow(input_grad, 0, 0, 1) : input_grad,
+                         input_weights, recurrent_weights, biases};
   if (numel == 0) return result;
 
   if (head) {
@@ -324,19 +340,21 @@ Gradients run_backward(const Tensor& grad, const Tensor& input, const Weights& w
                             {at(input_weights), at(recurrent_weights), at(biases)});
   }
   packed.trim(), packed_transposed.trim(), weight_grads.trim();
+  if (wants_input && sums_directions)
+    add(call.input_grad[0].data, call.input_grad[1].data, input_grad.numel() / 2);
   return result;
 }
 
 std::tuple<Tensor, Tensor> bilstm_layer(Tensor input, std::vector<Tensor> weights,
-                                        std::optional<Tensor> head, int64_t segments, bool bf16) {
+                                        std::optional<Tensor> head, int64_t keeps, bool bf16) {
   const ScalarType dtype = compute_type(input);
   const Weights typed(weights, dtype);
-  STD_TORCH_CHECK(input.dim() == 3 && input.size(2) == typed.features && segments >= 0,
-                  "input must have shape (steps, batch, features), and segments not be negative");
+  STD_TORCH_CHECK(input.dim() == 3 && input.size(2) == typed.features && keeps >= 0,
+                  "input must have shape (steps, batch, features), and keeps not be negative");
   const auto run = dtype == ScalarType::Double ? run_forward<double, double>
                    : bf16 && has_bf16_pairs()  ? run_forward<float, KeptWithBf16>
                                                : run_forward<float, float>;
-  return run(input, typed, head, segments);
+  return run(input, typed, head, keeps);
 }
 
 Gradients bilstm_layer_backward(Tensor grad, Tensor input, std::vector<Tensor> weights,

@@ -58,7 +58,7 @@ struct LstmForward {
   int64_t begin, end;
   Sequence<S> saved[2];   // [end - begin, batch, kLstmSaved hidden] by direction, or null
   int64_t segment;        // steps
-  Sequence<T> states[2];  // [segments, batch, kLstmState hidden] by direction, or null
+  Sequence<T> states[2];  // [segments but the first, batch, kLstmState hidden], or null
 };
 
 // What the forward has not saved is computed once more, a segment of a tile at a time.

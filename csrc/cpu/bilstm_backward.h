@@ -4,32 +4,12 @@
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-// to [panel, row, kPanelColumns] = rows [count, depth] * packed weights, padded to whole panels and
-// padded_rows(count). As much of a panel at a time as lets the nearest cache hold it.
-template <class T>
-void transposed_products(int64_t count, const T* rows, int64_t depth, const T* packed,
-                         int64_t panels, T* to) {
-  constexpr int64_t kBytes = 32 << 10, width = kPanelColumns<T>;
-  constexpr int64_t kStepBytes = kPieces * kDepthStep * width * static_cast<int64_t>(sizeof(T));
-  constexpr int64_t kDepth = kBytes / kStepBytes * kDepthStep;
-  for (int64_t panel = 0; panel < panels; ++panel) {
-    for (int64_t begin = 0; begin < depth; begin += kDepth)
-      for_each_rows(count, [&](auto together, int64_t first) {
-        product<T, together>(rows + first * kPieces * depth + begin, kPieces * depth, depth,
-                             std::min(kDepth, depth - begin), packed + kPieces * begin * width,
-                             to + first * width, begin > 0);
-      });
-    packed += kPieces * depth * width;
-    to += padded_rows(count) * width;
-  }
-}
-
 // What the backward reads of a tile's forward, from the step `begin` of the direction on.
 template <class T>
 struct SavedSteps {
   Sequence<const Saved<T>> values;  // [steps from begin on, row of the tile, kLstmSaved hidden]
   int64_t begin;
-  Sequence<T> states;  // [segment, row of the tile, kLstmState hidden]
+  Sequence<T> states;  // [segment but the first, row of the tile, kLstmState hidden]
   int64_t segment;
 
   const Saved<T>* at(int64_t s, int64_t r) const { return values.at(s - begin, r); }
@@ -43,7 +23,7 @@ class CellBefore {
     if (s > steps.begin)
       saved_ = steps.at(s - 1, r) + 4 * hidden;
     else if (s > 0)
-      state_ = steps.states.at(s / steps.segment, r) + hidden;
+      state_ = steps.states.at(s / steps.segment - 1, r) + hidden;
   }
 
   SODEEP_FAST_INLINE Vec<T> read(int64_t unit, int64_t left) const {
@@ -156,9 +136,9 @@ void backward_step(const LstmBackward<T, Saved<T>>& call, const LstmTile& tile,
   }
   const Tiles tiles(tile.rows);
   if (s > 0)
-    transposed_products<T>(tile.rows, packed, packed_depth,
-                           layer.weights[tile.direction].recurrent_transposed,
-                           column_panels<T>(layer.hidden), state.grad_hidden);
+    panel_products<T>(tile.rows, packed, packed_depth,
+                      layer.weights[tile.direction].recurrent_transposed,
+                      column_panels<T>(layer.hidden), state.grad_hidden);
 }
 
 // The gradients of the input at `count` steps back from the one after `last` others.
@@ -169,8 +149,8 @@ void input_gradients(const LstmBackward<T, Saved<T>>& call, const LstmTile& tile
   const int64_t depth = packed_size(unit_blocks<T>(layer.hidden) * kPanelColumns<T>);
   const int64_t total = count * tile.rows, panels = column_panels<T>(layer.features);
   const Tiles tiles(total);
-  transposed_products<T>(total, packed, depth, layer.weights[tile.direction].input_transposed,
-                         panels, sums);
+  panel_products<T>(total, packed, depth, layer.weights[tile.direction].input_transposed, panels,
+                    sums);
   for (int64_t q = 0; q < total; ++q) {
     const int64_t t = step_of(tile, layer.steps, last - q / tile.rows);
     T* to = call.input_grad[tile.direction].at(t, tile.first + q % tile.rows);
@@ -189,14 +169,19 @@ void lstm_backward(const LstmBackward<T, Saved<T>>& call, const LstmTile& tile, 
   const bool multiplies_input =
       call.input_grad[tile.direction].data != nullptr && layer.features > 1;
   const int64_t units = unit_blocks<T>(layer.hidden) * kLanes<T>, depth = units * kPanelVectors;
-  const int64_t together = multiplies_input || weight_grads ? steps_together(tile) : 1;
-  const int64_t total = together * tile.rows, padded = padded_rows(total);
+  const int64_t input_steps = multiplies_input ? steps_together(tile, kInputRows) : 1;
+  const int64_t together = weight_grads == nullptr
+                               ? input_steps
+                               : std::max(input_steps, steps_together(tile, kWeightRows));
+  const int64_t total = together * tile.rows;
   // Padded to whole panels of columns and, as products that begin at a step's rows may read beyond
   // the last one's, of rows.
   const int64_t for_hidden =
       column_panels<T>(layer.hidden) * padded_rows(tile.rows) * kPanelColumns<T>;
-  const int64_t for_input =
-      multiplies_input ? column_panels<T>(layer.features) * padded * kPanelColumns<T> : 0;
+  const int64_t for_input = multiplies_input
+                                ? column_panels<T>(layer.features) *
+                                      padded_rows(input_steps * tile.rows) * kPanelColumns<T>
+                                : 0;
   const int64_t for_packed = (total + padded_rows(1) - 1) * packed_row_size(depth);
   const int64_t for_weights =
       weight_grads == nullptr ? 0 : total * depth + WeightGradsMemory<T>(layer, total).size();
@@ -217,7 +202,9 @@ void lstm_backward(const LstmBackward<T, Saved<T>>& call, const LstmTile& tile, 
     for (int64_t left = end - begin; left > 0; left -= together) {
       const int64_t count = std::min(together, left), last = begin + left - 1;
       for (int64_t k = 0; k < count; ++k) backward_step(call, tile, steps, last - k, state, k);
-      if (multiplies_input) input_gradients(call, tile, last, count, packed, sums);
+      for (int64_t k = 0; multiplies_input && k < count; k += input_steps)
+        input_gradients(call, tile, last - k, std::min(input_steps, count - k),
+                        packed + k * tile.rows * packed_row_size(depth), sums);
       if (weight_grads != nullptr)
         add_weight_grads(call.forward, tile, last, count, gates, total, gates + total * depth,
                          weight_grads);

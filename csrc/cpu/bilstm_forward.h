@@ -4,12 +4,13 @@
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-// Rows of a layer's input, or of its gradient, that one product takes: where the rows of a tile are
-// fewer, several steps' together, so that the weights are read once for all of them.
-constexpr int64_t kInputRows = kDepthStep == 1 ? 96 : 256;
+// Rows of a layer's input, of its gradient, or of what its weights' gradients sum, that one product
+// takes: where the rows of a tile are fewer, several steps' together.
+constexpr int64_t kInputRows = kDepthStep == 1 ? 96 : 64;
+constexpr int64_t kWeightRows = kDepthStep == 1 ? 96 : 256;
 
-inline int64_t steps_together(const LstmTile& tile) {
-  return std::max<int64_t>(1, kInputRows / tile.rows);
+inline int64_t steps_together(const LstmTile& tile, int64_t rows) {
+  return std::max<int64_t>(1, rows / tile.rows);
 }
 
 // The step that a direction takes after s others.
@@ -30,15 +31,8 @@ void input_products(const LstmForward<T, Saved<T>>& call, const LstmTile& tile, 
     pack_row(call.input.at(t, tile.first + q % tile.rows), layer.features, inputs + q * row);
   }
   const Tiles tiles(total);
-  for (int64_t block = 0; block < unit_blocks<T>(layer.hidden); ++block) {
-    const T* panel =
-        layer.weights[tile.direction].input + block * packed_panel_size<T>(layer.features);
-    T* to = gates + block * padded_rows(total) * kPanelColumns<T>;
-    for_each_rows(total, [&](auto rows, int64_t first) {
-      product<T, rows>(inputs + first * row, row, depth, depth, panel,
-                       to + first * kPanelColumns<T>);
-    });
-  }
+  panel_products<T>(total, inputs, depth, layer.weights[tile.direction].input,
+                    unit_blocks<T>(layer.hidden), gates);
 }
 
 // What a tile carries from step to step.
@@ -90,7 +84,7 @@ struct ForwardBlock {
     const auto& states = call.states[tile.direction];
     const int64_t next = s + 1;
     kept = states.data != nullptr && next < call.end && next % call.segment == 0
-               ? states.at(next / call.segment, tile.first) + unit
+               ? states.at(next / call.segment - 1, tile.first) + unit
                : nullptr;
     kept_row = states.row;
     head = call.head == nullptr ? nullptr : call.head + tile.direction * units + unit;
@@ -173,7 +167,7 @@ template <class T>
 void begin_with(const LstmForward<T, Saved<T>>& call, const LstmTile& tile, T* hidden, T* cell) {
   const int64_t count = call.layer.hidden, units = unit_blocks<T>(count) * kLanes<T>;
   for (int64_t r = 0; call.begin > 0 && r < tile.rows; ++r) {
-    const T* from = call.states[tile.direction].at(call.begin / call.segment, tile.first + r);
+    const T* from = call.states[tile.direction].at(call.begin / call.segment - 1, tile.first + r);
     for (int64_t unit = 0; unit < count; unit += kLanes<T>) {
       store_packed<T>(hidden + r * packed_row_size(units) + unit / kPacked, packed_size(units),
                       load_first<T>(from + unit, count - unit));
@@ -189,7 +183,7 @@ void forward_steps(const LstmForward<T, Saved<T>>& call, const LstmTile& tile,
   const int64_t blocks = unit_blocks<T>(layer.hidden);
   const int64_t units = blocks * kLanes<T>, size = padded_rows(tile.rows) * packed_row_size(units);
   const int64_t cells = tile.rows * units;
-  const int64_t together = kOneFeature ? call.end - call.begin : steps_together(tile);
+  const int64_t together = kOneFeature ? call.end - call.begin : steps_together(tile, kInputRows);
   const int64_t step_size = tile.rows * kPanelColumns<T>;
   const int64_t gate_rows = kOneFeature ? 0 : padded_rows(together * tile.rows);
   const int64_t for_head = call.head == nullptr ? 0 : tile.rows * kLanes<T>;

@@ -7,6 +7,7 @@
 #ifdef SODEEP_FAST_BF16_TILES
 #include "cpu/bilstm_tiles.h"
 #endif
+#include "cpu/bilstm_panels.h"
 #include "cpu/bilstm_pack.h"
 #include "cpu/bilstm_cell.h"
 #include "cpu/bilstm_forward.h"

@@ -38,9 +38,10 @@ def bilstm(
     states of zero, once differentiable in `scores` and `weights`. The gradient of the scores alone,
     with weights that want none, costs no work for the weights. For the backward a layer keeps its
     input and, if the weights want gradients, its hidden states; its gates and cell states too, 5
-    numbers per score, hidden unit and direction, on a CPU if they take no more than 32 MiB; on a GPU
-    always. They are float16 unless the products are "full". Otherwise it keeps the states before
-    every few steps, and computes the rest anew, a few rows and steps at a time. Under `torch.no_grad()` nothing is kept.
+    numbers per score, hidden unit and direction, on a CPU if they take no more than 32 MiB; on a
+    GPU always. They are float16 unless the products are "full". Otherwise it keeps the states
+    before every few steps, and computes the rest anew, a few rows and steps at a time. Under
+    `torch.no_grad()` nothing is kept.
 
     With a head it returns the hidden states times it. They themselves are then not kept and, on a
     CPU, not even written, unless the head or the weights want gradients.
@@ -118,7 +119,7 @@ def bilstm(
         nothing, enough = False, True
     else:
         layer_of, option = torch.ops.sodeep_fast.bilstm_layer, products == "bf16"
-        nothing, enough = 0, _segments(*scores.shape, weights[1].shape[1] * compute.itemsize)
+        nothing, enough = 0, _keeps(*scores.shape, weights[1].shape[1] * compute.itemsize)
     # The gradients of the head and of the last layer's weights need the hidden states.
     of_head = () if head is None else (head, *weights[-WEIGHTS_PER_LAYER:])
     wanted = torch.is_grad_enabled() and any(value.requires_grad for value in of_head)
@@ -136,15 +137,15 @@ def bilstm(
     return _project(sequence.transpose(0, 1).to(dtype), head)
 
 
-def _segments(rows: int, steps: int, state_bytes: int) -> int:
-    """Returns the number of segments of the steps before which a layer keeps its states.
+def _keeps(rows: int, steps: int, state_bytes: int) -> int:
+    """Returns what a layer keeps: for how many steps all gates, or how many states in between.
 
-    As many as steps say that it keeps all gates. `state_bytes`: of one number per hidden unit.
+    `state_bytes`: of a number per hidden unit.
     """
     if 2 * 5 * rows * steps * state_bytes <= SAVED_BYTES:
         return steps
     length = max(4, SEGMENT_BYTES // (5 * SEGMENT_ROWS * state_bytes))
-    return max(1, steps // length)
+    return (steps - 1) // length
 
 
 def _project(hidden: Tensor, head: Tensor | None) -> Tensor:
@@ -251,15 +252,13 @@ def _check_weights(weights: list[Tensor], scores: Tensor) -> None:
             )
 
 
-def _register(prefix: str, saved_like: Any, sums_directions: bool) -> None:
+def _register(prefix: str, saved_like: Any) -> None:
     """Gives the two operators of one implementation their fakes and derivatives.
 
     Arguments:
         prefix: of their names.
         saved_like: takes the input, what of it is to be kept, the hidden units and the option, and
             returns what is saved, empty.
-        sums_directions: whether the gradient of the input is summed over both directions, where it
-            has several features or the weights want gradients.
     """
     forward, backward = (
         f"sodeep_fast::{prefix}bilstm_layer{suffix}" for suffix in ("", "_backward")
@@ -271,13 +270,13 @@ def _register(prefix: str, saved_like: Any, sums_directions: bool) -> None:
         sequence: Tensor,
         weights: list[Tensor],
         head: Tensor | None,
-        kept: int,
+        keeps: int,
         option: bool | str,
     ) -> tuple[Tensor, Tensor]:
         n, b, _ = sequence.shape
         hidden = weights[1].shape[1]
         output = sequence.new_empty((n, b, 2 * hidden) if head is None else (2, n, b))
-        return output, saved_like(sequence, kept, hidden, option)
+        return output, saved_like(sequence, keeps, hidden, option)
 
     @torch.library.register_fake(backward)
     def _(
@@ -293,8 +292,7 @@ def _register(prefix: str, saved_like: Any, sums_directions: bool) -> None:
         n, b, features = sequence.shape
         hidden = weights[1].shape[1]
         gates = 0 if output is None else 4 * hidden
-        summed = sums_directions and (features > 1 or output is not None)
-        directions = 1 if summed else 2
+        directions = 1 if features > 1 or output is not None else 2
         return (
             sequence.new_empty((directions, n if wants_sequence else 0, b, features)),
             sequence.new_empty((2, gates, features)),
@@ -338,10 +336,10 @@ def _register(prefix: str, saved_like: Any, sums_directions: bool) -> None:
     torch.library.register_autograd(backward, refuse)
 
 
-def _saved_by_cpp(sequence: Tensor, segments: int, hidden: int, bf16: bool) -> Tensor:
+def _saved_by_cpp(sequence: Tensor, keeps: int, hidden: int, bf16: bool) -> Tensor:
     steps, batch, _ = sequence.shape
-    if segments < steps:
-        return sequence.new_empty((2, segments, batch, 2, hidden))
+    if keeps < steps:
+        return sequence.new_empty((2, keeps, batch, 2, hidden))
     halves = bf16 and sequence.dtype != torch.float64 and _native.cpu_has_bf16()
     dtype = torch.float16 if halves else sequence.dtype
     return sequence.new_empty((2, steps, batch, 5, hidden), dtype=dtype)
@@ -357,8 +355,8 @@ def _saved_by_triton(sequence: Tensor, saves: bool, hidden: int, products: str) 
 
 
 if _native.HAS_CPU:
-    _register("", _saved_by_cpp, sums_directions=False)
-    _register("triton_", _saved_by_triton, sums_directions=True)
+    _register("", _saved_by_cpp)
+    _register("triton_", _saved_by_triton)
     if _backend.has_triton():
         for _function in ("bilstm_layer", "bilstm_layer_backward"):
             _backend.register_triton(f"triton_{_function}", "bilstm", _function)
