@@ -119,7 +119,7 @@ def bilstm(
         nothing, enough = False, True
     else:
         layer_of, option = torch.ops.sodeep_fast.bilstm_layer, products == "bf16"
-        nothing, enough = 0, _keeps(*scores.shape, weights[1].shape[1] * compute.itemsize)
+        nothing, enough = 0, _keeps(scores, weights[1].shape[1] * compute.itemsize)
     # The gradients of the head and of the last layer's weights need the hidden states.
     of_head = () if head is None else (head, *weights[-WEIGHTS_PER_LAYER:])
     wanted = torch.is_grad_enabled() and any(value.requires_grad for value in of_head)
@@ -137,12 +137,13 @@ def bilstm(
     return _project(sequence.transpose(0, 1).to(dtype), head)
 
 
-def _keeps(rows: int, steps: int, state_bytes: int) -> int:
+def _keeps(scores: Tensor, state_bytes: int) -> int:
     """Returns what a layer keeps: for how many steps all gates, or how many states in between.
 
     `state_bytes`: of a number per hidden unit.
     """
-    if 2 * 5 * rows * steps * state_bytes <= SAVED_BYTES:
+    steps = scores.shape[1]
+    if 2 * 5 * scores.numel() * state_bytes <= SAVED_BYTES:
         return steps
     length = max(4, SEGMENT_BYTES // (5 * SEGMENT_ROWS * state_bytes))
     return (steps - 1) // length
@@ -303,6 +304,7 @@ def _register(prefix: str, saved_like: Any) -> None:
     def setup_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         sequence, weights, head, _, ctx.option = inputs
         ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)  # of what is saved, they would be as large
         ctx.wants_weights = any(weight.requires_grad for weight in weights)
         # The hidden states are for the weights' gradients alone.
         hidden, saved = output
@@ -310,14 +312,16 @@ def _register(prefix: str, saved_like: Any) -> None:
         ctx.save_for_backward(sequence, *weights, head, kept, saved)
 
     def differentiate_forward(
-        ctx: Any, grad: Tensor, _: Tensor
+        ctx: Any, grad: Tensor | None, _: None
     ) -> tuple[Tensor | None, list[Tensor | None], None, None, None]:
+        for_weights: list[Tensor | None] = [None] * WEIGHTS_PER_LAYER
+        if grad is None:
+            return None, for_weights, None, None, None
         sequence, *weights, head, hidden, saved = ctx.saved_tensors
         wants_sequence = ctx.needs_input_grad[0]
         by_direction, *weight_grads = call_backward(
             grad, sequence, weights, head, hidden, saved, wants_sequence, ctx.option
         )
-        for_weights: list[Tensor | None] = [None] * WEIGHTS_PER_LAYER
         if ctx.wants_weights:
             of_input, recurrent, bias = weight_grads
             for_weights = [w[d] for d in range(2) for w in (of_input, recurrent, bias, bias)]
