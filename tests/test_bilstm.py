@@ -21,7 +21,7 @@ OPS = torch.ops.sodeep_fast
 BACKENDS = ["auto", "reference"]
 # None is a multiple of a vector, of the rows of a product or of those of a tile.
 SHAPES = [(1, 1, 1, 1), (3, 2, 7, 2), (513, 2, 7, 1), (65, 9, 33, 2), (13, 101, 100, 2)]
-SHAPES += [(7, 5, 129, 3), (1, 101, 129, 2), (3, 1, 100, 2)]
+SHAPES += [(7, 5, 129, 3), (1, 101, 129, 2), (3, 1, 100, 2), (35, 50, 100, 2)]
 
 
 pytestmark = pytest.mark.usefixtures("same_weights_and_one_thread")
@@ -91,9 +91,9 @@ def test_as_accurate_as_torch_in_float32(
         )
 
 
-@pytest.mark.parametrize("instruction_set", ["avx2", "baseline"])
+@pytest.mark.parametrize("instruction_set", ["avx512", "avx2", "baseline"])
 def test_on_older_instruction_sets(rerun_on: Any, instruction_set: str) -> None:
-    rerun_on(__file__, "13 or activations or strided", instruction_set)
+    rerun_on(__file__, "13 or 35 or activations or strided", instruction_set)
 
 
 @needs_kernels

@@ -34,12 +34,14 @@ using torch::stable::Tensor;
 // What is kept of the gates where products are of bfloat16, on processors that have them.
 using KeptWithBf16 = avx512_bf16::Saved<float>;
 
-// With products of T, or of bfloat16 where S differs from it.
+// With products of T, or of bfloat16 where S differs from it. A tile of few rows takes as long as a
+// full one, which float32 pays three times over.
 template <class T, class S>
-LstmKernels<T, S> kernels() {
+LstmKernels<T, S> kernels(int64_t batch) {
   if constexpr (std::is_same_v<T, S>) {
+    constexpr int64_t kWorthTiles = 16;
     if constexpr (sizeof(T) == 4)
-      if (active_isa() == Isa::kAmx) return amx_float32::lstm_kernels<T>();
+      if (active_isa() == Isa::kAmx && batch >= kWorthTiles) return amx_float32::lstm_kernels<T>();
     return pick_isa(baseline::lstm_kernels<T>, avx2::lstm_kernels<T>, avx512::lstm_kernels<T>)();
   } else
     return active_isa() == Isa::kAmx ? amx::lstm_kernels<T>() : avx512_bf16::lstm_kernels<T>();
@@ -180,8 +182,9 @@ LstmForward<T, S> make_forward(const Tensor& input, const Weights& weights) {
   return call;
 }
 
-// What a forward keeps for its backward: for as many steps as there are, all that the backward reads
-// of one; or fewer states, between equal segments of the steps, from which it computes that anew.
+// What a forward keeps for its backward: for as many steps as there are, all that the backward
+// reads of one; or fewer states, between equal segments of the steps, from which it computes that
+// anew.
 struct Kept {
   int64_t count;
   bool all_steps;
@@ -252,7 +255,7 @@ std::tuple<Tensor, Tensor> run_forward(const Tensor& input, const Weights& weigh
   kept.set(call, saved.mutable_data_ptr());
   for (Tensor* filled : {&output, &saved})
     expect_to_fill(filled->mutable_data_ptr(), filled->numel() * filled->element_size());
-  const LstmKernels<T, S> kernel = kernels<T, S>();
+  const LstmKernels<T, S> kernel = kernels<T, S>(layer.batch);
   thread_local Buffer<T> packed;
   pack(kernel.forward_packing, weights, layer, packed);
   Plan(layer, kernel, 0)
@@ -321,7 +324,7 @@ Gradients run_backward(const Tensor& grad, const Tensor& input, const Weights& w
     call.input_grad[d] = {static_cast<T*>(input_grad.mutable_data_ptr()) + d * input_grad.stride(0),
                           input_grad.stride(1), input_grad.stride(2)};
 
-  const LstmKernels<T, S> kernel = kernels<T, S>();
+  const LstmKernels<T, S> kernel = kernels<T, S>(layer.batch);
   thread_local Buffer<T> packed, packed_transposed, weight_grads;
   if (!kept.all_steps) pack(kernel.forward_packing, weights, layer, packed);
   pack(kernel.backward_packing, weights, layer, packed_transposed);

@@ -114,12 +114,13 @@ def bilstm(
     compute = torch.float64 if dtype == torch.float64 else torch.float32
     layer_of: Callable[..., tuple[Tensor, Tensor]]
     option: bool | str
+    keeps: bool | int
     if backend == "triton":
         layer_of, option = torch.ops.sodeep_fast.triton_bilstm_layer, products
-        nothing, enough = False, True
+        keeps = True
     else:
         layer_of, option = torch.ops.sodeep_fast.bilstm_layer, products == "bf16"
-        nothing, enough = 0, _keeps(scores, weights[1].shape[1] * compute.itemsize)
+        keeps = _keeps(scores, weights[1].shape[1] * compute.itemsize)
     # The gradients of the head and of the last layer's weights need the hidden states.
     of_head = () if head is None else (head, *weights[-WEIGHTS_PER_LAYER:])
     wanted = torch.is_grad_enabled() and any(value.requires_grad for value in of_head)
@@ -129,9 +130,8 @@ def bilstm(
         layer = weights[begin : begin + WEIGHTS_PER_LAYER]
         saves = torch.is_grad_enabled() and any(t.requires_grad for t in (sequence, *layer))
         is_last = begin + WEIGHTS_PER_LAYER == len(weights)
-        sequence, _ = layer_of(
-            sequence, layer, fused if is_last else None, enough if saves else nothing, option
-        )
+        kept = keeps if saves else type(keeps)(0)
+        sequence, _ = layer_of(sequence, layer, fused if is_last else None, kept, option)
     if fused is not None:
         return sequence.sum(0).t().to(dtype)
     return _project(sequence.transpose(0, 1).to(dtype), head)
