@@ -222,12 +222,13 @@ struct Kept {
 };
 
 // Asks for large pages, which cost the system less to supply than the many that they are made of.
-void expect_to_fill(void* memory, int64_t bytes) {
+void expect_to_fill(Tensor& tensor) {
 #ifdef __linux__
   constexpr uintptr_t kLargePage = 2 << 20;
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(memory);
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(tensor.mutable_data_ptr());
+  const uintptr_t end = begin + static_cast<uintptr_t>(tensor.numel() * tensor.element_size());
   const uintptr_t first = (begin + kLargePage - 1) / kLargePage * kLargePage;
-  const uintptr_t last = (begin + static_cast<uintptr_t>(bytes)) / kLargePage * kLargePage;
+  const uintptr_t last = end / kLargePage * kLargePage;
   if (last > first) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
 #endif
 }
@@ -253,8 +254,7 @@ std::tuple<Tensor, Tensor> run_forward(const Tensor& input, const Weights& weigh
     call.output = sequence<T>(output.mutable_data_ptr(), output);
   }
   kept.set(call, saved.mutable_data_ptr());
-  for (Tensor* filled : {&output, &saved})
-    expect_to_fill(filled->mutable_data_ptr(), filled->numel() * filled->element_size());
+  expect_to_fill(output), expect_to_fill(saved);
   const LstmKernels<T, S> kernel = kernels<T, S>(layer.batch);
   thread_local Buffer<T> packed;
   pack(kernel.forward_packing, weights, layer, packed);
@@ -307,6 +307,7 @@ Gradients run_backward(const Tensor& grad, const Tensor& input, const Weights& w
   const Gradients result{sums_directions ? torch::stable::narrow(input_grad, 0, 0, 1) : input_grad,
                          input_weights, recurrent_weights, biases};
   if (numel == 0) return result;
+  expect_to_fill(input_grad);
 
   if (head) {
     call.forward.head = static_cast<const T*>(projection.const_data_ptr());

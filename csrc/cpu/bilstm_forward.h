@@ -181,7 +181,11 @@ void forward_steps(const LstmForward<T, Saved<T>>& call, const LstmTile& tile,
                    LstmScratch<T, Saved<T>>& scratch) {
   const auto& layer = call.layer;
   const int64_t blocks = unit_blocks<T>(layer.hidden);
-  const int64_t units = blocks * kLanes<T>, size = padded_rows(tile.rows) * packed_row_size(units);
+  const int64_t units = blocks * kLanes<T>;
+  // The states of two steps must not lie whole pages apart: reading one would wait for writes to
+  // the other.
+  constexpr int64_t kApart = 17 * 64 / sizeof(T);
+  const int64_t size = padded_rows(tile.rows) * packed_row_size(units) + kApart;
   const int64_t cells = tile.rows * units;
   const int64_t together = kOneFeature ? call.end - call.begin : steps_together(tile, kInputRows);
   const int64_t step_size = tile.rows * kPanelColumns<T>;
