@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import sodeep_fast
 from sodeep_fast import _native
 from sodeep_fast.comparators import ByLevel, Sigmoid, Step
 from sodeep_fast.ops import graded_precision as module
@@ -93,6 +94,17 @@ def test_relevances_may_want_a_gradient() -> None:
     (grad,) = torch.autograd.grad(values.nansum(), relevances)
     assert grad.isfinite().all()
     assert grad.count_nonzero() > 0
+
+
+@pytest.mark.parametrize("name", ["smooth_ap", "h_ap"])
+def test_vmap_over_scores(name: str) -> None:
+    scores, levels, _ = make()
+    metric = getattr(sodeep_fast, name)
+    given = levels > 0 if name == "smooth_ap" else levels
+    both = torch.stack([scores, scores.flip(-1)])
+    mapped = torch.vmap(lambda some: metric(some, given))(both)
+    expected = torch.stack([metric(some, given) for some in both])
+    torch.testing.assert_close(mapped, expected, equal_nan=True)
 
 
 def test_worked_by_hand() -> None:

@@ -14,9 +14,10 @@ from sodeep_fast.reference.graded_precision import graded_precision as reference
 
 
 def has_kernel(counts: Tensor) -> bool:
-    """Returns whether the one pass is there for such counts."""
-    choice = _backend.choose(counts.device.type, "graded_precision")[0]
-    return choice == "cpp" and not torch.compiler.is_compiling()
+    """Returns whether the one pass is there for such counts; the formula can be transformed."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    return _backend.choose(counts.device.type, "graded_precision")[0] == "cpp"
 
 
 def graded_precision(
