@@ -164,3 +164,25 @@ def test_bad_input(
 ) -> None:
     with pytest.raises(error, match=match):
         sodeep_fast.hard_rank(scores, **options)
+
+
+ROWS = {
+    "even": lambda x: x,
+    "an outlier": lambda x: torch.cat([x[1:], torch.tensor([1e6], dtype=x.dtype)]),
+    "many scales": lambda x: (x - 0.5).sign() * 10 ** (30 * (x - 0.5).abs() - 15),
+    "ties": lambda x: (x * 50).round(),
+    "infinities": lambda x: torch.where(x > 0.99, torch.inf, torch.where(x < 0.01, -torch.inf, x)),
+    "beyond the largest": lambda x: (2 * x - 1) * 1e308,
+    "below the normal": lambda x: (x * 4096).round() * torch.finfo(x.dtype).smallest_normal / 4096,
+    "constant": lambda x: torch.zeros_like(x),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("items", [300, 511, 512, 3000, 20000])
+@pytest.mark.parametrize("name", ROWS)
+def test_long_rows_of_every_spread(name: str, items: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(items)
+    row = ROWS[name](torch.rand(items, generator=generator, dtype=torch.float64)).to(dtype)
+    ranks = sodeep_fast.hard_rank(row, ties="ordinal")
+    assert torch.equal(ranks, _by_sorting(row, None, False, "ordinal"))

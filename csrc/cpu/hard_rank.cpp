@@ -5,8 +5,10 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <optional>
 #include <string>
@@ -14,7 +16,6 @@
 #include <utility>
 
 #include "boundary.h"
-#include "cpu/radix_order.h"
 
 #define SODEEP_FAST_KERNELS "cpu/hard_rank_row.h"
 #include "cpu/foreach_isa.h"

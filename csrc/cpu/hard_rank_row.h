@@ -2,6 +2,7 @@
 // Included once for each instruction set, hence no include guard.
 
 #include "cpu/simd.h"
+#include "cpu/sorted_order.h"
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
@@ -46,7 +47,7 @@ template <class T>
 void rank_by_sorting(const T* scores, int64_t n, Ties ties, T divisor, HardRankScratch<T>& scratch,
                      T* out) {
   uint32_t* order = scratch.order.reserve(n);  // ascending, equal scores by position
-  radix_order(scores, n, scratch.keys, order);
+  sorted_order(scores, n, scratch.keys, order);
   for (int64_t begin = 0, end; begin < n; begin = end) {
     for (end = begin + 1; end < n && scores[order[end]] == scores[order[begin]];) ++end;
     for (int64_t i = begin; i < end; ++i)

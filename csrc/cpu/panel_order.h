@@ -3,6 +3,8 @@
 // occupied panels exist, and a panel's items are contiguous. Included once for each instruction
 // set, hence no include guard.
 
+#include "cpu/sorted_order.h"
+
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
@@ -86,7 +88,7 @@ void order_by_counting(const T* scores, int64_t n, double lam, double lo, int64_
 // Sorts by score.
 template <class T>
 void order_by_score(const T* scores, int64_t n, OrderScratch<T>& scratch, OrderedRow<T>& row) {
-  radix_order(scores, n, scratch.keys, row.origin);
+  sorted_order(scores, n, scratch.keys, row.origin);
   for (int64_t i = 0; i < n; ++i) row.scores[i] = scores[row.origin[i]];
 }
 

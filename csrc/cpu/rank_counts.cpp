@@ -18,7 +18,6 @@
 
 #include "boundary.h"
 #include "cpu/flush_to_zero.h"
-#include "cpu/radix_order.h"
 #include "math/sigmoid_panels.h"
 
 #define SODEEP_FAST_KERNELS "cpu/rank_counts_row.h"

@@ -170,6 +170,37 @@ Group<T> group_of(const RankCountsRow<T>& row, const GroupedRow<T>& grouped, int
           row.end - row.begin};
 }
 
+// Whether so few items are counted that targets had better be in the lanes.
+template <class T, CountsPass pass>
+bool are_few(const GroupedRow<T>& grouped, const Comparator& comparator, int64_t level,
+             int64_t target_level) {
+  return pass == CountsPass::kCounts && comparator.kind == Comparison::kStep &&
+         level != grouped.staying && grouped.count[level] <= 4 * kLanes<T> &&
+         grouped.first[target_level + 1] - grouped.first[target_level] >= kLanes<T>;
+}
+
+// Counts the items of a level that are ahead of each target of another one, or the same.
+template <class T>
+void count_few(const RankCountsRow<T>& row, const GroupedRow<T>& grouped, double at_zero,
+               int64_t level, int64_t target_level) {
+  const int64_t end = grouped.first[target_level + 1];
+  for (int64_t at = grouped.first[target_level]; at < end; at += kLanes<T>) {
+    const int64_t count = std::min<int64_t>(kLanes<T>, end - at);
+    const Vec<T> own = load_first<T>(grouped.scores + grouped.room + at, count);
+    IntVec<T> above = {}, tied = {};
+    for (int64_t k = grouped.begin[level]; k < grouped.end(level); ++k) {
+      above -= grouped.scores[k] > own;
+      tied -= grouped.scores[k] == own;
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t t = grouped.order[at + i];
+      const bool is_itself = level == target_level && grouped.place[t] >= 0;
+      row.sums[t * row.num_levels + level] =
+          static_cast<double>(above[i]) + at_zero * static_cast<double>(tied[i] - is_itself);
+    }
+  }
+}
+
 // What the plan does not leave to sums.
 template <class T, CountsPass pass>
 void rank_counts_direct(const RankCountsRow<T>& row, const GroupedRow<T>& grouped,
@@ -193,7 +224,14 @@ void rank_counts_direct(const RankCountsRow<T>& row, const GroupedRow<T>& groupe
 
   for (int64_t level = 0; level < L; ++level) {
     bool has_any = false;
-    for (int64_t l = 0; l < L; ++l) has_any |= is_left[l < level ? 0 : l == level ? 1 : 2][l];
+    bool is_few[256];
+    for (int64_t l = 0; l < L; ++l) {
+      const int which = l < level ? 0 : l == level ? 1 : 2;
+      const Comparator& comparator = row.comparators[which];
+      is_few[l] = is_left[which][l] && are_few<T, pass>(grouped, comparator, l, level);
+      if (is_few[l]) count_few(row, grouped, comparator.at_zero, l, level);
+      has_any |= is_left[which][l] && !is_few[l];
+    }
     if (!has_any) continue;
     for (int64_t t = grouped.first[level]; t < grouped.first[level + 1]; t += 4) {
       const int size = static_cast<int>(std::min<int64_t>(4, grouped.first[level + 1] - t));
@@ -208,7 +246,7 @@ void rank_counts_direct(const RankCountsRow<T>& row, const GroupedRow<T>& groupe
       double to_targets[4] = {};
       for (int64_t l = 0; l < L; ++l) {
         const int which = l < level ? 0 : l == level ? 1 : 2;
-        if (!is_left[which][l]) continue;
+        if (!is_left[which][l] || is_few[l]) continue;
         const Comparator& comparator = row.comparators[which];
         const Group<T> group = group_of<T, pass>(row, grouped, static_cast<int>(l));
         const double scale = derivative_scale<pass>(comparator);

@@ -147,18 +147,34 @@ bool survey_row(const RankCountsRow<T>& row, RankCountsScratch<T>& scratch,
   grouped.place = grouped.order + P;
   uint8_t* levels = scratch.target_levels.reserve(P);
   for (int64_t t = 0; t < P; ++t) levels[t] = row.levels[row.targets[t]];
-  int64_t next[257] = {};
+  int64_t next[257];
+  std::fill(next, next + L + 1, 0);
   count_levels(levels, P, L, next);
   std::exclusive_scan(next, next + L + 1, grouped.first, int64_t(0));
   std::copy(grouped.first, grouped.first + L + 1, next);
-  for (int64_t t = 0; t < P; ++t) grouped.order[next[std::min<int64_t>(levels[t], L)]++] = t;
+  constexpr int64_t kFewLevels = 8;
+  if (L <= kFewLevels) {
+    // A pass for each level: with cursors in memory every target would wait for the one before it.
+    for (int64_t l = 0; l < L; ++l)
+      for (int64_t t = 0, at = next[l]; at < next[l + 1]; ++t) {
+        grouped.order[at] = t;
+        at += levels[t] == l;
+      }
+    for (int64_t t = 0, at = next[L]; at < P; ++t) {
+      grouped.order[at] = t;
+      at += levels[t] >= L;
+    }
+  } else {
+    for (int64_t t = 0; t < P; ++t) grouped.order[next[std::min<int64_t>(levels[t], L)]++] = t;
+  }
   if (grouped.first[L] == 0) return true;
 
   grouped.lo = grouped.hi = row.scores[row.targets[grouped.order[0]]];
-  bool finite = std::isfinite(grouped.lo);
-  for (int64_t at = 1; at < grouped.first[L]; ++at) {
+  bool finite = std::isfinite(grouped.lo), has_others = false;
+  for (int64_t t = 0; t < P; ++t)
+    has_others |= row.targets[t] < row.begin || row.targets[t] >= row.end;
+  for (int64_t at = 1; has_others && at < grouped.first[L]; ++at) {
     const int64_t item = row.targets[grouped.order[at]];
-    if (item >= row.begin && item < row.end) continue;  // an item like the others
     finite &= std::isfinite(row.scores[item]);
     grouped.lo = std::min(grouped.lo, row.scores[item]);
     grouped.hi = std::max(grouped.hi, row.scores[item]);

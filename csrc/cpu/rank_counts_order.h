@@ -25,26 +25,32 @@ struct SplitOrder {
 // differences as the direct method takes them, so that both decide alike.
 template <class T>
 void first_beyond(const SplitOrder<T>& split, int64_t targets, T threshold, uint32_t* first) {
-  // Several searches side by side, none of which branches, from where those before ended.
-  constexpr int kSide = 16;
+  constexpr int lanes = kLanes<T>;
+  constexpr int64_t kFew = 10 * lanes;  // comparisons of a vector take less time than a search
   const auto n = static_cast<int32_t>(split.entries);
-  const T* scores = split.together.scores;
-  int32_t at[kSide] = {};
-  for (int64_t i = 0; i < targets; i += kSide) {
-    T score[kSide];
-    for (int k = 0; k < kSide; ++k) {
-      score[k] = scores[split.target_at[std::min(i + k, targets - 1)]];
-      at[k] = at[kSide - 1];
+  const T *scores = split.together.scores, *target_scores = split.scores + split.size - targets;
+  // From `at`, which is not after it.
+  const auto search = [&](int32_t at, T score) {
+    int32_t step = 1;
+    for (; at + step <= n && !(scores[at + step - 1] - score > threshold); step *= 2) at += step;
+    for (; step > 0; step /= 2)
+      if (at + step <= n && !(scores[at + step - 1] - score > threshold)) at += step;
+    return at;
+  };
+  int32_t end = 0;
+  for (int64_t i = 0; i < targets; i += lanes) {
+    const int64_t count = std::min<int64_t>(lanes, targets - i);
+    const int32_t begin = search(end, target_scores[i]);
+    end = search(begin, target_scores[i + count - 1]);
+    if (end - begin > kFew) {
+      for (int64_t k = 0; k < count; ++k)
+        first[i + k] = search(k > 0 ? first[i + k - 1] : begin, target_scores[i + k]);
+      continue;
     }
-    int64_t reach = kSide;
-    while (at[0] + reach <= n && !(scores[at[0] + reach - 1] - score[kSide - 1] > threshold))
-      reach *= 2;
-    for (auto step = static_cast<int32_t>(reach / 2); step > 0; step /= 2)
-      for (int k = 0; k < kSide; ++k) {
-        const int32_t next = std::min(at[k] + step, n);
-        at[k] = scores[next - 1] - score[k] > threshold ? at[k] : next;
-      }
-    std::copy_n(at, std::min<int64_t>(kSide, targets - i), first + i);
+    const Vec<T> score = load_first<T>(target_scores + i, count);
+    IntVec<T> passed = {};
+    for (int32_t k = begin; k < end; ++k) passed -= !(scores[k] - score > threshold);
+    for (int64_t k = 0; k < count; ++k) first[i + k] = static_cast<uint32_t>(begin + passed[k]);
   }
 }
 

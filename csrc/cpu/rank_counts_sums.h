@@ -94,9 +94,9 @@ class ComparedSums {
     above_ = cuts + 2 * stride;
     beyond_end_ = cuts + 3 * stride;
     if (comparator.kind == Comparison::kSigmoid) return;
-    first_above(split, targets, level_, above_);
-    if (comparator.kind == Comparison::kStep) return;
     const bool is_sup = comparator.kind == Comparison::kSup;
+    if (kDerivative == 0 || !is_sup) first_above(split, targets, level_, above_);
+    if (comparator.kind == Comparison::kStep) return;
     first_beyond(split, targets, static_cast<T>(is_sup ? comparator.delta : comparator.end()),
                  beyond_end_);
   }

@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -17,7 +18,6 @@
 
 #include "boundary.h"
 #include "cpu/flush_to_zero.h"
-#include "cpu/radix_order.h"
 #include "math/sigmoid_panels.h"
 
 #define SODEEP_FAST_KERNELS "cpu/soft_rank_row.h"

@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sodeep_fast._checks import check_matrix, check_positive
 from sodeep_fast.comparators import ByLevel, Comparator, Ramp, Step, check_comparator
-from sodeep_fast.losses._by_query import sum_by_query, sum_levels
+from sodeep_fast.ops.graded_precision import graded_precision
 from sodeep_fast.ops.rank_counts import rank_counts
 from sodeep_fast.retrieval.hierarchical import HierarchicalLoss
 
@@ -70,66 +69,26 @@ def h_ap(
                 f"got {tuple(relevances.shape)}"
             )
     comparator = ByLevel() if comparator is None else comparator
-    counts, rows, columns = rank_counts(
-        scores, levels, comparator=comparator, mask=mask, num_levels=num_levels
-    )
-    queries, num_levels = len(scores), counts.shape[-1]
-    own = levels[rows, columns].long()
-    relevant = levels > 0 if mask is None else (levels > 0) & mask
-    if h_rank is not None:
-        numerator = ByLevel(Step(), Step(), h_rank)
-        outranking = rank_counts(
-            scores, levels, comparator=numerator, mask=relevant, num_levels=num_levels
-        ).counts
-    else:
-        outranking = _exact_counts(scores.detach(), levels, relevant, comparator, counts, own)
-
-    of_query = rows * num_levels + own  # index of a target's query and level
-    if relevances is None:
-        of_level = torch.bincount(of_query, minlength=queries * num_levels)
-        level = torch.arange(num_levels, dtype=counts.dtype, device=counts.device)
-        relevances = level**alpha / of_level.view(queries, num_levels).clamp(min=1)
-    relevances = relevances.to(counts.dtype).expand(queries, num_levels)
-    # By query and own level; a CPU selects rows several times faster than it indexes elements.
-    smaller = relevances.unsqueeze(-1).minimum(relevances.unsqueeze(-2)).flatten(0, 1)
-    relevance = relevances.flatten().index_select(0, of_query)
-    shared = relevance + sum_levels(outranking * smaller.index_select(0, of_query))
-    found = sum_by_query(shared / (1 + sum_levels(counts)), rows, queries)
-    most = sum_by_query(relevance, rows, queries)
-    return (found / most.masked_fill(most == 0, 1)).masked_fill(most == 0, torch.nan)
-
-
-def _exact_counts(
-    scores: Tensor,
-    levels: Tensor,
-    relevant: Tensor,
-    comparator: Comparator,
-    counts: Tensor,
-    own: Tensor,
-) -> Tensor:
-    """Returns how many items of each level but 0, which is not asked for, outrank each target.
-
-    Arguments:
-        scores, levels: (B, M) of all items.
-        relevant: (B, M) bool, the targets.
-        comparator: what `counts` are by; what it counts exactly is not counted again.
-        counts: (T, L) by the comparator.
-        own: (T,) the level of each target.
-    """
-    num_levels = counts.shape[-1]
+    found = rank_counts(scores, levels, comparator=comparator, mask=mask, num_levels=num_levels)
+    num_levels = found.counts.shape[-1]
+    # What a comparator counts exactly is not counted again.
     exact = isinstance(comparator, ByLevel) and comparator.same == comparator.higher == Step()
-    least = 2 if exact else 1  # the level of the targets that have something left to count
-    if num_levels <= least:
-        return counts.detach()
-    missing = rank_counts(
-        scores,
-        levels,
-        comparator=Step(),
-        targets=levels >= least,
-        mask=relevant,
-        num_levels=num_levels,
-    ).counts
-    return counts.detach().index_put((own >= least,), missing) if exact else missing
+    least = 2 if exact and h_rank is None else 1
+    missing = None
+    if h_rank is not None or num_levels > least:
+        shown = mask
+        if least == 1:  # many targets: level 0, which is not asked for, costs more than hiding it
+            relevant = levels > 0
+            shown = relevant if mask is None else relevant & mask
+        missing = rank_counts(
+            scores.detach() if h_rank is None else scores,
+            levels,
+            comparator=Step() if h_rank is None else ByLevel(Step(), Step(), h_rank),
+            targets=levels >= least if least > 1 else None,
+            mask=shown,
+            num_levels=num_levels,
+        )
+    return graded_precision(found, levels, missing, least=least, relevances=relevances, alpha=alpha)
 
 
 class HierarchicalAPLoss(HierarchicalLoss):

@@ -7,6 +7,7 @@ from torch import Tensor
 from sodeep_fast._checks import check_labels, check_matrix, check_positive
 from sodeep_fast.comparators import Comparator, Sigmoid
 from sodeep_fast.losses._by_query import mean_by_query, sum_levels
+from sodeep_fast.ops.graded_precision import graded_precision, has_kernel
 from sodeep_fast.ops.rank_counts import rank_counts
 from sodeep_fast.retrieval import RetrievalLoss
 
@@ -52,7 +53,11 @@ def average_precision(
     """Returns the average precision of every query with ranks by `comparator`."""
     check_matrix(scores, "(B, M)")
     check_labels(labels, scores)
-    counts, rows, _ = rank_counts(scores, labels.bool(), comparator=comparator, mask=mask)
+    labels = labels.bool()
+    found = rank_counts(scores, labels, comparator=comparator, mask=mask)
+    if has_kernel(found.counts):
+        return graded_precision(found, labels, soft=True)
+    counts, rows, _ = found
     precision = (1 + counts[:, 1]) / (1 + sum_levels(counts))
     return mean_by_query(precision, rows, len(scores))
 

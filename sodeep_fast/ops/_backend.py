@@ -23,6 +23,7 @@ KERNELS = {
     "rank_counts": ("cpp", "triton"),
     "hard_rank": ("cpp",),
     "margin_excess": ("cpp",),
+    "graded_precision": ("cpp",),
     "soft_histogram": ("cpp", "triton"),
     "bilstm": ("cpp", "triton"),
 }
