@@ -1,0 +1,28 @@
+// Products of many rows with all panels of packed weights. Included once for each instruction set,
+// hence no include guard.
+
+namespace sodeep_fast {
+namespace SODEEP_FAST_ISA {
+
+// to [panel, row, kPanelColumns] = rows [count, depth] * packed weights, padded to
+// padded_rows(count). As much of a panel at a time as lets the nearest cache hold it.
+template <class T>
+void panel_products(int64_t count, const T* rows, int64_t depth, const T* packed, int64_t panels,
+                    T* to) {
+  constexpr int64_t kBytes = 32 << 10, width = kPanelColumns<T>;
+  constexpr int64_t kStepBytes = kPieces * kDepthStep * width * static_cast<int64_t>(sizeof(T));
+  constexpr int64_t kDepth = kBytes / kStepBytes * kDepthStep;
+  for (int64_t panel = 0; panel < panels; ++panel) {
+    for (int64_t begin = 0; begin < depth; begin += kDepth)
+      for_each_rows(count, [&](auto together, int64_t first) {
+        product<T, together>(rows + first * kPieces * depth + begin, kPieces * depth, depth,
+                             std::min(kDepth, depth - begin), packed + kPieces * begin * width,
+                             to + first * width, begin > 0);
+      });
+    packed += kPieces * depth * width;
+    to += padded_rows(count) * width;
+  }
+}
+
+}  // namespace SODEEP_FAST_ISA
+}  // namespace sodeep_fast
