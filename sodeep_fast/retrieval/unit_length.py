@@ -32,6 +32,6 @@ class _UnitLength(torch.autograd.Function):
         vectors, units = ctx.saved_tensors
         length = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
         # What is along the vector goes, unless its length does not follow it.
-        along = (grad * units).sum(-1, keepdim=True)
+        along = torch.linalg.vecdot(grad, units).unsqueeze(-1)
         along = along.masked_fill(length < SHORTEST, 0)
         return torch.addcmul(grad, along, units, value=-1) / length.clamp(SHORTEST)
