@@ -198,11 +198,11 @@ struct Kept {
   Tensor make(const Tensor& like, const LstmLayer<T>& layer) const {
     const int64_t row = all_steps ? kLstmSaved : kLstmState;
     const auto dtype = all_steps ? dtype_of<S>() : dtype_of<T>();
-    const Tensor values =
+    Tensor values =
         torch::stable::new_empty(like, {2, count, layer.batch, row, layer.hidden}, dtype);
     // Where the steps do not make so many segments.
     if (!all_steps && (layer.steps - 1) / segment(layer.steps) < count)
-      torch::stable::zero_(const_cast<Tensor&>(values));
+      torch::stable::zero_(values);
     return values;
   }
 

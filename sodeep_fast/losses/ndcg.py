@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sodeep_fast._by_query import sum_by_query, sum_levels
 from sodeep_fast._checks import check_matrix
 from sodeep_fast.comparators import ByLevel, Comparator, Sigmoid, Sup, check_comparator
-from sodeep_fast.losses._by_query import sum_by_query, sum_levels
 from sodeep_fast.ops.rank_counts import rank_counts
 from sodeep_fast.retrieval.hierarchical import HierarchicalLoss
 

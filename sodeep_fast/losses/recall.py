@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from sodeep_fast._by_query import count_by_query, sum_by_query, sum_levels
 from sodeep_fast._checks import check_count, check_labels, check_matrix, check_positive
 from sodeep_fast.comparators import ByLevel, Comparator, Sigmoid, Sup
-from sodeep_fast.losses._by_query import count_by_query, sum_by_query, sum_levels
 from sodeep_fast.ops.rank_counts import rank_counts
 
 KS = (1, 2, 4, 8, 16)

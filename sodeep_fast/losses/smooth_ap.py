@@ -4,9 +4,9 @@ from typing import Any
 
 from torch import Tensor
 
+from sodeep_fast._by_query import mean_by_query, sum_levels
 from sodeep_fast._checks import check_labels, check_matrix, check_positive
 from sodeep_fast.comparators import Comparator, Sigmoid
-from sodeep_fast.losses._by_query import mean_by_query, sum_levels
 from sodeep_fast.ops.graded_precision import graded_precision, has_kernel
 from sodeep_fast.ops.rank_counts import rank_counts
 from sodeep_fast.retrieval import RetrievalLoss

@@ -116,12 +116,13 @@ def bilstm(
     layer_of: Callable[..., tuple[Tensor, Tensor]]
     option: bool | str
     keeps: bool | int
+    nothing: bool | int
     if backend == "triton":
         layer_of, option = torch.ops.sodeep_fast.triton_bilstm_layer, products
-        keeps = True
+        keeps, nothing = True, False
     else:
         layer_of, option = torch.ops.sodeep_fast.bilstm_layer, products == "bf16"
-        keeps = _keeps(scores, weights[1].shape[1] * compute.itemsize)
+        keeps, nothing = _keeps(scores, weights[1].shape[1] * compute.itemsize), 0
     # The gradients of the head and of the last layer's weights need the hidden states.
     of_head = () if head is None else (head, *weights[-WEIGHTS_PER_LAYER:])
     wanted = torch.is_grad_enabled() and any(value.requires_grad for value in of_head)
@@ -131,7 +132,7 @@ def bilstm(
         layer = weights[begin : begin + WEIGHTS_PER_LAYER]
         saves = torch.is_grad_enabled() and any(t.requires_grad for t in (sequence, *layer))
         is_last = begin + WEIGHTS_PER_LAYER == len(weights)
-        kept = keeps if saves else type(keeps)(0)
+        kept = keeps if saves else nothing
         sequence, _ = layer_of(sequence, layer, fused if is_last else None, kept, option)
     if fused is not None:
         return sequence.sum(0).t().to(dtype)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sodeep_fast.losses._by_query import sum_by_query, sum_levels
+from sodeep_fast._by_query import sum_by_query, sum_levels
 
 
 def graded_precision(
