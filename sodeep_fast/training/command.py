@@ -21,7 +21,7 @@ from sodeep_fast.sorters.lstm import LSTMSorter
 from sodeep_fast.sorters.mlp import MLPSorter
 from sodeep_fast.training.loop import train_sorter
 from sodeep_fast.training.record import make_record, report
-from sodeep_fast.training.settings import PRECISIONS, PRESETS, SCHEDULES
+from sodeep_fast.training.settings import OPTIMIZERS, PRECISIONS, PRESETS, SCHEDULES
 
 _ANY_LENGTH: dict[str, Callable[..., LearnedSorter]] = {
     "equivariant": EquivariantSorter,
@@ -42,7 +42,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--sorter", required=True, choices=sorted({**_ANY_LENGTH, **_ONE_LENGTH}))
     parser.add_argument("--output", required=True, metavar="FILE", help="a .safetensors file")
-    parser.add_argument("--steps", required=True, type=int, help="of Adam")
+    parser.add_argument("--steps", required=True, type=int, help="of the optimizer")
     parser.add_argument(
         "--until",
         type=int,
@@ -74,6 +74,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--preset", choices=PRESETS, default="paper")
     parser.add_argument("--dist", help="of sodeep_fast.synthetic; default: released")
     parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, help="default: adam")
     parser.add_argument("--lr", type=float)
     parser.add_argument("--schedule", choices=SCHEDULES)
     parser.add_argument("--warm-up", type=int, metavar="STEPS")
@@ -94,6 +95,7 @@ def add_parser(commands: Any) -> None:
 _SETTINGS = (
     "dist",
     "batch_size",
+    "optimizer",
     "lr",
     "schedule",
     "warm_up",

@@ -17,6 +17,7 @@ from sodeep_fast.ops.hard_rank import hard_rank
 from sodeep_fast.sorters.learned import LearnedSorter
 from sodeep_fast.synthetic import generate_batch
 from sodeep_fast.training.objective import objective
+from sodeep_fast.training.optimizers import make_optimizers
 from sodeep_fast.training.processes import (
     average_over_processes,
     check_same_step,
@@ -76,7 +77,7 @@ def train_sorter(
 
     Arguments:
         sorter: a learned sorter, such as `LSTMSorter()`; set `sorter.standardize` before.
-        steps: of Adam, in all; what a checkpoint has done of them is not done again.
+        steps: of the optimizer, in all; what a checkpoint has done of them is not done again.
         preset: "paper" or "fast"; see `make_settings`.
         until: the step to end at, of a run that is not to be finished; the schedule of the learning
             rate stays that of `steps`. Default: `steps`.
@@ -145,7 +146,7 @@ def _train(
     sorter.trainable = True
     share_statistics(sorter, device)
     copy_from_first(sorter.state_dict().values())
-    state = State(sorter, torch.optim.Adam(sorter.parameters(), settings.lr), None)
+    state = State(sorter, make_optimizers(sorter, settings), None)
     if settings.average:
         state.average = {key: value.clone() for key, value in floating_state(sorter).items()}
     if checkpoint is not None and Path(checkpoint).exists():
@@ -178,16 +179,17 @@ def _step(
     scores, ranks, targets = _batch(state.step, settings, device)
     with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
         loss, error = objective(state.sorter, scores, ranks, targets, settings.gradient_weight)
-    state.optimizer.zero_grad()
+    state.sorter.zero_grad()
     loss.backward()
     gradients = [p.grad for p in state.sorter.parameters() if p.grad is not None]
     interrupted = error.new_tensor(float(interruption.signal is not None))
     average_over_processes([*gradients, error, interrupted])
     if settings.clip:
         nn.utils.clip_grad_norm_(state.sorter.parameters(), settings.clip)
-    for group in state.optimizer.param_groups:
-        group["lr"] = settings.learning_rate(state.step)
-    state.optimizer.step()
+    for optimizer in state.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate(state.step)
+        optimizer.step()
     if state.average is not None:
         # A short memory while there is little to remember.
         decay = min(settings.average, (1 + state.step) / (10 + state.step))

@@ -9,18 +9,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from sodeep_fast._files import FilePath, import_safetensors, write_atomically
 from sodeep_fast.sorters.checkpoint import described
+from sodeep_fast.training.optimizers import kept_tensors, restore_tensors
 from sodeep_fast.training.settings import Settings, check_resumable
 
 _KEY = "sodeep_fast_training"
 """Of the JSON header among the metadata of a safetensors file."""
 
 _FORMAT = 1
-
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-"""What Adam keeps of every parameter."""
 
 
 @dataclass
@@ -32,7 +31,7 @@ class State:
     """
 
     sorter: nn.Module
-    optimizer: torch.optim.Adam
+    optimizers: list[Optimizer]
     average: dict[str, Tensor] | None
     """The averaged floating-point entries of the sorter's state dict."""
     step: int = 0
@@ -54,10 +53,7 @@ def save_state(state: State, settings: Settings, path: FilePath) -> None:
     tensors = {f"sorter.{key}": value for key, value in state.sorter.state_dict().items()}
     for key, value in (state.average or {}).items():
         tensors[f"average.{key}"] = value
-    for name, parameter in state.sorter.named_parameters():
-        moments = state.optimizer.state[parameter]
-        for key in _MOMENTS if moments else ():
-            tensors[f"adam.{key}.{name}"] = moments[key]
+    tensors.update(kept_tensors(state.optimizers, state.sorter))
     header = {
         "format": _FORMAT,
         "sorter": _identity(state.sorter),
@@ -123,14 +119,7 @@ def _fill(state: State, tensors: Mapping[str, Tensor]) -> None:
     state.sorter.load_state_dict(weights)
     for key, value in (state.average or {}).items():
         value.copy_(tensors[f"average.{key}"])
-    for name, parameter in state.sorter.named_parameters():
-        if f"adam.step.{name}" in tensors:
-            state.optimizer.state[parameter] = {
-                # Adam keeps its count of steps on the CPU.
-                key: value if key == "step" else value.to(parameter.device)
-                for key in _MOMENTS
-                for value in [tensors[f"adam.{key}.{name}"]]
-            }
+    restore_tensors(state.optimizers, state.sorter, tensors)
 
 
 def _identity(sorter: nn.Module) -> dict[str, Any]:
