@@ -1,4 +1,4 @@
-"""Average precisions from rank counts: the kernel and the plain formula that stands in for it."""
+"""Average precisions over rank counts: the kernel and the plain formula that stands in for it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,10 +9,10 @@ from torch import Tensor
 
 import sodeep_fast
 from sodeep_fast import _native
-from sodeep_fast.comparators import ByLevel, Sigmoid, Step
+from sodeep_fast.comparators import ByLevel, Comparator, Sigmoid, Step, Sup, encode
 from sodeep_fast.ops import graded_precision as module
-from sodeep_fast.ops.graded_precision import graded_precision, has_kernel
-from sodeep_fast.ops.rank_counts import RankCounts, rank_counts
+from sodeep_fast.ops.graded_precision import LONG_ROW, graded_precision, has_kernel
+from sodeep_fast.ops.rank_counts import rank_counts
 
 OPS = torch.ops.sodeep_fast
 pytestmark = pytest.mark.skipif(not _native.HAS_CPU, reason="the C++ kernels are not built")
@@ -22,6 +22,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "soft": {"soft": True},
     "by level": {"relevances": torch.tensor([0.0, 0.5, 2.0, 0.25])},
     "by row": {"relevances": torch.rand(6, 4, generator=torch.Generator().manual_seed(1))},
+}
+COMPARATORS: dict[str, Comparator] = {
+    "sigmoid": Sigmoid(0.2),
+    "sup": ByLevel(),
+    "several": ByLevel(Sup(tau=0.05), Sigmoid(0.1), Step()),
+    "nothing to differentiate": Step(),
 }
 
 
@@ -35,14 +41,18 @@ def make(items: int = 40, dtype: torch.dtype = torch.float64) -> tuple[Tensor, T
 
 
 def evaluate(
-    scores: Tensor, levels: Tensor, mask: Tensor, least: int, options: dict[str, Any]
+    scores: Tensor,
+    levels: Tensor,
+    mask: Tensor,
+    least: int = 4,
+    comparator: Comparator = COMPARATORS["sigmoid"],
+    **options: Any,
 ) -> Tensor:
     """By soft counts and, from level `least` on, exact ones."""
     options = {
         name: value.to(scores.dtype) if isinstance(value, Tensor) else value
         for name, value in options.items()
     }
-    found = rank_counts(scores, levels, comparator=Sigmoid(0.2), mask=mask, num_levels=4)
     missing = rank_counts(
         scores.detach(),
         levels,
@@ -51,27 +61,76 @@ def evaluate(
         mask=mask,
         num_levels=4,
     )
-    return graded_precision(found, levels, missing if least < 4 else None, least=least, **options)
+    options |= {"missing": missing if least < 4 else None, "least": least}
+    return graded_precision(scores, levels, comparator, mask=mask, num_levels=4, **options)
+
+
+def by_both(
+    monkeypatch: pytest.MonkeyPatch, scores: Tensor, *given: Any, **options: Any
+) -> list[tuple[Tensor, Tensor]]:
+    """Value and gradient by the kernel and by the formula; asserts that each did run."""
+    results = []
+    for kernel in (True, False):
+        assert kernel is False or has_kernel(scores)
+        monkeypatch.setattr(module, "has_kernel", lambda scores, kernel=kernel: kernel)
+        leaf = scores.clone().requires_grad_()
+        values = evaluate(leaf, *given, **options)
+        assert ("_GradedPrecision" in type(values.grad_fn).__name__) is kernel
+        weights = torch.arange(1.0, len(scores) + 1, dtype=values.dtype)
+        (grad,) = torch.autograd.grad(values, leaf, weights)
+        results.append((values, grad))
+        monkeypatch.undo()
+    return results
 
 
 @pytest.mark.parametrize("least", [1, 2, 4])
 @pytest.mark.parametrize("name", OPTIONS)
 def test_the_kernel_is_the_formula(name: str, least: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    scores, levels, mask = make()
-    results = []
-    for kernel in (True, False):
-        assert kernel is False or has_kernel(scores)
-        monkeypatch.setattr(module, "has_kernel", lambda counts, kernel=kernel: kernel)
-        leaf = scores.clone().requires_grad_()
-        values = evaluate(leaf, levels, mask, least, OPTIONS[name])
-        by_kernel = "_GradedPrecision" in type(values.grad_fn).__name__
-        assert by_kernel is kernel
-        (grad,) = torch.autograd.grad(values, leaf, torch.arange(1.0, 7).double())
-        assert values.isnan().tolist() == [False, False, False, True, False, False]
-        assert grad[3].count_nonzero() == 0
-        results.append((values, grad))
-    for one, other in zip(*results, strict=True):
+    kernel, formula = by_both(monkeypatch, *make(), least, **OPTIONS[name])
+    assert kernel[0].isnan().tolist() == [False, False, False, True, False, False]
+    assert kernel[1][3].count_nonzero() == 0
+    for one, other in zip(kernel, formula, strict=True):
         torch.testing.assert_close(one, other, equal_nan=True, rtol=1e-12, atol=1e-13)
+
+
+# Pairs and, where many items are many targets, sums, in single and double precision.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("items", [1, 40, 3000])
+@pytest.mark.parametrize("comparator", list(COMPARATORS)[:-1])
+def test_comparators_and_sizes(
+    comparator: str, items: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = make(items, dtype)
+    kernel, formula = by_both(monkeypatch, *given, comparator=COMPARATORS[comparator])
+    assert kernel[0].dtype == formula[0].dtype
+    assert kernel[1].dtype == dtype
+    close: dict[str, Any] = {}
+    if dtype == torch.float64:
+        close = {"rtol": 1e-9, "atol": 1e-12}
+    for one, other in zip(kernel, formula, strict=True):
+        torch.testing.assert_close(one, other, equal_nan=True, **close)
+
+
+def test_steps_have_no_gradient() -> None:
+    scores, levels, mask = make()
+    leaf = scores.clone().requires_grad_()
+    values = evaluate(leaf, levels, mask, comparator=Step())
+    (grad,) = torch.autograd.grad(values.nansum(), leaf)
+    assert grad.count_nonzero() == 0
+
+
+def test_a_row_that_is_not_finite_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores, levels, mask = make()
+    scores[1, 5], scores[4, 7] = torch.nan, torch.inf
+    mask[1, 5] = mask[4, 7] = True
+    kernel, formula = by_both(monkeypatch, scores, levels, mask, comparator=ByLevel())
+    for value, grad in (kernel, formula):
+        assert value.isnan().tolist() == [False, True, False, True, True, False]
+        assert grad.isnan().any(-1).tolist() == [False, True, False, False, True, False]
+    torch.testing.assert_close(kernel[1], formula[1], equal_nan=True)
+    # What is masked may be anything.
+    mask[1, 5] = mask[4, 7] = False
+    assert evaluate(scores, levels, mask).isnan().tolist() == [False] * 3 + [True] + [False] * 2
 
 
 # What is counted exactly is constant, and what `soft` leaves out must not be in the value either.
@@ -80,17 +139,27 @@ def test_derivatives(name: str, least: int) -> None:
     scores, levels, mask = (tensor[:3] for tensor in make(items=9))
 
     def call(given: Tensor) -> Tensor:
-        return evaluate(given, levels, mask, least, OPTIONS[name])
+        return evaluate(given, levels, mask, least, **OPTIONS[name])
 
     leaf = scores.clone().requires_grad_()
     assert torch.autograd.gradcheck(call, leaf)
     assert torch.autograd.gradgradcheck(call, leaf)
 
 
+def test_a_graph_that_is_kept_serves_again() -> None:
+    scores, levels, mask = make()
+    leaf = scores.clone().requires_grad_()
+    total = evaluate(leaf, levels, mask).nansum()
+    results = [torch.autograd.grad(3 * total, leaf, retain_graph=True)[0] for _ in range(3)]
+    assert results[0].count_nonzero() > 0
+    for again in results[1:]:
+        torch.testing.assert_close(again, results[0], rtol=0, atol=0)
+
+
 def test_relevances_may_want_a_gradient() -> None:
     scores, levels, mask = make()
     relevances = torch.tensor([0.0, 1.0, 2.0, 3.0], dtype=torch.float64, requires_grad=True)
-    values = evaluate(scores, levels, mask, 2, {"relevances": relevances})
+    values = evaluate(scores, levels, mask, 2, relevances=relevances)
     (grad,) = torch.autograd.grad(values.nansum(), relevances)
     assert grad.isfinite().all()
     assert grad.count_nonzero() > 0
@@ -108,73 +177,87 @@ def test_vmap_over_scores(name: str) -> None:
 
 
 def test_worked_by_hand() -> None:
-    # Two targets: of level 1, outranked by one item of level 0; of level 2, by nobody.
-    places = torch.tensor([1, 2])
-    counts = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
-    found = RankCounts(counts, torch.tensor([0, 0]), places)
-    levels = torch.tensor([[0, 1, 2]])
-    values = graded_precision(found, levels)
+    # Two targets: of level 1, outranked by one item of level 0 and one of level 2; of level 2, by
+    # nobody. The relevances are 1 and 2.
+    scores, levels = torch.tensor([[0.7, 0.6, 0.8]]), torch.tensor([[0, 1, 2]])
+    values = graded_precision(scores, levels, Step(), soft=True)
     assert values.tolist() == pytest.approx([((1 + 1) / 3 + 2) / 3])
+
+
+def operands(dtype: torch.dtype = torch.float64, comparator: Comparator | None = None) -> list[Any]:
+    """What the operator takes up to the method."""
+    scores, levels, mask = make(dtype=dtype)
+    levels[3] = 1  # opcheck takes no NaN for equal
+    compact = levels.masked_fill(~mask, 255)
+    return [scores, compact, 4, *encode(comparator or ByLevel()), "auto"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("soft", [False, True])
-def test_the_operator_holds_to_its_contract(soft: bool, dtype: torch.dtype) -> None:
-    scores, levels, mask = make(dtype=dtype)
-    levels[3] = 1  # opcheck takes no NaN for equal
-    comparator = ByLevel()
-    found = rank_counts(scores, levels, comparator=comparator, mask=mask)
-    some = rank_counts(scores, levels, comparator=Step(), targets=levels > 1, mask=mask)
-    call = OPS.graded_precision.default
-    missing = some.counts, some.rows
-    torch.library.opcheck(call, (found[0], levels, *found[1:], *missing, 2, None, 1.0, soft))
-    torch.library.opcheck(
-        call, (found[0], levels, *found[1:], None, None, 1, torch.ones(4), 1.0, soft)
-    )
+@pytest.mark.parametrize("wants_gradient", [False, True])
+def test_the_operator_holds_to_its_contract(
+    wants_gradient: bool, soft: bool, dtype: torch.dtype
+) -> None:
+    given = operands(dtype)
+    some = rank_counts(
+        given[0], given[1], comparator=Step(), targets=(given[1] > 1) & (given[1] < 4),
+        mask=given[1] < 4,
+    )  # fmt: skip
+    call, last = OPS.graded_precision.default, (1.0, soft, wants_gradient)
+    torch.library.opcheck(call, (*given, some.counts, some.rows, 2, None, *last))
+    torch.library.opcheck(call, (*given, None, None, 1, torch.ones(4), *last))
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    scores, levels, mask = make()
-    found = rank_counts(scores, levels, mask=mask)
+    given = operands()
+    some = rank_counts(given[0], given[1], targets=given[1] == 2, mask=given[1] < 4)
 
-    def call(**changed: Any) -> None:
-        given = {
-            "counts": found.counts,
-            "levels": levels,
-            "rows": found.rows,
-            "columns": found.columns,
-            "missing": None,
-            "missing_rows": None,
-            "least": 1,
-            "relevances": None,
-        }
-        OPS.graded_precision(*(given | changed).values(), 1.0, False)
+    def call(at: int | None = None, value: Any = None, *rest: Any) -> None:
+        changed = [*given[:at], value, *given[at + 1 :]] if at is not None else given
+        missing = rest or (some.counts, some.rows)
+        OPS.graded_precision(*changed, *missing, 2, None, 1.0, False, True)
 
-    call()
-    with pytest.raises(RuntimeError, match="do not fit the counts"):
-        call(columns=found.columns + 40)
-    with pytest.raises(RuntimeError, match="do not fit the counts"):
-        call(levels=levels + 4)
-    with pytest.raises(RuntimeError, match="do not fit the counts"):
-        call(missing=found.counts[1:], missing_rows=found.rows[1:])
-    with pytest.raises(RuntimeError, match="one of each for every target"):
-        call(columns=found.columns[1:])
-    with pytest.raises(RuntimeError, match="as many levels"):
-        call(missing=found.counts)
+    with pytest.raises(RuntimeError, match="targets of level >= least"):
+        call()  # those of level 3 are not there
+    with pytest.raises(RuntimeError, match="rows, in order"):
+        call(0, given[0], some.counts, some.rows + 6)
+    with pytest.raises(RuntimeError, match="rows, in order"):
+        call(0, given[0], some.counts, some.rows.flip(0))
+    with pytest.raises(RuntimeError, match="num_levels columns"):
+        call(0, given[0], some.counts[:, 1:], some.rows)
+    with pytest.raises(RuntimeError, match="num_levels columns"):
+        call(0, given[0], some.counts, some.rows[1:])
     with pytest.raises(RuntimeError, match="uint8"):
-        call(levels=levels.long())
+        call(1, given[1].long())
+    with pytest.raises(RuntimeError, match="of the size of scores"):
+        call(1, given[1][:, 1:])
+    with pytest.raises(RuntimeError, match="between 1 and 255 levels"):
+        call(2, 256)
     with pytest.raises(RuntimeError, match=r"\(L\) or \(B, L\)"):
-        call(relevances=torch.ones(3))
+        OPS.graded_precision(*given, None, None, 1, torch.ones(3), 1.0, False, True)
 
 
 def test_results_do_not_depend_on_the_number_of_threads(set_threads: Callable[[int], None]) -> None:
     scores, levels, mask = make(items=9000, dtype=torch.float32)
-    found = rank_counts(scores, levels, mask=mask)
     results = []
     for threads in (1, 2):
         set_threads(threads)
-        results.append(
-            OPS.graded_precision(found[0], levels, *found[1:], None, None, 1, None, 1.0, False)
-        )
+        leaf = scores.clone().requires_grad_()
+        values = evaluate(leaf, levels, mask, comparator=ByLevel())
+        results.append((values, *torch.autograd.grad(values.nansum(), leaf)))
     for one, two in zip(*results, strict=True):
         torch.testing.assert_close(one, two, rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_long_row_by_itself_is_divided_among_the_threads(
+    set_threads: Callable[[int], None],
+) -> None:
+    scores = torch.rand(1, LONG_ROW, generator=torch.Generator().manual_seed(0))
+    set_threads(2)
+    assert not has_kernel(scores)
+    assert has_kernel(scores[:, 1:])
+    labels = torch.arange(LONG_ROW).remainder(7).eq(0).unsqueeze(0)
+    divided = sodeep_fast.smooth_ap(scores, labels)
+    set_threads(1)
+    assert has_kernel(scores)
+    torch.testing.assert_close(sodeep_fast.smooth_ap(scores, labels), divided)

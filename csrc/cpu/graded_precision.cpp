@@ -1,5 +1,7 @@
-// Average precisions from rank counts, on the CPU: one pass over the targets, and their derivative
-// with it.
+// Average precisions over rank counts and their gradients on the CPU: the operator's boundary, and
+// threads over rows.
+
+#include "cpu/graded_precision.h"
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -9,12 +11,23 @@
 #include <atomic>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
+#include <numeric>
 #include <optional>
+#include <string>
 #include <tuple>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "boundary.h"
+#include "cpu/flush_to_zero.h"
+#include "cpu/rank_counts_options.h"
+#include "math/sigmoid_panels.h"
+
+#define SODEEP_FAST_KERNELS "cpu/graded_precision_row.h"
+#include "cpu/foreach_isa.h"
 
 namespace sodeep_fast {
 namespace {
@@ -22,153 +35,120 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// The targets of all rows, one after the other.
-template <class T>
-struct GradedTargets {
-  const T* counts;                // [targets, num_levels]
-  const uint8_t* levels;          // [rows, items]
-  const int64_t *rows, *columns;  // [targets]
-  const T* missing;               // [missing_count, num_levels]
-  const int64_t* missing_rows;
-  const T* relevances;  // [num_levels], one row's behind the other's if stride is not 0
-  int64_t targets, items, num_levels, missing_count, least, stride;
-  bool shared, soft;  // shared: among the targets of a row and level
-};
-
-// False if the indices are not what they should be.
-template <class T>
-bool graded_precision_row(const GradedTargets<T>& all, int64_t row, T* values, T* slopes) {
-  const int64_t L = all.num_levels;
-  const auto first_of = [row](const int64_t* rows, int64_t count) {
-    return std::lower_bound(rows, rows + count, row) - rows;
-  };
-  const int64_t begin = first_of(all.rows, all.targets);
-  const uint8_t* levels = all.levels + row * all.items;
-  int64_t end = begin, number[256];
-  std::fill(number, number + L, 0);
-  for (; end < all.targets && all.rows[end] == row; ++end) {
-    const int64_t column = all.columns[end];
-    if (column < 0 || column >= all.items || levels[column] >= L) return false;
-    ++number[levels[column]];
-  }
-
-  T relevance[256];
-  double most = 0;
-  for (int64_t l = 0; l < L; ++l) {
-    relevance[l] = all.relevances[row * all.stride + l];
-    if (all.shared) relevance[l] /= static_cast<T>(std::max<int64_t>(number[l], 1));
-    most += static_cast<double>(number[l]) * static_cast<double>(relevance[l]);
-  }
-  const T share = most == 0 ? T(0) : static_cast<T>(1 / most);
-  int64_t missing = first_of(all.missing_rows, all.missing_count);
-  double found = 0;
-  for (int64_t t = begin; t < end; ++t) {
-    const int64_t level = levels[all.columns[t]];
-    const T *counts = all.counts + t * L, *outranking = counts, own = relevance[level];
-    if (level >= all.least) {
-      if (missing >= all.missing_count || all.missing_rows[missing] != row) return false;
-      outranking = all.missing + missing++ * L;
-    }
-    T rank = 1, gain = own;
-    for (int64_t l = 0; l < L; ++l) {
-      rank += counts[l];
-      gain += outranking[l] * std::min(own, relevance[l]);
-    }
-    const T per_rank = 1 / rank, precision = gain * per_rank, slope = -precision * per_rank * share;
-    found += static_cast<double>(precision);
-    if (!all.soft) {
-      slopes[t] = slope;
-      continue;
-    }
-    const T per_gain = outranking == counts ? share * per_rank : T(0);
-    for (int64_t l = 0; l < L; ++l)
-      slopes[t * L + l] = slope + std::min(own, relevance[l]) * per_gain;
-  }
-  values[row] = most == 0 ? std::numeric_limits<T>::quiet_NaN() : static_cast<T>(found / most);
-  return true;
-}
-
 struct GradedCall {
-  Tensor counts, levels, rows, columns;
+  Tensor scores, levels;
+  int64_t num_levels;
+  Comparators comparators;
+  CountsMethod method;
   std::optional<Tensor> missing, missing_rows;
   int64_t least;
   std::optional<Tensor> relevances;
   double alpha;
-  bool soft;
+  bool soft, wants_gradient;
 };
 
 template <class T>
 std::tuple<Tensor, Tensor> run(const GradedCall& call) {
-  const auto contiguous = [](const Tensor& tensor) { return torch::stable::contiguous(tensor); };
-  const ScalarType type = compute_type(call.counts);
-  const Tensor counts = dense(call.counts, type), levels = contiguous(call.levels),
-               rows = contiguous(call.rows), columns = contiguous(call.columns);
+  const ScalarType type = compute_type(call.scores);
+  const Tensor scores = dense(call.scores, type), levels = torch::stable::contiguous(call.levels);
   const Tensor missing = call.missing ? dense(*call.missing, type) : Tensor();
-  const Tensor missing_rows = call.missing ? contiguous(*call.missing_rows) : Tensor();
+  const Tensor missing_rows =
+      call.missing ? torch::stable::contiguous(*call.missing_rows) : Tensor();
   const Tensor relevances = call.relevances ? dense(*call.relevances, type) : Tensor();
   const auto numbers = [](const Tensor& tensor) {
     return static_cast<const T*>(tensor.const_data_ptr());
   };
-  const auto indices = [](const Tensor& tensor) {
-    return static_cast<const int64_t*>(tensor.const_data_ptr());
-  };
-  const int64_t queries = levels.size(0), targets = counts.size(0), L = counts.size(1);
+  const int64_t queries = scores.size(0), items = scores.size(1), L = call.num_levels;
   std::vector<T> powers(L);
   for (int64_t l = 0; l < L; ++l)
     powers[l] = static_cast<T>(std::pow(static_cast<double>(l), call.alpha));
-  const GradedTargets<T> all{numbers(counts),
-                             static_cast<const uint8_t*>(levels.const_data_ptr()),
-                             indices(rows),
-                             indices(columns),
-                             call.missing ? numbers(missing) : nullptr,
-                             call.missing ? indices(missing_rows) : nullptr,
-                             call.relevances ? numbers(relevances) : powers.data(),
-                             targets,
-                             levels.size(1),
-                             L,
-                             call.missing ? missing.size(0) : 0,
-                             call.missing ? call.least : L,
-                             call.relevances && relevances.dim() == 2 ? L : 0,
-                             !call.relevances,
-                             call.soft};
-  Tensor values = torch::stable::new_empty(counts, {queries});
-  Tensor slopes = torch::stable::new_empty(counts, {targets, call.soft ? L : 1});
+  const bool by_row = call.relevances && relevances.dim() == 2;
+  const auto comparators = for_derivative<T>(call.comparators, call.method, 0),
+             slopes = for_derivative<T>(call.comparators, call.method, 1);
+  Tensor values = torch::stable::new_empty(scores, {queries});
+  Tensor gradient = torch::stable::new_empty(scores, {call.wants_gradient ? queries : 0, items});
   auto* value = static_cast<T*>(values.mutable_data_ptr());
-  auto* slope = static_cast<T*>(slopes.mutable_data_ptr());
-  constexpr int64_t kTargetsPerTask = 1 << 13;
-  const int64_t grain = kTargetsPerTask * queries / std::max<int64_t>(targets, 1);
+  auto* to = static_cast<T*>(gradient.mutable_data_ptr());
+
+  const auto* rows =
+      call.missing ? static_cast<const int64_t*>(missing_rows.const_data_ptr()) : nullptr;
+  const int64_t missing_count = call.missing ? missing.size(0) : 0;
+  STD_TORCH_CHECK(std::is_sorted(rows, rows + missing_count) &&
+                      (missing_count == 0 || (rows[0] >= 0 && rows[missing_count - 1] < queries)),
+                  "missing_rows must be rows, in order");
+  const auto first_missing = [=](int64_t r) {
+    return std::lower_bound(rows, rows + missing_count, r) - rows;
+  };
+  const auto kernel =
+      pick_isa<GradedKernel<T>>(baseline::graded_precision_row<T>, avx2::graded_precision_row<T>,
+                                avx512::graded_precision_row<T>);
+  constexpr int64_t kItemsPerTask = 1 << 13;
   std::atomic<bool> valid{true};
-  torch::stable::parallel_for(0, queries, std::max<int64_t>(1, grain),
-                              [&](int64_t begin, int64_t end) {
-                                for (int64_t r = begin; r < end; ++r)
-                                  if (!graded_precision_row(all, r, value, slope)) valid = false;
-                              });
-  STD_TORCH_CHECK(valid, "levels, columns or missing_rows do not fit the counts");
-  return {values, slopes};
+  const auto work = [&](int64_t begin, int64_t end) {
+    thread_local GradedScratch<T> scratch;
+    for (int64_t r = begin; r < end; ++r) {
+      const int64_t first = first_missing(r);
+      const GradedRow<T> row{
+          numbers(scores) + r * items,
+          static_cast<const uint8_t*>(levels.const_data_ptr()) + r * items,
+          items,
+          L,
+          comparators.data(),
+          slopes.data(),
+          call.method,
+          call.missing ? call.least : L,
+          call.missing ? numbers(missing) + first * L : nullptr,
+          first_missing(r + 1) - first,
+          call.relevances ? numbers(relevances) + (by_row ? r * L : 0) : powers.data(),
+          !call.relevances,
+          call.soft,
+          value + r,
+          call.wants_gradient ? to + r * items : nullptr,
+      };
+      if (!kernel(row, scratch)) valid = false;
+    }
+    scratch.trim();
+  };
+  const int64_t grain = std::max<int64_t>(1, kItemsPerTask / std::max<int64_t>(items, 1));
+  torch::stable::parallel_for(0, queries, grain, work);
+  STD_TORCH_CHECK(valid, "missing must be of the targets of level >= least");
+  return {values, gradient};
 }
 
-std::tuple<Tensor, Tensor> graded_precision(Tensor counts, Tensor levels, Tensor rows,
-                                            Tensor columns, std::optional<Tensor> missing,
+std::tuple<Tensor, Tensor> graded_precision(Tensor scores, Tensor levels, int64_t num_levels,
+                                            std::vector<int64_t> kinds,
+                                            std::vector<double> parameters, std::string method,
+                                            std::optional<Tensor> missing,
                                             std::optional<Tensor> missing_rows, int64_t least,
                                             std::optional<Tensor> relevances, double alpha,
-                                            bool soft) {
-  STD_TORCH_CHECK(counts.dim() == 2 && counts.size(1) <= 255, "counts must be (T, L), L up to 255");
-  STD_TORCH_CHECK(levels.dim() == 2 && levels.scalar_type() == ScalarType::Byte,
-                  "levels must be a uint8 matrix");
-  const auto is_index = [](const Tensor& tensor, int64_t size) {
-    return tensor.scalar_type() == ScalarType::Long && tensor.numel() == size;
-  };
-  STD_TORCH_CHECK(is_index(rows, counts.size(0)) && is_index(columns, counts.size(0)),
-                  "rows and columns must be int64, one of each for every target");
-  STD_TORCH_CHECK(!missing || (missing->dim() == 2 && missing->size(1) == counts.size(1) &&
-                               missing_rows && is_index(*missing_rows, missing->size(0))),
-                  "missing must be of as many levels as counts, with a row for each");
+                                            bool soft, bool wants_gradient) {
+  STD_TORCH_CHECK(scores.dim() == 2 && scores.size(1) < std::numeric_limits<int32_t>::max() / 2,
+                  "scores must be a matrix, with rows of at most 2^30 items");
+  STD_TORCH_CHECK(levels.dim() == 2 && levels.scalar_type() == ScalarType::Byte &&
+                      levels.size(0) == scores.size(0) && levels.size(1) == scores.size(1),
+                  "levels must be a uint8 matrix of the size of scores");
+  STD_TORCH_CHECK(num_levels >= 1 && num_levels <= 255, "between 1 and 255 levels, got ",
+                  num_levels);
+  STD_TORCH_CHECK(!missing || (missing->dim() == 2 && missing->size(1) == num_levels &&
+                               missing_rows && missing_rows->scalar_type() == ScalarType::Long &&
+                               missing_rows->numel() == missing->size(0)),
+                  "missing must have num_levels columns, and missing_rows a row for each of it");
   STD_TORCH_CHECK(!relevances || relevances->numel() ==
-                                     (relevances->dim() == 1 ? 1 : levels.size(0)) * counts.size(1),
+                                     (relevances->dim() == 1 ? 1 : scores.size(0)) * num_levels,
                   "relevances must be (L) or (B, L)");
-  const GradedCall call{counts,       levels, rows,       columns, missing,
-                        missing_rows, least,  relevances, alpha,   soft};
-  return compute_type(counts) == ScalarType::Double ? run<double>(call) : run<float>(call);
+  const GradedCall call{scores,
+                        levels,
+                        num_levels,
+                        parse_comparators(kinds, parameters),
+                        parse_method(method),
+                        missing,
+                        missing_rows,
+                        least,
+                        relevances,
+                        alpha,
+                        soft,
+                        wants_gradient};
+  return compute_type(scores) == ScalarType::Double ? run<double>(call) : run<float>(call);
 }
 
 }  // namespace

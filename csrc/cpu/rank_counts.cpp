@@ -5,7 +5,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
-#include <array>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -18,6 +18,7 @@
 
 #include "boundary.h"
 #include "cpu/flush_to_zero.h"
+#include "cpu/rank_counts_options.h"
 #include "math/sigmoid_panels.h"
 
 #define SODEEP_FAST_KERNELS "cpu/rank_counts_row.h"
@@ -28,41 +29,6 @@ namespace {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-using Comparators = std::array<Comparator, 3>;
-
-CountsMethod parse_method(const std::string& method) {
-  if (method == "direct") return CountsMethod::kDirect;
-  if (method == "linear") return CountsMethod::kLinear;
-  STD_TORCH_CHECK(method == "auto", "method must be auto, direct or linear, got ", method);
-  return CountsMethod::kAuto;
-}
-
-Comparators parse_comparators(const std::vector<int64_t>& kinds,
-                              const std::vector<double>& parameters) {
-  constexpr size_t kParameters = 5;
-  STD_TORCH_CHECK(kinds.size() == 3 && parameters.size() == 3 * kParameters,
-                  "three comparators of five parameters, got ", kinds.size(), " and ",
-                  parameters.size(), " parameters");
-  Comparators comparators{};
-  for (size_t c = 0; c < 3; ++c) {
-    const double* p = parameters.data() + c * kParameters;
-    switch (kinds[c]) {
-      case 0:
-        comparators[c] = {Comparison::kSigmoid, p[0], 0, 0, 0, 0, 0, 0, 0, 0, {}};
-        break;
-      case 1:
-        comparators[c] = {Comparison::kSup, p[0], p[1], p[2], p[3], p[4], 0, 0, 0, 0, {}};
-        break;
-      case 2:
-        comparators[c] = {Comparison::kStep, 1, 0, 0, 0, 0, p[0], 0, 0, 0, {}};
-        break;
-      default:
-        STD_TORCH_CHECK(kinds[c] == 3, "unknown kind of comparator ", kinds[c]);
-        comparators[c] = {Comparison::kRamp, 1, 0, 0, 0, 0, 0, p[0], p[1], p[2], {}};
-    }
-  }
-  return comparators;
-}
 
 // Everything but the floating-point tensors.
 struct Call {
@@ -71,6 +37,18 @@ struct Call {
   Comparators comparators;
   CountsMethod method;
 };
+
+void check_columns(const Tensor& columns, int64_t items) {
+  const auto* column = static_cast<const int64_t*>(columns.const_data_ptr());
+  std::atomic<bool> valid{true};
+  constexpr int64_t kPerTask = 1 << 15;
+  torch::stable::parallel_for(0, columns.numel(), kPerTask, [&](int64_t begin, int64_t end) {
+    bool inside = true;
+    for (int64_t k = begin; k < end; ++k) inside &= column[k] >= 0 && column[k] < items;
+    if (!inside) valid = false;
+  });
+  STD_TORCH_CHECK(valid, "columns must be between 0 and the number of items");
+}
 
 Call make_call(const Tensor& scores, const Tensor& levels, const Tensor& columns,
                const Tensor& offsets, int64_t num_levels, const std::vector<int64_t>& kinds,
@@ -90,13 +68,10 @@ Call make_call(const Tensor& scores, const Tensor& levels, const Tensor& columns
             parse_comparators(kinds, parameters), parse_method(method)};
 
   const auto* offset = static_cast<const int64_t*>(call.offsets.const_data_ptr());
-  const auto* column = static_cast<const int64_t*>(call.columns.const_data_ptr());
   STD_TORCH_CHECK(offset[0] == 0 && offset[rows] == columns.numel() &&
                       std::is_sorted(offset, offset + rows + 1),
                   "offsets must rise from 0 to the number of targets");
-  STD_TORCH_CHECK(
-      std::all_of(column, column + columns.numel(), [&](int64_t k) { return k >= 0 && k < items; }),
-      "columns must be between 0 and the number of items");
+  check_columns(call.columns, items);
   return call;
 }
 
@@ -105,12 +80,14 @@ class Run {
  public:
   Run(const Tensor* grad, const Tensor* tangent, const Tensor& scores, const Call& call)
       : call_(call),
-        comparators_(call.comparators),
+        comparators_(for_derivative<T>(call.comparators, call.method, derivative_of(pass))),
         rows_(scores.size(0)),
         items_(scores.size(1)),
         width_(to_items(pass) ? 1 : call.num_levels),
         scores_(dense(scores, compute_type(scores))),
-        grad_(grad ? dense(*grad, compute_type(scores)) : Tensor()),
+        is_shared_(grad && grad->dim() == 2 && grad->stride(1) == 0),
+        grad_(grad ? dense(is_shared_ ? first_level(*grad) : *grad, compute_type(scores))
+                   : Tensor()),
         tangent_(tangent ? dense(*tangent, compute_type(scores)) : Tensor()),
         offsets_(static_cast<const int64_t*>(call.offsets.const_data_ptr())) {
     const int64_t total = call.columns.numel();
@@ -118,9 +95,6 @@ class Run {
     STD_TORCH_CHECK(!tangent || tangent->numel() == rows_ * items_, "tangent of another size");
     out_ = to_items(pass) ? torch::stable::empty_like(scores_)
                           : torch::stable::new_empty(scores_, {total, call.num_levels});
-    for (Comparator& c : comparators_)
-      if (c.kind == Comparison::kSup && call.method != CountsMethod::kDirect)
-        c.beyond = saturating_sigmoid<T>(c.delta / c.tau, derivative_of(pass));
   }
 
   Tensor operator()() {
@@ -142,6 +116,8 @@ class Run {
   }
 
  private:
+  static Tensor first_level(Tensor grad) { return torch::stable::narrow(grad, 1, 0, 1); }
+
   int64_t targets_of(int64_t r) const { return offsets_[r + 1] - offsets_[r]; }
 
   // Where rows are few and long, the threads share the items of each.
@@ -169,7 +145,9 @@ class Run {
     if (has_tangent(pass))
       row.tangent = static_cast<const T*>(tangent_.const_data_ptr()) + r * items_;
     if (to_items(pass)) {
-      row.grad = static_cast<const T*>(grad_.const_data_ptr()) + offsets_[r] * call_.num_levels;
+      row.grad_strides[0] = is_shared_ ? 1 : call_.num_levels;
+      row.grad_strides[1] = is_shared_ ? 0 : 1;
+      row.grad = static_cast<const T*>(grad_.const_data_ptr()) + offsets_[r] * row.grad_strides[0];
       row.gradient = out() + r * items_;
     }
     return row;
@@ -227,7 +205,9 @@ class Run {
   const Call& call_;
   Comparators comparators_;
   int64_t rows_, items_, width_;
-  Tensor scores_, grad_, tangent_, out_;
+  Tensor scores_;
+  bool is_shared_;  // the gradient, one number for all levels of a target
+  Tensor grad_, tangent_, out_;
   const int64_t* offsets_;
 };
 

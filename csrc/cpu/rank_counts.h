@@ -73,19 +73,24 @@ struct RankCountsRow {
   const uint8_t* levels;          // of the row; items of num_levels or more take no part
   const int64_t* targets;         // [num_targets] which items
   const T* grad;                  // [num_targets, num_levels] g, or null
+  int64_t grad_strides[2];        // its strides
   const Comparator* comparators;  // [3] for k of a lower, the same and a higher level than i
   int64_t begin, end;             // the items
   int64_t num_targets, num_levels;
   CountsMethod method;
   double* sums;  // [num_targets, num_levels], or [num_targets] what backward takes from a target
   T* gradient;   // of the row, or null
+
+  T grad_of(int64_t t, int64_t l) const {
+    return grad[t * grad_strides[0] + l * grad_strides[1]];
+  }
 };
 
 // Scratch of one thread.
 template <class T>
 struct RankCountsScratch {
   Buffer<T> grouped, split, chosen, compared;
-  Buffer<uint32_t> place, slots, chosen_slots, cuts;
+  Buffer<uint32_t> place, slots, chosen_slots, cuts, ahead;
   Buffer<uint8_t> classes, target_levels;
   Buffer<int64_t> order;
   Buffer<Panel> runs;
@@ -94,8 +99,8 @@ struct RankCountsScratch {
 
   void trim() {
     grouped.trim(), split.trim(), chosen.trim(), compared.trim();
-    place.trim(), slots.trim(), chosen_slots.trim(), cuts.trim(), classes.trim(),
-        target_levels.trim(), order.trim(), runs.trim();
+    place.trim(), slots.trim(), chosen_slots.trim(), cuts.trim(), ahead.trim(),
+        classes.trim(), target_levels.trim(), order.trim(), runs.trim();
     sums.trim(), moments.trim(), beyond.trim(), ordered.trim();
   }
 };

@@ -201,13 +201,26 @@ void count_few(const RankCountsRow<T>& row, const GroupedRow<T>& grouped, double
   }
 }
 
-// What the plan does not leave to sums.
-template <class T, CountsPass pass>
-void rank_counts_direct(const RankCountsRow<T>& row, const GroupedRow<T>& grouped,
-                        const CountsPlan& plan) {
-  const int64_t L = row.num_levels;
+// Takes the exponentials for a temperature, and returns it, or 0.
+template <class T>
+double factor_row(const RankCountsRow<T>& row, const GroupedRow<T>& grouped,
+                  const CountsPlan& plan) {
   // Where most goes through sums, too few pairs are left to be worth an exponential for each item.
   const double factored = plan.any ? 0 : factored_temperature(row, grouped.range());
+  if (factored != 0)
+    centred_exponentials<T>(grouped.scores, grouped.size, grouped.centre(), 1 / factored,
+                            grouped.exponentials);
+  if (factored != 0 && grouped.staying >= 0)
+    centred_exponentials<T>(row.scores + row.begin, row.end - row.begin, grouped.centre(),
+                            1 / factored, grouped.row_exponentials);
+  return factored;
+}
+
+// What the plan does not leave to sums; `factored` is of factor_row.
+template <class T, CountsPass pass>
+void rank_counts_direct(const RankCountsRow<T>& row, const GroupedRow<T>& grouped,
+                        const CountsPlan& plan, double factored) {
+  const int64_t L = row.num_levels;
   bool is_left[3][256];  // by relation of the levels
   for (int which = 0; which < 3; ++which) {
     const bool has_any = row.comparators[which].has_derivative(derivative_of(pass));
@@ -215,12 +228,6 @@ void rank_counts_direct(const RankCountsRow<T>& row, const GroupedRow<T>& groupe
     for (int64_t l = 0; l < L; ++l)
       is_left[which][l] = has_any && grouped.count[l] > 0 && !(plan.any && by_sums[l]);
   }
-  if (factored != 0)
-    centred_exponentials<T>(grouped.scores, grouped.size, grouped.centre(), 1 / factored,
-                            grouped.exponentials);
-  if (factored != 0 && grouped.staying >= 0)
-    centred_exponentials<T>(row.scores + row.begin, row.end - row.begin, grouped.centre(),
-                            1 / factored, grouped.row_exponentials);
 
   for (int64_t level = 0; level < L; ++level) {
     bool has_any = false;
@@ -255,7 +262,7 @@ void rank_counts_direct(const RankCountsRow<T>& row, const GroupedRow<T>& groupe
         bool wanted = !to_items(pass);
         if constexpr (to_items(pass))
           for (int i = 0; i < size; ++i) {
-            weights[i] = static_cast<T>(scale * row.grad[grouped.order[t + i] * L + l]);
+            weights[i] = static_cast<T>(scale * row.grad_of(grouped.order[t + i], l));
             wanted |= weights[i] != 0;
           }
         if (!wanted) continue;

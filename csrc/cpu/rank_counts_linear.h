@@ -1,8 +1,8 @@
 // The counts of a row, or a derivative, without visiting the pairs: its items and targets are put
 // in order together, and each level's items meet the targets through panels (the sigmoid) and
 // running sums (what lies beyond a threshold). Backward takes the same sums the other way round,
-// with the targets' gradients as weights. Included once for each instruction set, hence no include
-// guard.
+// with the targets' gradients as weights. Several passes may follow on one order. Included once for
+// each instruction set, hence no include guard.
 
 #include "cpu/rank_counts_order.h"
 #include "cpu/rank_counts_sums.h"
@@ -18,17 +18,19 @@ struct ChosenTargets {
   int64_t count;
 };
 
-template <class T, CountsPass pass>
+template <class T>
 class LinearRow {
  public:
-  LinearRow(const RankCountsRow<T>& row, const GroupedRow<T>& grouped,
+  // The row may have other comparators, sums and gradients from pass to pass, nothing else.
+  LinearRow(const RankCountsRow<T>& row, const GroupedRow<T>& grouped, const OrderNeeds& needs,
             RankCountsScratch<T>& scratch)
       : row_(row),
         grouped_(grouped),
         scratch_(scratch),
-        split_(split_order<T, pass>(row, grouped, scratch)),
+        split_(split_order<T>(row, grouped, needs, scratch)),
         targets_(grouped.first[row.num_levels]),
-        first_target_(split_.begin[row.num_levels]) {
+        first_target_(split_.begin[row.num_levels]),
+        cuts_(split_, targets_, scratch.cuts.reserve(TargetCuts<T>::size(targets_))) {
     const int64_t stride = targets_ + 16;
     T* memory = scratch.chosen.reserve(4 * stride);
     uint32_t* numbers = scratch.chosen_slots.reserve(3 * stride + split_.entries + 1);
@@ -49,35 +51,38 @@ class LinearRow {
     }
     runs_ = scratch.runs.reserve(2 * (split_.entries + 1));
   }
+  LinearRow(const LinearRow&) = delete;
+  LinearRow& operator=(const LinearRow&) = delete;
 
   // What the plan leaves to sums.
+  template <CountsPass pass>
   void run(const CountsPlan& plan) {
-    double panels_of = 0;
+    constexpr int kDerivative = derivative_of(pass);
     for (int which = 0; which < 3; ++which) {
       const Comparator& comparator = row_.comparators[which];
       bool used[3];
       for (int other = 0; other < 3; ++other) used[other] = row_.comparators[other] == comparator;
       const bool is_first = first_alike(row_.comparators, which) == which;
       const bool* by_sums = plan.by_sums[which];
-      if (!is_first || std::none_of(by_sums, by_sums + row_.num_levels, [](bool by) { return by; }))
+      if (!is_first || !comparator.has_derivative(kDerivative) ||
+          std::none_of(by_sums, by_sums + row_.num_levels, [](bool by) { return by; }))
         continue;
-      if (comparator.has_sigmoid() && comparator.tau != panels_of) {
-        panels_of = comparator.tau;
-        if (OrderNeeds<pass>(row_.comparators).sorted)
-          cut_panels(split_.entries, 1 / panels_of, split_.together);
+      if (split_.sorted && comparator.has_sigmoid() && comparator.tau != panels_of_) {
+        panels_of_ = comparator.tau;
+        cut_panels(split_.entries, 1 / panels_of_, split_.together);
       }
-      ComparedSums<T, kDerivative, kChannels> compared(comparator, split_, counted_, targets_,
-                                                       scratch_);
+      Compared<pass> compared(comparator, split_, cuts_, counted_, scratch_);
       for (int64_t l = 0; l < row_.num_levels; ++l)
-        if (by_sums[l] && choose(l, used)) add_level(l, comparator, compared);
+        if (by_sums[l] && choose<pass>(l, used)) add_level<pass>(l, comparator, compared);
     }
   }
 
  private:
-  static constexpr int kDerivative = derivative_of(pass);
-  static constexpr int kChannels = has_tangent(pass) ? 2 : 1;
+  template <CountsPass pass>
+  using Compared = ComparedSums<T, derivative_of(pass), has_tangent(pass) ? 2 : 1>;
 
   // False if there are none.
+  template <CountsPass pass>
   bool choose(int64_t l, const bool (&used)[3]) {
     ChosenTargets<T>& to = chosen_;
     to.count = 0;
@@ -89,7 +94,7 @@ class LinearRow {
       to.before[k] = static_cast<uint32_t>(to.count);
       if constexpr (has_tangent(pass)) to.tangent[to.count] = split_.tangent[first_target_ + k];
       if constexpr (to_items(pass)) {
-        const T weight = row_.grad[target_[k] * row_.num_levels + l];
+        const T weight = row_.grad_of(target_[k], l);
         to.weight[to.count] = weight;
         if constexpr (has_tangent(pass)) to.weighted[to.count] = weight * to.tangent[to.count];
         is_chosen &= weight != 0;
@@ -109,8 +114,8 @@ class LinearRow {
     counted_[split_.entries] = count;
   }
 
-  void add_level(int64_t l, const Comparator& comparator,
-                 ComparedSums<T, kDerivative, kChannels>& compared) {
+  template <CountsPass pass>
+  void add_level(int64_t l, const Comparator& comparator, Compared<pass>& compared) {
     const double scale = derivative_scale<pass>(comparator);
     const int64_t from = split_.begin[l], L = row_.num_levels;
     const T* tangent = has_tangent(pass) ? split_.tangent + from : nullptr;
@@ -156,6 +161,8 @@ class LinearRow {
   RankCountsScratch<T>& scratch_;
   SplitOrder<T> split_;
   int64_t targets_, first_target_;
+  TargetCuts<T> cuts_;
+  double panels_of_ = 0;  // the temperature whose panels a sorted row is cut into
   ChosenTargets<T> chosen_;
   uint32_t* target_;       // [targets] in order, as the caller numbers them
   uint32_t* counted_;      // [entries + 1] items of a level before each place in the order

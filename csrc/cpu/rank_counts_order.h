@@ -13,6 +13,7 @@ struct SplitOrder {
   T *scores, *tangent;  // [size]
   uint32_t* slot;       // [size] place in the grouped row
   int64_t begin[257];   // of the items of each level, and of the targets
+  bool sorted;          // or in the order of their panels alone
   int64_t size;         // items and targets
   OrderedRow<T> together;
   int64_t entries;           // of `together`
@@ -74,15 +75,14 @@ void first_above(const SplitOrder<T>& split, int64_t targets, uint32_t* level, u
 }
 
 // What of a row's comparators decides how it is ordered.
-template <CountsPass pass>
 struct OrderNeeds {
   bool sorted = false;
   double steepest = 0;  // the largest 1 / tau; 0 where no panels are needed
 
-  explicit OrderNeeds(const Comparator* comparators) {
+  OrderNeeds(const Comparator* comparators, int derivative) {
     double gentlest = std::numeric_limits<double>::infinity();
     for (int c = 0; c < 3; ++c) {
-      if (!comparators[c].has_derivative(derivative_of(pass))) continue;
+      if (!comparators[c].has_derivative(derivative)) continue;
       sorted |= comparators[c].kind != Comparison::kSigmoid;
       if (!comparators[c].has_sigmoid()) continue;
       steepest = std::max(steepest, 1 / comparators[c].tau);
@@ -92,9 +92,9 @@ struct OrderNeeds {
   }
 };
 
-template <class T, CountsPass pass>
+template <class T>
 SplitOrder<T> split_order(const RankCountsRow<T>& row, const GroupedRow<T>& grouped,
-                          RankCountsScratch<T>& scratch) {
+                          const OrderNeeds& needs, RankCountsScratch<T>& scratch) {
   constexpr uint32_t kNone = std::numeric_limits<uint32_t>::max();
   const int64_t L = row.num_levels, targets = grouped.first[L];
   SplitOrder<T> split{};
@@ -137,7 +137,7 @@ SplitOrder<T> split_order(const RankCountsRow<T>& row, const GroupedRow<T>& grou
   }
   split.entries = n;
 
-  const OrderNeeds<pass> needs(row.comparators);
+  split.sorted = needs.sorted;
   const double range = needs.steepest * grouped.range();
   split.together = reserve_order<T>(n, range, scratch.ordered);
   if (needs.sorted)
@@ -170,7 +170,7 @@ SplitOrder<T> split_order(const RankCountsRow<T>& row, const GroupedRow<T>& grou
     to.targets_before[n] = target;
   };
   place(split);
-  if constexpr (has_tangent(pass)) {
+  if (row.tangent != nullptr) {
     // Shifting v by a constant changes nothing but the rounding: the sums take differences.
     T lo, hi;
     const bool finite = find_range(grouped.tangent, grouped.size, lo, hi);

@@ -19,6 +19,8 @@ bool has_panels(const Comparator* comparators) {
 template <class T, CountsPass pass>
 class CountsCosts {
  public:
+  static constexpr int kDerivative = derivative_of(pass);
+
   CountsCosts(const RankCountsRow<T>& row, const GroupedRow<T>& grouped)
       : row_(row),
         grouped_(grouped),
@@ -27,7 +29,7 @@ class CountsCosts {
 
   // Of ordering a row, and of the exponentials of one that is not ordered.
   double order() const {
-    const bool sorted = OrderNeeds<pass>(row_.comparators).sorted;
+    const bool sorted = OrderNeeds(row_.comparators, kDerivative).sorted;
     return 1500 + entries_ * (sorted ? (kSingle ? 10 : 14) : (kSingle ? 3.5 : 5));
   }
   double exponentials() const { return entries_; }
@@ -58,7 +60,7 @@ class CountsCosts {
   }
 
  private:
-  static constexpr bool kSingle = sizeof(T) == 4, kValue = derivative_of(pass) == 0;
+  static constexpr bool kSingle = sizeof(T) == 4, kValue = kDerivative == 0;
   static constexpr double kNarrower = 64.0 / SODEEP_FAST_VECTOR_BYTES;
 
   const RankCountsRow<T>& row_;
@@ -66,13 +68,14 @@ class CountsCosts {
   double entries_, factored_;
 };
 
-template <class T, CountsPass pass>
+// For several passes over one order.
+template <class T, CountsPass... passes>
 CountsPlan make_plan(const RankCountsRow<T>& row, const GroupedRow<T>& grouped) {
   CountsPlan plan;
   if (row.method == CountsMethod::kDirect || !has_panels<T>(row.comparators)) return plan;
   const bool all = row.method == CountsMethod::kLinear;
-  const CountsCosts<T, pass> costs(row, grouped);
-  double direct = costs.exponentials(), ordered = costs.order();
+  const auto costs = std::make_tuple(CountsCosts<T, passes>(row, grouped)...);
+  double direct = std::get<0>(costs).exponentials(), ordered = std::get<0>(costs).order();
   for (int64_t l = 0; l < row.num_levels; ++l) {
     const int64_t* first = grouped.first;
     // Targets of a higher, the same and a lower level, which meet comparators 0, 1 and 2.
@@ -86,11 +89,16 @@ CountsPlan make_plan(const RankCountsRow<T>& row, const GroupedRow<T>& grouped) 
         count += first_alike(row.comparators, other) == which ? by_relation[other] : 0;
       const auto targets = static_cast<double>(count);
       const double pairs = items * targets;
-      if (pairs == 0 || !comparator.has_derivative(derivative_of(pass))) continue;
-      const double apart = pairs * costs.pair(comparator, false);
-      const double summed = costs.sums(comparator, items, targets);
+      double apart = 0, summed = 0;
+      const auto add = [&](const auto& of_pass) {
+        if (!comparator.has_derivative(of_pass.kDerivative)) return;
+        apart += pairs * of_pass.pair(comparator, false);
+        summed += of_pass.sums(comparator, items, targets);
+        direct += pairs * of_pass.pair(comparator, true);
+      };
+      if (pairs > 0) std::apply([&](const auto&... of_pass) { (add(of_pass), ...); }, costs);
+      if (apart == 0) continue;
       plan.by_sums[which][l] = all || summed < apart;
-      direct += pairs * costs.pair(comparator, true);
       ordered += std::min(summed, apart);
     }
   }

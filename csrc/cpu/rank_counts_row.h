@@ -8,6 +8,24 @@
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
+// Whether no comparator can tell a difference below the normal numbers from none.
+template <class T>
+bool may_flush(const Comparator* comparators) {
+  return std::all_of(comparators, comparators + 3, [](const Comparator& c) {
+    return !c.has_sigmoid() || is_flat_near_zero<T>(1 / c.tau);
+  });
+}
+
+// Brings the gradient of the items that were grouped to where they are in the row.
+template <class T>
+void scatter_gradient(const RankCountsRow<T>& row, const GroupedRow<T>& grouped,
+                      const uint32_t* places) {
+  for_each_run(row.levels + row.begin, row.end - row.begin, [&](int64_t k, auto n, int level) {
+    if (level != grouped.staying)
+      std::copy_n(grouped.gradient + places[k], n(), row.gradient + row.begin + k);
+  });
+}
+
 template <class T, CountsPass pass>
 bool rank_counts_row(const RankCountsRow<T>& row, RankCountsScratch<T>& scratch) {
   GroupedRow<T> grouped;
@@ -25,16 +43,11 @@ bool rank_counts_row(const RankCountsRow<T>& row, RankCountsScratch<T>& scratch)
   grouped.staying = plan.any ? -1 : staying_level(row, grouped);
   uint32_t* places = scratch.place.reserve(row.end - row.begin);
   group_row<T, pass>(row, scratch, places, grouped);
-  const FlushToZero flush(std::all_of(
-      row.comparators, row.comparators + 3,
-      [](const Comparator& c) { return !c.has_sigmoid() || is_flat_near_zero<T>(1 / c.tau); }));
-  rank_counts_direct<T, pass>(row, grouped, plan);
-  if (plan.any) LinearRow<T, pass>(row, grouped, scratch).run(plan);
-  if constexpr (to_items(pass))
-    for_each_run(row.levels + row.begin, row.end - row.begin, [&](int64_t k, auto n, int level) {
-      if (level != grouped.staying)
-        std::copy_n(grouped.gradient + places[k], n(), row.gradient + row.begin + k);
-    });
+  const FlushToZero flush(may_flush<T>(row.comparators));
+  rank_counts_direct<T, pass>(row, grouped, plan, factor_row(row, grouped, plan));
+  const OrderNeeds needs(row.comparators, derivative_of(pass));
+  if (plan.any) LinearRow<T>(row, grouped, needs, scratch).template run<pass>(plan);
+  if constexpr (to_items(pass)) scatter_gradient(row, grouped, places);
   return true;
 }
 

@@ -74,31 +74,61 @@ void sigmoid_sums(const Side<T>& items, const Side<T>& points, double lam, Buffe
   }
 }
 
+// Where the comparisons of a comparator break for each target, found once for all passes over an
+// order.
+template <class T>
+class TargetCuts {
+ public:
+  // [targets] the first place in the order level with it, above it, beyond delta or a ramp's end.
+  uint32_t *level, *above, *beyond;
+
+  TargetCuts(const SplitOrder<T>& split, int64_t targets, uint32_t* memory)
+      : level(memory),
+        above(memory + targets + 1),
+        beyond(above + targets + 1),
+        split_(split),
+        targets_(targets) {}
+
+  static int64_t size(int64_t targets) { return 3 * (targets + 1); }
+
+  // As one of its derivatives needs them.
+  void find(const Comparator& comparator, int derivative) {
+    const bool is_sup = comparator.kind == Comparison::kSup;
+    if (comparator.kind == Comparison::kSigmoid) return;
+    if ((derivative == 0 || !is_sup) && !has_above_) {
+      first_above(split_, targets_, level, above);
+      has_above_ = true;
+    }
+    if (comparator.kind == Comparison::kStep) return;
+    const T threshold = static_cast<T>(is_sup ? comparator.delta : comparator.end());
+    if (has_beyond_ && threshold == threshold_) return;
+    first_beyond(split_, targets_, threshold, beyond);
+    has_beyond_ = true, threshold_ = threshold;
+  }
+
+ private:
+  const SplitOrder<T>& split_;
+  int64_t targets_;
+  T threshold_ = 0;
+  bool has_above_ = false, has_beyond_ = false;
+};
+
 // The same sums of H or a derivative of H for a comparator, exact where it breaks. For a reversed
 // comparison, of H(s_i - s_k), which is what backward needs, the derivative is at least the first.
 template <class T, int kDerivative, int kChannels>
 class ComparedSums {
  public:
-  ComparedSums(const Comparator& comparator, const SplitOrder<T>& split, const uint32_t* counted,
-               int64_t targets, RankCountsScratch<T>& scratch)
-      : comparator_(comparator), split_(split), counted_(counted), scratch_(scratch) {
+  ComparedSums(const Comparator& comparator, const SplitOrder<T>& split, TargetCuts<T>& cuts,
+               const uint32_t* counted, RankCountsScratch<T>& scratch)
+      : comparator_(comparator), split_(split), cuts_(cuts), counted_(counted), scratch_(scratch) {
     const int64_t stride = split.size + 16;
     T* memory = scratch.compared.reserve(2 * stride);
     for (int c = 0; c < 2; ++c) soft_[c] = memory + c * stride;
     double* doubles = scratch.beyond.reserve(3 * stride);
     for (int c = 0; c < 2; ++c) beyond_[c] = doubles + c * stride;
     decay_ = doubles + 2 * stride;
-    uint32_t* cuts = scratch.cuts.reserve(4 * stride);
-    ahead_ = cuts;
-    level_ = cuts + stride;
-    above_ = cuts + 2 * stride;
-    beyond_end_ = cuts + 3 * stride;
-    if (comparator.kind == Comparison::kSigmoid) return;
-    const bool is_sup = comparator.kind == Comparison::kSup;
-    if (kDerivative == 0 || !is_sup) first_above(split, targets, level_, above_);
-    if (comparator.kind == Comparison::kStep) return;
-    first_beyond(split, targets, static_cast<T>(is_sup ? comparator.delta : comparator.end()),
-                 beyond_end_);
+    ahead_ = scratch.ahead.reserve(stride);
+    cuts.find(comparator, kDerivative);
   }
 
   // Calls use(i, sums of the channels) for every point. Of items and points, one are the items of
@@ -132,8 +162,8 @@ class ComparedSums {
                                        items.count,  points.scores,
                                        ahead_,       points.count};
     if (comparator_.kind == Comparison::kStep) {
-      add_ahead(level_, comparator_.at_zero, points, number);
-      add_ahead(above_, 1 - comparator_.at_zero, points, number);
+      add_ahead(cuts_.level, comparator_.at_zero, points, number);
+      add_ahead(cuts_.above, 1 - comparator_.at_zero, points, number);
       return;
     }
     if (comparator_.kind == Comparison::kRamp) {
@@ -142,21 +172,21 @@ class ComparedSums {
         const double leak = comparator_.leak, beta = comparator_.beta, gamma = comparator_.gamma;
         std::fill_n(ahead_, points.count, static_cast<uint32_t>(items.count));
         add_line(side, leak, 0);
-        count_beyond<kReversed>(above_, items.count, points.count, number);
+        count_beyond<kReversed>(cuts_.above, items.count, points.count, number);
         add_line(side, beta - leak, gamma);
-        count_beyond<kReversed>(beyond_end_, items.count, points.count, number);
+        count_beyond<kReversed>(cuts_.beyond, items.count, points.count, number);
         add_line(side, -beta, 1 - gamma);
       }
       return;
     }
-    count_beyond<kReversed>(beyond_end_, items.count, points.count, number);
+    count_beyond<kReversed>(cuts_.beyond, items.count, points.count, number);
     if (comparator_.beyond.few_terms)
       add_beyond_delta<kFewTerms<T>>(side);
     else
       add_beyond_delta<kManyTerms<T>>(side);
     // Beyond delta that is undone again.
     if (kDerivative == 0 && comparator_.start != 0)
-      add_ahead(above_, comparator_.start, points, number);
+      add_ahead(cuts_.above, comparator_.start, points, number);
   }
 
   // How many items are beyond the place `first` of a target, for targets as points; reversed, for
@@ -213,13 +243,12 @@ class ComparedSums {
 
   const Comparator& comparator_;
   const SplitOrder<T>& split_;
+  const TargetCuts<T>& cuts_;
   const uint32_t* counted_;  // [entries + 1] items of the level before each place in the order
   RankCountsScratch<T>& scratch_;
   T* soft_[2];
   double *beyond_[2], *decay_;
   uint32_t* ahead_;  // [points] items beyond each
-  // [targets] the first place in the order level with it, above it, beyond delta or a ramp's end.
-  uint32_t *level_, *above_, *beyond_end_;
 };
 
 }  // namespace SODEEP_FAST_ISA

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sodeep_fast._checks import check_matrix, check_positive
+from sodeep_fast._checks import check_levels, check_mask, check_matrix, check_positive
 from sodeep_fast.comparators import ByLevel, Comparator, Ramp, Step, check_comparator
 from sodeep_fast.ops.graded_precision import graded_precision
 from sodeep_fast.ops.rank_counts import rank_counts
@@ -68,9 +68,9 @@ def h_ap(
                 f"relevances must have shape (L,) or ({len(scores)}, L), "
                 f"got {tuple(relevances.shape)}"
             )
+    check_mask(mask, scores)
+    num_levels = check_levels(levels, scores, num_levels, mask)
     comparator = ByLevel() if comparator is None else comparator
-    found = rank_counts(scores, levels, comparator=comparator, mask=mask, num_levels=num_levels)
-    num_levels = found.counts.shape[-1]
     # What a comparator counts exactly is not counted again.
     exact = isinstance(comparator, ByLevel) and comparator.same == comparator.higher == Step()
     least = 2 if exact and h_rank is None else 1
@@ -88,7 +88,17 @@ def h_ap(
             mask=shown,
             num_levels=num_levels,
         )
-    return graded_precision(found, levels, missing, least=least, relevances=relevances, alpha=alpha)
+    return graded_precision(
+        scores,
+        levels,
+        comparator,
+        mask=mask,
+        num_levels=num_levels,
+        missing=missing,
+        least=least,
+        relevances=relevances,
+        alpha=alpha,
+    )
 
 
 class HierarchicalAPLoss(HierarchicalLoss):

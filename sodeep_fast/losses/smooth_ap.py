@@ -54,10 +54,9 @@ def average_precision(
     check_matrix(scores, "(B, M)")
     check_labels(labels, scores)
     labels = labels.bool()
-    found = rank_counts(scores, labels, comparator=comparator, mask=mask)
-    if has_kernel(found.counts):
-        return graded_precision(found, labels, soft=True)
-    counts, rows, _ = found
+    if has_kernel(scores):
+        return graded_precision(scores, labels, comparator, mask=mask, soft=True)
+    counts, rows, _ = rank_counts(scores, labels, comparator=comparator, mask=mask)
     precision = (1 + counts[:, 1]) / (1 + sum_levels(counts))
     return mean_by_query(precision, rows, len(scores))
 

@@ -1,0 +1,44 @@
+// The average precision of one row and its gradient, as the instruction sets implement them.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/rank_counts.h"
+
+namespace sodeep_fast {
+
+// The sum over targets i, all of level >= 1, of (rel_i + sum over levels l of M[i, l] min(rel_i,
+// rel_l)) / (1 + sum over l of N[i, l]), over the sum of the rel_i; N are the rank counts, and so is
+// M of targets below the level `least`.
+template <class T>
+struct GradedRow {
+  const T* scores;        // [items]
+  const uint8_t* levels;  // [items]; num_levels or more take no part
+  int64_t items, num_levels;
+  // Of N, for its value and for its derivative.
+  const Comparator *comparators, *slope_comparators;  // [3] each
+  CountsMethod method;
+  int64_t least;
+  const T* missing;  // [targets of level >= least, num_levels] M
+  int64_t missing_count;
+  const T* relevances;  // [num_levels] rel_l
+  bool is_shared;       // among the targets of a level
+  bool soft;            // whether N as M has a gradient too
+  T* value;             // NaN if there is no target, or a score is not finite
+  T* gradient;          // [items], or null
+};
+
+template <class T>
+struct GradedScratch {
+  RankCountsScratch<T> counts;
+  Buffer<int64_t> targets;
+  Buffer<T> slopes;
+
+  void trim() { counts.trim(), targets.trim(), slopes.trim(); }
+};
+
+// False if there are more or less targets of level >= least than `missing` has.
+template <class T>
+using GradedKernel = bool (*)(const GradedRow<T>& row, GradedScratch<T>& scratch);
+
+}  // namespace sodeep_fast

@@ -1,0 +1,119 @@
+// One row's average precision and its gradient: the row is grouped and put in order once for both.
+// Included once for each instruction set, hence no include guard.
+
+#include "cpu/rank_counts_row.h"
+
+namespace sodeep_fast {
+namespace SODEEP_FAST_ISA {
+
+// Lists the items of level 1 and more.
+inline int64_t find_targets(const uint8_t* levels, int64_t items, int64_t num_levels,
+                            int64_t* targets) {
+  int64_t count = 0;
+  for_each_run(levels, items, [&](int64_t k, auto n, int level) {
+    if (level == 0 || level >= num_levels) return;
+    for (int i = 0; i < n(); ++i) targets[count++] = k + i;
+  });
+  return count;
+}
+
+// The value, from the counts of all targets, and its derivatives by them: num_levels for each
+// target if it is soft, or one that all levels share.
+template <class T>
+bool grade_targets(const GradedRow<T>& row, const RankCountsRow<T>& counted, T* slopes) {
+  const int64_t L = row.num_levels, P = counted.num_targets;
+  int64_t number[256] = {};
+  for (int64_t t = 0; t < P; ++t) ++number[row.levels[counted.targets[t]]];
+  T relevance[256];
+  double most = 0;
+  for (int64_t l = 0; l < L; ++l) {
+    relevance[l] = row.relevances[l];
+    if (row.is_shared) relevance[l] /= static_cast<T>(std::max<int64_t>(number[l], 1));
+    most += static_cast<double>(number[l]) * static_cast<double>(relevance[l]);
+  }
+  const T share = most == 0 ? T(0) : static_cast<T>(1 / most);
+  int64_t missing = 0;
+  double found = 0;
+  for (int64_t t = 0; t < P; ++t) {
+    const int64_t level = row.levels[counted.targets[t]];
+    const double* counts = counted.sums + t * L;
+    const T own = relevance[level];
+    const bool has_own = level >= row.least;
+    if (has_own && missing == row.missing_count) return false;
+    const T* outranking = row.missing + (has_own ? missing++ : 0) * L;
+    T rank = 1, gain = own;
+    for (int64_t l = 0; l < L; ++l) {
+      const T count = static_cast<T>(counts[l]);
+      rank += count;
+      gain += (has_own ? outranking[l] : count) * std::min(own, relevance[l]);
+    }
+    const T per_rank = 1 / rank, precision = gain * per_rank, slope = -precision * per_rank * share;
+    found += static_cast<double>(precision);
+    if (!row.soft) {
+      slopes[t] = slope;
+      continue;
+    }
+    const T per_gain = has_own ? T(0) : share * per_rank;
+    for (int64_t l = 0; l < L; ++l)
+      slopes[t * L + l] = slope + std::min(own, relevance[l]) * per_gain;
+  }
+  *row.value = most == 0 ? std::numeric_limits<T>::quiet_NaN() : static_cast<T>(found / most);
+  return missing == row.missing_count;
+}
+
+template <class T>
+bool graded_precision_row(const GradedRow<T>& row, GradedScratch<T>& scratch) {
+  constexpr T nan = std::numeric_limits<T>::quiet_NaN();
+  constexpr auto kValue = CountsPass::kCounts, kGradient = CountsPass::kBackward;
+  const int64_t L = row.num_levels;
+  RankCountsRow<T> counted{};
+  counted.scores = row.scores, counted.levels = row.levels, counted.end = row.items;
+  int64_t* targets = scratch.targets.reserve(row.items);
+  const int64_t P = find_targets(row.levels, row.items, L, targets);
+  counted.targets = targets, counted.num_targets = P, counted.num_levels = L;
+  counted.method = row.method, counted.comparators = row.comparators;
+  *row.value = nan;
+  if (row.gradient != nullptr) std::fill_n(row.gradient, row.items, T(0));
+
+  GroupedRow<T> grouped;
+  if (!survey_row(counted, scratch.counts, grouped)) {
+    for (int64_t k = 0; row.gradient != nullptr && k < row.items; ++k)
+      if (row.levels[k] < L) row.gradient[k] = nan;
+    return true;
+  }
+  if (P == 0) return row.missing_count == 0;
+  const auto plan = row.gradient == nullptr ? make_plan<T, kValue>(counted, grouped)
+                                            : make_plan<T, kValue, kGradient>(counted, grouped);
+  grouped.staying = plan.any ? -1 : staying_level(counted, grouped);
+  uint32_t* places = scratch.counts.place.reserve(row.items);
+  group_row<T, kGradient>(counted, scratch.counts, places, grouped);
+  const FlushToZero flush(may_flush<T>(row.comparators));
+  const double factored = factor_row(counted, grouped, plan);
+  double* sums = scratch.counts.sums.reserve(P * (L + 1));
+  std::fill_n(sums, P * (L + 1), 0.0);
+  counted.sums = sums;
+  rank_counts_direct<T, kValue>(counted, grouped, plan, factored);
+  std::optional<LinearRow<T>> linear;
+  if (plan.any) {
+    const OrderNeeds needs(row.comparators, derivative_of(kValue));
+    linear.emplace(counted, grouped, needs, scratch.counts);
+    linear->template run<kValue>(plan);
+  }
+  T* slopes = scratch.slopes.reserve(P * (row.soft ? L : 1));
+  if (!grade_targets(row, counted, slopes)) return false;
+  if (row.gradient == nullptr) return true;
+
+  counted.comparators = row.slope_comparators;
+  counted.grad = slopes;
+  counted.grad_strides[0] = row.soft ? L : 1, counted.grad_strides[1] = row.soft ? 1 : 0;
+  counted.sums = sums + P * L;
+  counted.gradient = row.gradient;
+  rank_counts_direct<T, kGradient>(counted, grouped, plan, factored);
+  if (plan.any) linear->template run<kGradient>(plan);
+  scatter_gradient(counted, grouped, places);
+  for (int64_t t = 0; t < P; ++t) row.gradient[targets[t]] -= static_cast<T>(counted.sums[t]);
+  return true;
+}
+
+}  // namespace SODEEP_FAST_ISA
+}  // namespace sodeep_fast

@@ -1,0 +1,61 @@
+// What the operators over rank counts are told of comparators and method.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "cpu/rank_counts.h"
+
+namespace sodeep_fast {
+
+// For items of a lower, the same and a higher level than the target.
+using Comparators = std::array<Comparator, 3>;
+
+inline CountsMethod parse_method(const std::string& method) {
+  if (method == "direct") return CountsMethod::kDirect;
+  if (method == "linear") return CountsMethod::kLinear;
+  STD_TORCH_CHECK(method == "auto", "method must be auto, direct or linear, got ", method);
+  return CountsMethod::kAuto;
+}
+
+inline Comparators parse_comparators(const std::vector<int64_t>& kinds,
+                                     const std::vector<double>& parameters) {
+  constexpr size_t kParameters = 5;
+  STD_TORCH_CHECK(kinds.size() == 3 && parameters.size() == 3 * kParameters,
+                  "three comparators of five parameters, got ", kinds.size(), " and ",
+                  parameters.size(), " parameters");
+  Comparators comparators{};
+  for (size_t c = 0; c < 3; ++c) {
+    const double* p = parameters.data() + c * kParameters;
+    switch (kinds[c]) {
+      case 0:
+        comparators[c] = {Comparison::kSigmoid, p[0], 0, 0, 0, 0, 0, 0, 0, 0, {}};
+        break;
+      case 1:
+        comparators[c] = {Comparison::kSup, p[0], p[1], p[2], p[3], p[4], 0, 0, 0, 0, {}};
+        break;
+      case 2:
+        comparators[c] = {Comparison::kStep, 1, 0, 0, 0, 0, p[0], 0, 0, 0, {}};
+        break;
+      default:
+        STD_TORCH_CHECK(kinds[c] == 3, "unknown kind of comparator ", kinds[c]);
+        comparators[c] = {Comparison::kRamp, 1, 0, 0, 0, 0, 0, p[0], p[1], p[2], {}};
+    }
+  }
+  return comparators;
+}
+
+// With what sums of a derivative of theirs take.
+template <class T>
+Comparators for_derivative(Comparators comparators, CountsMethod method, int derivative) {
+  for (Comparator& c : comparators)
+    if (c.kind == Comparison::kSup && method != CountsMethod::kDirect)
+      c.beyond = saturating_sigmoid<T>(c.delta / c.tau, derivative);
+  return comparators;
+}
+
+}  // namespace sodeep_fast
