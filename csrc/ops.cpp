@@ -70,6 +70,9 @@ STABLE_TORCH_LIBRARY(sodeep_fast, m) {
       "Tensor columns, Tensor offsets, int num_levels, int[] kinds, float[] parameters, str "
       "method) -> Tensor");
 
+  // How many of their columns labels (B, L) and item_labels (M, L), int64, share: (B, M) uint8.
+  m.def("shared_labels(Tensor labels, Tensor item_labels) -> Tensor");
+
   m.def(
       "soft_histogram(Tensor scores, Tensor? levels, int num_levels, int bins, float low, "
       "float high) -> Tensor");

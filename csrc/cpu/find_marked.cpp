@@ -1,4 +1,4 @@
-// Which bytes of a matrix are not 0, on the CPU. Few are expected: eight are looked at together.
+// Which bytes of a matrix are not 0, on the CPU. Few are expected: many are looked at together.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -27,12 +27,19 @@ inline uint64_t marked_bytes(uint64_t word) {
 // zeros.
 template <class Visit>
 inline void for_each_word(const uint8_t* marks, int64_t n, const Visit& visit) {
-  for (int64_t k = 0; k < n; k += kWord) {
+  constexpr int64_t kWords = 8;
+  int64_t k = 0;
+  for (; k + kWords * kWord <= n; k += kWords * kWord) {
+    uint64_t words[kWords], any = 0;
+    std::memcpy(words, marks + k, sizeof(words));
+    for (const uint64_t word : words) any |= word;
+    if (any == 0) continue;
+    for (int64_t w = 0; w < kWords; ++w)
+      if (words[w] != 0) visit(k + w * kWord, marked_bytes(words[w]));
+  }
+  for (; k < n; k += kWord) {
     uint64_t word = 0;
-    if (k + kWord <= n)
-      std::memcpy(&word, marks + k, kWord);
-    else
-      std::memcpy(&word, marks + k, n - k);
+    std::memcpy(&word, marks + k, std::min(kWord, n - k));
     if (word != 0) visit(k, marked_bytes(word));
   }
 }

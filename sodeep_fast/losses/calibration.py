@@ -14,6 +14,7 @@ from sodeep_fast._checks import (
 )
 from sodeep_fast.ops.margin_excess import count_active, margin_excess
 from sodeep_fast.retrieval import RetrievalLoss
+from sodeep_fast.retrieval.gallery import Gallery
 
 AVERAGES = ("active", "all")
 
@@ -106,12 +107,14 @@ class CalibrationLoss(RetrievalLoss):
         self.neg_margin = neg_margin
         self.average = average
 
-    def sums(self, scores: Tensor, relation: Tensor, mask: Tensor | None) -> Tensor:
+    def block_sums(self, scores: Tensor, gallery: Gallery, rows: slice) -> Tensor:
         """Returns the sums over positive and over negative pairs."""
+        relation, mask = self.pairs(gallery, rows)
         return margin_excess(scores, relation, mask, self.pos_margin, self.neg_margin)
 
-    def counts(self, scores: Tensor, relation: Tensor, mask: Tensor | None) -> Tensor:
+    def block_counts(self, scores: Tensor, gallery: Gallery, rows: slice) -> Tensor:
         """Returns how many positive and how many negative pairs are averaged over."""
+        relation, mask = self.pairs(gallery, rows)
         return _counts(scores, relation, mask, self.pos_margin, self.neg_margin, self.average)
 
     def extra_repr(self) -> str:

@@ -24,6 +24,7 @@ KERNELS = {
     "hard_rank": ("cpp",),
     "margin_excess": ("cpp",),
     "graded_precision": ("cpp",),
+    "shared_labels": ("cpp",),
     "soft_histogram": ("cpp", "triton"),
     "bilstm": ("cpp", "triton"),
 }

@@ -1,8 +1,8 @@
 """Losses for items that are relevant to a degree: how many labels they share with the query."""
 
-import torch
 from torch import Tensor
 
+from sodeep_fast.ops.shared_labels import shared_labels
 from sodeep_fast.retrieval.loss import RetrievalLoss
 
 
@@ -18,9 +18,4 @@ class HierarchicalLoss(RetrievalLoss):
             return super().relation(labels, item_labels)
         if labels.shape[1] > 254:
             raise ValueError(f"labels must have at most 254 levels, got {labels.shape[1]}")
-        levels = torch.zeros(
-            (len(labels), len(item_labels)), dtype=torch.uint8, device=labels.device
-        )
-        for own, theirs in zip(labels.T, item_labels.T, strict=True):
-            levels += own.unsqueeze(-1) == theirs
-        return levels
+        return shared_labels(labels, item_labels)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sodeep_fast.ops.shared_labels import shared_labels
 from sodeep_fast.retrieval._checks import check_batch, check_references
 from sodeep_fast.retrieval.distributed import gather, processes
 from sodeep_fast.retrieval.gallery import Gallery, Pairs, find_queries
@@ -71,16 +72,7 @@ class RetrievalLoss(nn.Module):
 
     def relation(self, labels: Tensor, item_labels: Tensor) -> Tensor:
         """Returns (B, M) bool, True for items of the same finest label; labels are (B, L)."""
-        return labels[:, :1] == item_labels[:, 0]
-
-    def sums(self, scores: Tensor, relation: Tensor, mask: Tensor | None) -> Tensor:
-        """Returns the sum (1,) of the losses of the queries with a positive."""
-        losses = 1 - self.values(scores, relation, mask)
-        return losses.masked_fill(~_has_positive(relation, mask), 0).sum().view(1)
-
-    def counts(self, scores: Tensor, relation: Tensor, mask: Tensor | None) -> Tensor:
-        """Returns how many losses (1,) those are."""
-        return _has_positive(relation, mask).sum().view(1)
+        return shared_labels(labels[:, :1], item_labels[:, :1])
 
     def augment(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the embeddings, of unit length if normalized, and labels to take instead."""
@@ -168,12 +160,20 @@ class RetrievalLoss(nn.Module):
         return self.exclude_query or not self.query_is_positive
 
     def block_sums(self, scores: Tensor, gallery: Gallery, rows: slice) -> Tensor:
-        """Returns the sums (K,) of some queries, whose scores are (b, M)."""
-        return self.sums(scores, *self.pairs(gallery, rows))
+        """Returns the sums (K,) of the losses of some queries, whose scores are (b, M).
+
+        Here the sum of the losses of the queries with a positive.
+        """
+        losses = 1 - self.values(scores, *self.pairs(gallery, rows))
+        return losses.masked_fill(~self._have_positive(gallery, rows), 0).sum().view(1)
 
     def block_counts(self, scores: Tensor, gallery: Gallery, rows: slice) -> Tensor:
-        """Returns the counts (K,) of some queries."""
-        return self.counts(scores, *self.pairs(gallery, rows))
+        """Returns how many losses (K,) of some queries those are."""
+        return self._have_positive(gallery, rows).sum().view(1)
+
+    def _have_positive(self, gallery: Gallery, rows: slice) -> Tensor:
+        how = "positive", type(self).relation, self.query_is_positive, self.exclude_query
+        return gallery.once(how, rows, lambda: _has_positive(*self.pairs(gallery, rows)))
 
     def pairs(self, gallery: Gallery, rows: slice) -> tuple[Tensor, Tensor | None]:
         """Returns relation and mask (b, M) of some queries."""

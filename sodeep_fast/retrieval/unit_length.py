@@ -23,14 +23,16 @@ def unit_length(vectors: Tensor) -> Tensor:
 class _UnitLength(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, vectors: Tensor) -> Tensor:
-        units = vectors / torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp(SHORTEST)
-        ctx.save_for_backward(vectors, units)
+        length = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+        units = vectors / length.clamp(SHORTEST)
+        ctx.save_for_backward(vectors, units, length)
         return units
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        vectors, units = ctx.saved_tensors
-        length = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+        vectors, units, length = ctx.saved_tensors
+        if torch.is_grad_enabled():  # which a second derivative enables
+            length = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
         # What is along the vector goes, unless its length does not follow it.
         along = torch.linalg.vecdot(grad, units).unsqueeze(-1)
         along = along.masked_fill(length < SHORTEST, 0)
