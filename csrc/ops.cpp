@@ -38,13 +38,14 @@ STABLE_TORCH_LIBRARY(sodeep_fast, m) {
   m.def("find_marked(Tensor marks) -> (Tensor, Tensor, Tensor)");
 
   // Average precision of every row by the rank counts of its items of level >= 1, (B), and its
-  // gradient (B, M), empty unless wanted. Of targets of a level of at least `least`, what outranks
-  // them is in `missing`. Relevances are (L) or (B, L), or level^alpha over the number of the
-  // targets of that level. If soft, what outranks the others has a gradient in the numerator too.
+  // gradient (B, M), empty unless wanted. What outranks targets of a level of at least `least` is
+  // counted exactly in the numerator, ties as `at_zero`; what outranks the others has a gradient
+  // there if soft. Relevances are (L) or (B, L), or level^alpha over the number of the targets of
+  // that level.
   m.def(
       "graded_precision(Tensor scores, Tensor levels, int num_levels, int[] kinds, float[] "
-      "parameters, str method, Tensor? missing, Tensor? missing_rows, int least, Tensor? "
-      "relevances, float alpha, bool soft, bool wants_gradient) -> (Tensor, Tensor)");
+      "parameters, str method, int least, float at_zero, Tensor? relevances, float alpha, bool "
+      "soft, bool wants_gradient) -> (Tensor, Tensor)");
 
   // By how much positives miss one margin and negatives exceed another, (2), and how many do, (2).
   m.def(

@@ -12,7 +12,6 @@ from sodeep_fast import _native
 from sodeep_fast.comparators import ByLevel, Comparator, Sigmoid, Step, Sup, encode
 from sodeep_fast.ops import graded_precision as module
 from sodeep_fast.ops.graded_precision import LONG_ROW, graded_precision, has_kernel
-from sodeep_fast.ops.rank_counts import rank_counts
 
 OPS = torch.ops.sodeep_fast
 pytestmark = pytest.mark.skipif(not _native.HAS_CPU, reason="the C++ kernels are not built")
@@ -53,15 +52,7 @@ def evaluate(
         name: value.to(scores.dtype) if isinstance(value, Tensor) else value
         for name, value in options.items()
     }
-    missing = rank_counts(
-        scores.detach(),
-        levels,
-        comparator=Step(),
-        targets=levels >= least,
-        mask=mask,
-        num_levels=4,
-    )
-    options |= {"missing": missing if least < 4 else None, "least": least}
+    options |= {"numerator": Step(), "least": least}
     return graded_precision(scores, levels, comparator, mask=mask, num_levels=4, **options)
 
 
@@ -83,7 +74,7 @@ def by_both(
     return results
 
 
-@pytest.mark.parametrize("least", [1, 2, 4])
+@pytest.mark.parametrize("least", [1, 2, 3, 4])
 @pytest.mark.parametrize("name", OPTIONS)
 def test_the_kernel_is_the_formula(name: str, least: int, monkeypatch: pytest.MonkeyPatch) -> None:
     kernel, formula = by_both(monkeypatch, *make(), least, **OPTIONS[name])
@@ -198,43 +189,28 @@ def operands(dtype: torch.dtype = torch.float64, comparator: Comparator | None =
 def test_the_operator_holds_to_its_contract(
     wants_gradient: bool, soft: bool, dtype: torch.dtype
 ) -> None:
-    given = operands(dtype)
-    some = rank_counts(
-        given[0], given[1], comparator=Step(), targets=(given[1] > 1) & (given[1] < 4),
-        mask=given[1] < 4,
-    )  # fmt: skip
     call, last = OPS.graded_precision.default, (1.0, soft, wants_gradient)
-    torch.library.opcheck(call, (*given, some.counts, some.rows, 2, None, *last))
-    torch.library.opcheck(call, (*given, None, None, 1, torch.ones(4), *last))
+    for rest in ((2, 1.0, None), (4, 0.0, torch.ones(4))):
+        torch.library.opcheck(call, (*operands(dtype), *rest, *last))
 
 
 def test_what_does_not_fit_is_refused() -> None:
     given = operands()
-    some = rank_counts(given[0], given[1], targets=given[1] == 2, mask=given[1] < 4)
 
-    def call(at: int | None = None, value: Any = None, *rest: Any) -> None:
-        changed = [*given[:at], value, *given[at + 1 :]] if at is not None else given
-        missing = rest or (some.counts, some.rows)
-        OPS.graded_precision(*changed, *missing, 2, None, 1.0, False, True)
+    def call(at: int, value: Any, least: int = 4, relevances: Tensor | None = None) -> None:
+        changed = [*given[:at], value, *given[at + 1 :]]
+        OPS.graded_precision(*changed, least, 0.0, relevances, 1.0, False, True)
 
-    with pytest.raises(RuntimeError, match="targets of level >= least"):
-        call()  # those of level 3 are not there
-    with pytest.raises(RuntimeError, match="rows, in order"):
-        call(0, given[0], some.counts, some.rows + 6)
-    with pytest.raises(RuntimeError, match="rows, in order"):
-        call(0, given[0], some.counts, some.rows.flip(0))
-    with pytest.raises(RuntimeError, match="num_levels columns"):
-        call(0, given[0], some.counts[:, 1:], some.rows)
-    with pytest.raises(RuntimeError, match="num_levels columns"):
-        call(0, given[0], some.counts, some.rows[1:])
     with pytest.raises(RuntimeError, match="uint8"):
         call(1, given[1].long())
     with pytest.raises(RuntimeError, match="of the size of scores"):
         call(1, given[1][:, 1:])
     with pytest.raises(RuntimeError, match="between 1 and 255 levels"):
         call(2, 256)
+    with pytest.raises(RuntimeError, match="least must be at least 1"):
+        call(0, given[0], 0)
     with pytest.raises(RuntimeError, match=r"\(L\) or \(B, L\)"):
-        OPS.graded_precision(*given, None, None, 1, torch.ones(3), 1.0, False, True)
+        call(0, given[0], 4, torch.ones(3))
 
 
 def test_results_do_not_depend_on_the_number_of_threads(set_threads: Callable[[int], None]) -> None:

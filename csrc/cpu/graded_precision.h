@@ -9,7 +9,7 @@ namespace sodeep_fast {
 
 // The sum over targets i, all of level >= 1, of (rel_i + sum over levels l of M[i, l] min(rel_i,
 // rel_l)) / (1 + sum over l of N[i, l]), over the sum of the rel_i; N are the rank counts, and so is
-// M of targets below the level `least`.
+// M of targets below the level `least`; M of the others is counted by `step`.
 template <class T>
 struct GradedRow {
   const T* scores;        // [items]
@@ -19,8 +19,7 @@ struct GradedRow {
   const Comparator *comparators, *slope_comparators;  // [3] each
   CountsMethod method;
   int64_t least;
-  const T* missing;  // [targets of level >= least, num_levels] M
-  int64_t missing_count;
+  Comparator step;
   const T* relevances;  // [num_levels] rel_l
   bool is_shared;       // among the targets of a level
   bool soft;            // whether N as M has a gradient too
@@ -31,14 +30,17 @@ struct GradedRow {
 template <class T>
 struct GradedScratch {
   RankCountsScratch<T> counts;
-  Buffer<int64_t> targets;
+  Buffer<int64_t> targets, chosen;
+  Buffer<uint8_t> levels;
+  Buffer<double> exact;
   Buffer<T> slopes;
 
-  void trim() { counts.trim(), targets.trim(), slopes.trim(); }
+  void trim() {
+    counts.trim(), targets.trim(), chosen.trim(), levels.trim(), exact.trim(), slopes.trim();
+  }
 };
 
-// False if there are more or less targets of level >= least than `missing` has.
 template <class T>
-using GradedKernel = bool (*)(const GradedRow<T>& row, GradedScratch<T>& scratch);
+using GradedKernel = void (*)(const GradedRow<T>& row, GradedScratch<T>& scratch);
 
 }  // namespace sodeep_fast

@@ -6,6 +6,8 @@
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
+constexpr uint8_t kHidden = 255;  // a level that takes no part
+
 // Lists the items of level 1 and more.
 inline int64_t find_targets(const uint8_t* levels, int64_t items, int64_t num_levels,
                             int64_t* targets) {
@@ -17,10 +19,34 @@ inline int64_t find_targets(const uint8_t* levels, int64_t items, int64_t num_le
   return count;
 }
 
+// The exact counts [target of level >= least, num_levels].
+template <class T>
+const double* count_exactly(const GradedRow<T>& row, const RankCountsRow<T>& counted,
+                            GradedScratch<T>& scratch) {
+  int64_t* chosen = scratch.chosen.reserve(counted.num_targets);
+  const int64_t* end = std::copy_if(counted.targets, counted.targets + counted.num_targets, chosen,
+                                    [&](int64_t item) { return row.levels[item] >= row.least; });
+  if (end == chosen) return nullptr;
+  const Comparator steps[3] = {row.step, row.step, row.step};
+  RankCountsRow<T> exact = counted;
+  exact.targets = chosen, exact.num_targets = end - chosen;
+  exact.comparators = steps;
+  exact.sums = scratch.exact.reserve(exact.num_targets * row.num_levels);
+  if (row.least == 1) {
+    // Many targets: level 0, which has no relevance, costs more than hiding it.
+    uint8_t* shown = scratch.levels.reserve(row.items);
+    std::replace_copy(row.levels, row.levels + row.items, shown, uint8_t(0), kHidden);
+    exact.levels = shown;
+  }
+  rank_counts_row<T, CountsPass::kCounts>(exact, scratch.counts);
+  return exact.sums;
+}
+
 // The value, from the counts of all targets, and its derivatives by them: num_levels for each
 // target if it is soft, or one that all levels share.
 template <class T>
-bool grade_targets(const GradedRow<T>& row, const RankCountsRow<T>& counted, T* slopes) {
+void grade_targets(const GradedRow<T>& row, const RankCountsRow<T>& counted, const double* exact,
+                   T* slopes) {
   const int64_t L = row.num_levels, P = counted.num_targets;
   int64_t number[256] = {};
   for (int64_t t = 0; t < P; ++t) ++number[row.levels[counted.targets[t]]];
@@ -32,20 +58,18 @@ bool grade_targets(const GradedRow<T>& row, const RankCountsRow<T>& counted, T* 
     most += static_cast<double>(number[l]) * static_cast<double>(relevance[l]);
   }
   const T share = most == 0 ? T(0) : static_cast<T>(1 / most);
-  int64_t missing = 0;
   double found = 0;
   for (int64_t t = 0; t < P; ++t) {
     const int64_t level = row.levels[counted.targets[t]];
     const double* counts = counted.sums + t * L;
     const T own = relevance[level];
-    const bool has_own = level >= row.least;
-    if (has_own && missing == row.missing_count) return false;
-    const T* outranking = row.missing + (has_own ? missing++ : 0) * L;
+    const bool is_exact = level >= row.least;
+    const double* outranking = is_exact ? exact : counts;
+    if (is_exact) exact += L;
     T rank = 1, gain = own;
     for (int64_t l = 0; l < L; ++l) {
-      const T count = static_cast<T>(counts[l]);
-      rank += count;
-      gain += (has_own ? outranking[l] : count) * std::min(own, relevance[l]);
+      rank += static_cast<T>(counts[l]);
+      gain += static_cast<T>(outranking[l]) * std::min(own, relevance[l]);
     }
     const T per_rank = 1 / rank, precision = gain * per_rank, slope = -precision * per_rank * share;
     found += static_cast<double>(precision);
@@ -53,16 +77,15 @@ bool grade_targets(const GradedRow<T>& row, const RankCountsRow<T>& counted, T* 
       slopes[t] = slope;
       continue;
     }
-    const T per_gain = has_own ? T(0) : share * per_rank;
+    const T per_gain = is_exact ? T(0) : share * per_rank;
     for (int64_t l = 0; l < L; ++l)
       slopes[t * L + l] = slope + std::min(own, relevance[l]) * per_gain;
   }
   *row.value = most == 0 ? std::numeric_limits<T>::quiet_NaN() : static_cast<T>(found / most);
-  return missing == row.missing_count;
 }
 
 template <class T>
-bool graded_precision_row(const GradedRow<T>& row, GradedScratch<T>& scratch) {
+void graded_precision_row(const GradedRow<T>& row, GradedScratch<T>& scratch) {
   constexpr T nan = std::numeric_limits<T>::quiet_NaN();
   constexpr auto kValue = CountsPass::kCounts, kGradient = CountsPass::kBackward;
   const int64_t L = row.num_levels;
@@ -74,14 +97,15 @@ bool graded_precision_row(const GradedRow<T>& row, GradedScratch<T>& scratch) {
   counted.method = row.method, counted.comparators = row.comparators;
   *row.value = nan;
   if (row.gradient != nullptr) std::fill_n(row.gradient, row.items, T(0));
+  const double* exact = count_exactly(row, counted, scratch);  // before the scratch is taken
 
   GroupedRow<T> grouped;
   if (!survey_row(counted, scratch.counts, grouped)) {
     for (int64_t k = 0; row.gradient != nullptr && k < row.items; ++k)
       if (row.levels[k] < L) row.gradient[k] = nan;
-    return true;
+    return;
   }
-  if (P == 0) return row.missing_count == 0;
+  if (P == 0) return;
   const auto plan = row.gradient == nullptr ? make_plan<T, kValue>(counted, grouped)
                                             : make_plan<T, kValue, kGradient>(counted, grouped);
   grouped.staying = plan.any ? -1 : staying_level(counted, grouped);
@@ -100,8 +124,8 @@ bool graded_precision_row(const GradedRow<T>& row, GradedScratch<T>& scratch) {
     linear->template run<kValue>(plan);
   }
   T* slopes = scratch.slopes.reserve(P * (row.soft ? L : 1));
-  if (!grade_targets(row, counted, slopes)) return false;
-  if (row.gradient == nullptr) return true;
+  grade_targets(row, counted, exact, slopes);
+  if (row.gradient == nullptr) return;
 
   counted.comparators = row.slope_comparators;
   counted.grad = slopes;
@@ -112,7 +136,6 @@ bool graded_precision_row(const GradedRow<T>& row, GradedScratch<T>& scratch) {
   if (plan.any) linear->template run<kGradient>(plan);
   scatter_gradient(counted, grouped, places);
   for (int64_t t = 0; t < P; ++t) row.gradient[targets[t]] -= static_cast<T>(counted.sums[t]);
-  return true;
 }
 
 }  // namespace SODEEP_FAST_ISA

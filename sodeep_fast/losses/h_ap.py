@@ -4,10 +4,9 @@ from typing import Any
 
 from torch import Tensor
 
-from sodeep_fast._checks import check_levels, check_mask, check_matrix, check_positive
+from sodeep_fast._checks import check_matrix, check_positive
 from sodeep_fast.comparators import ByLevel, Comparator, Ramp, Step, check_comparator
 from sodeep_fast.ops.graded_precision import graded_precision
-from sodeep_fast.ops.rank_counts import rank_counts
 from sodeep_fast.retrieval.hierarchical import HierarchicalLoss
 
 
@@ -68,34 +67,17 @@ def h_ap(
                 f"relevances must have shape (L,) or ({len(scores)}, L), "
                 f"got {tuple(relevances.shape)}"
             )
-    check_mask(mask, scores)
-    num_levels = check_levels(levels, scores, num_levels, mask)
     comparator = ByLevel() if comparator is None else comparator
     # What a comparator counts exactly is not counted again.
     exact = isinstance(comparator, ByLevel) and comparator.same == comparator.higher == Step()
-    least = 2 if exact and h_rank is None else 1
-    missing = None
-    if h_rank is not None or num_levels > least:
-        shown = mask
-        if least == 1:  # many targets: level 0, which is not asked for, costs more than hiding it
-            relevant = levels > 0
-            shown = relevant if mask is None else relevant & mask
-        missing = rank_counts(
-            scores.detach() if h_rank is None else scores,
-            levels,
-            comparator=Step() if h_rank is None else ByLevel(Step(), Step(), h_rank),
-            targets=levels >= least if least > 1 else None,
-            mask=shown,
-            num_levels=num_levels,
-        )
     return graded_precision(
         scores,
         levels,
         comparator,
         mask=mask,
         num_levels=num_levels,
-        missing=missing,
-        least=least,
+        numerator=Step() if h_rank is None else ByLevel(Step(), Step(), h_rank),
+        least=2 if exact and h_rank is None else 1,
         relevances=relevances,
         alpha=alpha,
     )

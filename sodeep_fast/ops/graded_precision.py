@@ -8,10 +8,10 @@ from torch import Tensor
 
 from sodeep_fast import _native
 from sodeep_fast._checks import check_levels, check_mask, rank_dtype
-from sodeep_fast.comparators import Comparator, check_comparator, encode
+from sodeep_fast.comparators import Comparator, Step, check_comparator, encode
 from sodeep_fast.ops import _backend
 from sodeep_fast.ops._levels import IGNORED, compact_levels
-from sodeep_fast.ops.rank_counts import RankCounts, rank_counts
+from sodeep_fast.ops.rank_counts import rank_counts
 from sodeep_fast.reference.graded_precision import graded_precision as reference_graded_precision
 
 # Of fewer rows than threads, rank_counts divides the items among them; shorter rows do not pay.
@@ -34,7 +34,7 @@ def graded_precision(
     *,
     mask: Tensor | None = None,
     num_levels: int | None = None,
-    missing: RankCounts | None = None,
+    numerator: Comparator | None = None,
     least: int = 1,
     relevances: Tensor | None = None,
     alpha: float = 1.0,
@@ -43,8 +43,8 @@ def graded_precision(
     """Returns the average precision (B,) of every row, NaN where no item is relevant.
 
     The sum over targets i, which are the items of level >= 1, of (rel_i + sum over levels l of
-    M[i, l] min(rel_i, rel_l)) / (1 + sum over levels l of N[i, l]), over the sum of the rel_i; N
-    are the rank counts by `comparator`, and rel_l is the relevance of level l. Twice
+    M[i, l] min(rel_i, rel_l)) / (1 + sum over levels l of N[i, l]), over the sum of the rel_i; M
+    and N are rank counts, and rel_l is the relevance of level l, 0 of level 0. Twice
     differentiable.
 
     Arguments:
@@ -53,7 +53,8 @@ def graded_precision(
         comparator: how N counts.
         mask: (B, M) bool, True where valid. Default: all valid.
         num_levels: L. Default: what is found.
-        missing: M of the targets of level >= `least`; that of the others is N. Default: N.
+        numerator: how M counts for the targets of level >= `least`; that of the others is N.
+            Default: N.
         least: at least 1.
         relevances: (L,) or (B, L) floating point. Default: level^alpha over the number of targets
             of that level.
@@ -66,26 +67,24 @@ def graded_precision(
         >>> graded_precision(scores, torch.tensor([[1, 0, 1, 0]]), sodeep_fast.Step(), soft=True)
         tensor([0.8333])
     """
-    rest, rest_rows = (None, None) if missing is None else (missing.counts, missing.rows)
-    options = _Options(comparator, num_levels, least, alpha, soft)
-    wants_more = torch.is_grad_enabled() and any(
-        tensor is not None and tensor.requires_grad for tensor in (relevances, rest)
-    )
-    if wants_more or not has_kernel(scores):
-        return _by_formula(scores, levels, mask, rest, relevances, options)
     check_mask(mask, scores)
     check_comparator(comparator)
-    options = options._replace(num_levels=check_levels(levels, scores, num_levels, mask))
-    wants_gradient = torch.is_grad_enabled() and scores.requires_grad
+    num_levels = check_levels(levels, scores, num_levels, mask)
+    options = _Options(comparator, num_levels, numerator, least, alpha, soft)
+    grows = torch.is_grad_enabled()
+    wants_more = grows and relevances is not None and relevances.requires_grad
+    if wants_more or not isinstance(numerator, Step | None) or not has_kernel(scores):
+        return _by_formula(scores, levels, mask, relevances, options)
     values: Tensor = _GradedPrecision.apply(
-        scores, compact_levels(levels, mask), rest, rest_rows, relevances, options, wants_gradient
+        scores, compact_levels(levels, mask), relevances, options, grows and scores.requires_grad
     )
     return values
 
 
 class _Options(NamedTuple):
     comparator: Comparator
-    num_levels: int | None
+    num_levels: int
+    numerator: Comparator | None
     least: int
     alpha: float
     soft: bool
@@ -95,12 +94,25 @@ def _by_formula(
     scores: Tensor,
     levels: Tensor,
     mask: Tensor | None,
-    missing: Tensor | None,
     relevances: Tensor | None,
     options: _Options,
 ) -> Tensor:
-    comparator, num_levels, least, alpha, soft = options
+    comparator, num_levels, numerator, least, alpha, soft = options
     found = rank_counts(scores, levels, comparator=comparator, mask=mask, num_levels=num_levels)
+    missing = None
+    if numerator is not None and least < num_levels:
+        shown = mask
+        if least == 1:  # many targets: level 0, which is not asked for, costs more than hiding it
+            relevant = levels > 0
+            shown = relevant if mask is None else relevant & mask
+        missing = rank_counts(
+            scores,
+            levels,
+            comparator=numerator,
+            targets=levels >= least if least > 1 else None,
+            mask=shown,
+            num_levels=num_levels,
+        ).counts
     return reference_graded_precision(
         found.counts, levels, found.rows, found.columns, missing, least, relevances, alpha, soft
     )
@@ -110,11 +122,14 @@ def _by_kernel(
     tensors: Sequence[Tensor | None], options: _Options, wants_gradient: bool
 ) -> tuple[Tensor, Tensor]:
     """Returns the values and their gradients (B, M), of every row by itself."""
-    scores, levels, missing, missing_rows, relevances = tensors
-    comparator, num_levels, least, alpha, soft = options
+    scores, levels, relevances = tensors
+    comparator, num_levels, numerator, least, alpha, soft = options
+    exact_from, at_zero = num_levels, 0.0
+    if isinstance(numerator, Step):
+        exact_from, at_zero = least, numerator.at_zero
     found: tuple[Tensor, Tensor] = torch.ops.sodeep_fast.graded_precision(
         scores, levels, num_levels, *encode(comparator), "auto",
-        missing, missing_rows, least, relevances, alpha, soft, wants_gradient,
+        exact_from, at_zero, relevances, alpha, soft, wants_gradient,
     )  # fmt: skip
     return found
 
@@ -131,18 +146,16 @@ class _GradedPrecision(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        scores, levels, missing, _, relevances = ctx.saved_tensors
+        scores, levels, relevances = ctx.saved_tensors
         if torch.is_grad_enabled():  # which a second derivative enables
-            values = _by_formula(
-                scores, levels, levels != IGNORED, missing, relevances, ctx.options
-            )
+            values = _by_formula(scores, levels, levels != IGNORED, relevances, ctx.options)
             (result,) = torch.autograd.grad(values, scores, grad, create_graph=True)
         else:
             gradient, ctx.gradient = ctx.gradient, None
             if gradient is None:  # the graph was kept, and its first backward has scaled it
                 gradient = _by_kernel(ctx.saved_tensors, ctx.options, True)[1]
             result = gradient.mul_(grad.unsqueeze(-1)).to(scores.dtype)
-        return result, *[None] * 6
+        return result, *[None] * 4
 
 
 if _native.HAS_CPU:
