@@ -59,8 +59,8 @@ std::tuple<Tensor, Tensor> run(const GradedCall& call) {
   for (int64_t l = 0; l < L; ++l)
     powers[l] = static_cast<T>(std::pow(static_cast<double>(l), call.alpha));
   const bool by_row = call.relevances && relevances.dim() == 2;
-  const auto comparators = for_derivative<T>(call.comparators, call.method, 0),
-             slopes = for_derivative<T>(call.comparators, call.method, 1);
+  const auto comparators =
+      for_derivatives<T>(call.comparators, call.method, 0, call.wants_gradient ? 1 : 0);
   const Comparator step{Comparison::kStep, 1, 0, 0, 0, 0, call.at_zero, 0, 0, 0, {}};
   Tensor values = torch::stable::new_empty(scores, {queries});
   Tensor gradient = torch::stable::new_empty(scores, {call.wants_gradient ? queries : 0, items});
@@ -80,7 +80,6 @@ std::tuple<Tensor, Tensor> run(const GradedCall& call) {
           items,
           L,
           comparators.data(),
-          slopes.data(),
           call.method,
           call.least,
           step,

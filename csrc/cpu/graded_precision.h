@@ -8,15 +8,14 @@
 namespace sodeep_fast {
 
 // The sum over targets i, all of level >= 1, of (rel_i + sum over levels l of M[i, l] min(rel_i,
-// rel_l)) / (1 + sum over l of N[i, l]), over the sum of the rel_i; N are the rank counts, and so is
-// M of targets below the level `least`; M of the others is counted by `step`.
+// rel_l)) / (1 + sum over l of N[i, l]), over the sum of the rel_i; N are the rank counts, and so
+// is M of targets below the level `least`; M of the others is counted by `step`.
 template <class T>
 struct GradedRow {
   const T* scores;        // [items]
   const uint8_t* levels;  // [items]; num_levels or more take no part
   int64_t items, num_levels;
-  // Of N, for its value and for its derivative.
-  const Comparator *comparators, *slope_comparators;  // [3] each
+  const Comparator* comparators;  // [3] of N
   CountsMethod method;
   int64_t least;
   Comparator step;

@@ -50,38 +50,35 @@ void grade_targets(const GradedRow<T>& row, const RankCountsRow<T>& counted, con
   const int64_t L = row.num_levels, P = counted.num_targets;
   int64_t number[256] = {};
   for (int64_t t = 0; t < P; ++t) ++number[row.levels[counted.targets[t]]];
-  T relevance[256];
-  double most = 0;
+  double relevance[256], most = 0, found = 0;
   for (int64_t l = 0; l < L; ++l) {
-    relevance[l] = row.relevances[l];
-    if (row.is_shared) relevance[l] /= static_cast<T>(std::max<int64_t>(number[l], 1));
-    most += static_cast<double>(number[l]) * static_cast<double>(relevance[l]);
+    relevance[l] = static_cast<double>(row.relevances[l]);
+    if (row.is_shared) relevance[l] /= static_cast<double>(std::max<int64_t>(number[l], 1));
+    most += static_cast<double>(number[l]) * relevance[l];
   }
-  const T share = most == 0 ? T(0) : static_cast<T>(1 / most);
-  double found = 0;
+  const double share = most == 0 ? 0 : 1 / most;
   for (int64_t t = 0; t < P; ++t) {
     const int64_t level = row.levels[counted.targets[t]];
-    const double* counts = counted.sums + t * L;
-    const T own = relevance[level];
+    const double *counts = counted.sums + t * L, *outranking = counts, own = relevance[level];
     const bool is_exact = level >= row.least;
-    const double* outranking = is_exact ? exact : counts;
-    if (is_exact) exact += L;
-    T rank = 1, gain = own;
+    if (is_exact) outranking = exact, exact += L;
+    double rank = 1, gain = own;
     for (int64_t l = 0; l < L; ++l) {
-      rank += static_cast<T>(counts[l]);
-      gain += static_cast<T>(outranking[l]) * std::min(own, relevance[l]);
+      rank += counts[l];
+      gain += outranking[l] * std::min(own, relevance[l]);
     }
-    const T per_rank = 1 / rank, precision = gain * per_rank, slope = -precision * per_rank * share;
-    found += static_cast<double>(precision);
+    const double per_rank = 1 / rank, precision = gain * per_rank,
+                 slope = -precision * per_rank * share;
+    found += precision;
     if (!row.soft) {
-      slopes[t] = slope;
+      slopes[t] = static_cast<T>(slope);
       continue;
     }
-    const T per_gain = is_exact ? T(0) : share * per_rank;
+    const double per_gain = is_exact ? 0 : share * per_rank;
     for (int64_t l = 0; l < L; ++l)
-      slopes[t * L + l] = slope + std::min(own, relevance[l]) * per_gain;
+      slopes[t * L + l] = static_cast<T>(slope + std::min(own, relevance[l]) * per_gain);
   }
-  *row.value = most == 0 ? std::numeric_limits<T>::quiet_NaN() : static_cast<T>(found / most);
+  *row.value = most == 0 ? std::numeric_limits<T>::quiet_NaN() : static_cast<T>(found * share);
 }
 
 template <class T>
@@ -113,21 +110,24 @@ void graded_precision_row(const GradedRow<T>& row, GradedScratch<T>& scratch) {
   group_row<T, kGradient>(counted, scratch.counts, places, grouped);
   const FlushToZero flush(may_flush<T>(row.comparators));
   const double factored = factor_row(counted, grouped, plan);
-  double* sums = scratch.counts.sums.reserve(P * (L + 1));
+  double* sums = scratch.counts.sums.reserve(P * (2 * L + 1));
   std::fill_n(sums, P * (L + 1), 0.0);
   counted.sums = sums;
+  if (row.gradient != nullptr) counted.slopes = sums + P * (L + 1);
   rank_counts_direct<T, kValue>(counted, grouped, plan, factored);
   std::optional<LinearRow<T>> linear;
   if (plan.any) {
     const OrderNeeds needs(row.comparators, derivative_of(kValue));
     linear.emplace(counted, grouped, needs, scratch.counts);
-    linear->template run<kValue>(plan);
+    if (row.gradient == nullptr)
+      linear->template run<kValue>(plan);
+    else
+      linear->template run<CountsPass::kCountsAndSlopes>(plan);
   }
   T* slopes = scratch.slopes.reserve(P * (row.soft ? L : 1));
   grade_targets(row, counted, exact, slopes);
   if (row.gradient == nullptr) return;
 
-  counted.comparators = row.slope_comparators;
   counted.grad = slopes;
   counted.grad_strides[0] = row.soft ? L : 1, counted.grad_strides[1] = row.soft ? 1 : 0;
   counted.sums = sums + P * L;

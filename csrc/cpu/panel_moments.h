@@ -76,29 +76,32 @@ inline void advance(PanelWindow& window, const Panel* panels, int64_t panel_coun
     ++window.end;
 }
 
-// Power coefficients, at a panel, of the sums over the items in its window; [weight][power].
-template <class T, int kWeights>
-void gather_coefficients(const double* table, const double* moments, const Panel* panels,
-                         PanelWindow window, int64_t place,
-                         double (&coefficients)[kWeights][kPanelOrder<T>]) {
+// Power coefficients, at a panel, of the sums over the items in its window, by each of several
+// tables; [table][weight][power].
+template <class T, int kWeights, int kTables>
+void gather_coefficients(const double* const (&tables)[kTables], const double* moments,
+                         const Panel* panels, PanelWindow window, int64_t place,
+                         double (&coefficients)[kTables][kWeights][kPanelOrder<T>]) {
   constexpr int p = kPanelOrder<T>, reach = kPanelReach<T>, lanes = kLanes<double>;
   // Independent chains of additions, enough to hide their latency.
-  constexpr int kChains = std::max(1, 8 / (kWeights * (p / lanes)));
-  Vec<double> sums[kChains][kWeights][p / lanes] = {};
+  constexpr int kChains = std::max(1, 8 / (kTables * kWeights * (p / lanes)));
+  Vec<double> sums[kChains][kTables][kWeights][p / lanes] = {};
   for (int64_t other = window.begin; other < window.end; ++other) {
-    const double* entry = table + (panels[other].place - place + reach - 1) * p * p;
+    const int64_t entry = (panels[other].place - place + reach - 1) * p * p;
     const double* moment = moments + other * kWeights * p;
     for (int b = 0; b < p; ++b)
-      for (int a = 0; a < p / lanes; ++a) {
-        const Vec<double> row = load<double>(entry + b * p + a * lanes);
-        for (int w = 0; w < kWeights; ++w) sums[b % kChains][w][a] += row * moment[w * p + b];
-      }
+      for (int t = 0; t < kTables; ++t)
+        for (int a = 0; a < p / lanes; ++a) {
+          const Vec<double> row = load<double>(tables[t] + entry + b * p + a * lanes);
+          for (int w = 0; w < kWeights; ++w) sums[b % kChains][t][w][a] += row * moment[w * p + b];
+        }
   }
-  for (int w = 0; w < kWeights; ++w)
-    for (int a = 0; a < p / lanes; ++a) {
-      for (int chain = 1; chain < kChains; ++chain) sums[0][w][a] += sums[chain][w][a];
-      store<double>(&coefficients[w][a * lanes], sums[0][w][a]);
-    }
+  for (int t = 0; t < kTables; ++t)
+    for (int w = 0; w < kWeights; ++w)
+      for (int a = 0; a < p / lanes; ++a) {
+        for (int chain = 1; chain < kChains; ++chain) sums[0][t][w][a] += sums[chain][t][w][a];
+        store<double>(&coefficients[t][w][a * lanes], sums[0][t][w][a]);
+      }
 }
 
 }  // namespace SODEEP_FAST_ISA

@@ -80,7 +80,8 @@ class Run {
  public:
   Run(const Tensor* grad, const Tensor* tangent, const Tensor& scores, const Call& call)
       : call_(call),
-        comparators_(for_derivative<T>(call.comparators, call.method, derivative_of(pass))),
+        comparators_(for_derivatives<T>(call.comparators, call.method, derivative_of(pass),
+                                        derivative_of(pass))),
         rows_(scores.size(0)),
         items_(scores.size(1)),
         width_(to_items(pass) ? 1 : call.num_levels),

@@ -16,7 +16,8 @@ struct Comparator {
   Comparison kind;
   double tau, rho, delta, start, offset, at_zero;
   double leak, beta, gamma;  // kRamp
-  SaturatingSigmoid beyond;  // kSup, linear method: the derivative asked for, from delta / tau on
+  // kSup, linear method: from delta / tau on, the derivatives that are asked for.
+  SaturatingSigmoid beyond[3];
 
   bool has_sigmoid() const { return kind == Comparison::kSigmoid || kind == Comparison::kSup; }
   // Where a ramp ends.
@@ -52,7 +53,10 @@ struct CountsPlan {
 //   kTangent         sum over k of level l of H'(s_k - s_i) (v_k - v_i)
 //   kBackward        for an item, the derivative of sum g[i, l] N[i, l]
 //   kDoubleBackward  for an item, the derivative of sum g[i, l] tangent[i, l]
-enum class CountsPass { kCounts, kTangent, kBackward, kDoubleBackward };
+// Sums alone, not pairs, can be taken for two of them at once:
+//   kCountsAndSlopes  kCounts and the sum over k of level l of H'(s_k - s_i), which saves kBackward
+//                     the half of its sums
+enum class CountsPass { kCounts, kTangent, kBackward, kDoubleBackward, kCountsAndSlopes };
 
 constexpr bool has_tangent(CountsPass pass) {
   return pass == CountsPass::kTangent || pass == CountsPass::kDoubleBackward;
@@ -60,9 +64,13 @@ constexpr bool has_tangent(CountsPass pass) {
 constexpr bool to_items(CountsPass pass) {
   return pass == CountsPass::kBackward || pass == CountsPass::kDoubleBackward;
 }
-// Which derivative of H a pass sums.
+// Which derivative of H a pass sums, and up to which.
 constexpr int derivative_of(CountsPass pass) {
-  return pass == CountsPass::kCounts ? 0 : pass == CountsPass::kDoubleBackward ? 2 : 1;
+  const bool is_value = pass == CountsPass::kCounts || pass == CountsPass::kCountsAndSlopes;
+  return is_value ? 0 : pass == CountsPass::kDoubleBackward ? 2 : 1;
+}
+constexpr int last_derivative_of(CountsPass pass) {
+  return pass == CountsPass::kCountsAndSlopes ? 1 : derivative_of(pass);
 }
 
 // A row, or the part of its items that one thread takes; every part has all targets.
@@ -78,12 +86,11 @@ struct RankCountsRow {
   int64_t begin, end;             // the items
   int64_t num_targets, num_levels;
   CountsMethod method;
-  double* sums;  // [num_targets, num_levels], or [num_targets] what backward takes from a target
-  T* gradient;   // of the row, or null
+  double* sums;    // [num_targets, num_levels], or [num_targets] what backward takes from a target
+  double* slopes;  // [num_targets, num_levels] of kCountsAndSlopes, or null
+  T* gradient;     // of the row, or null
 
-  T grad_of(int64_t t, int64_t l) const {
-    return grad[t * grad_strides[0] + l * grad_strides[1]];
-  }
+  T grad_of(int64_t t, int64_t l) const { return grad[t * grad_strides[0] + l * grad_strides[1]]; }
 };
 
 // Scratch of one thread.
@@ -99,8 +106,8 @@ struct RankCountsScratch {
 
   void trim() {
     grouped.trim(), split.trim(), chosen.trim(), compared.trim();
-    place.trim(), slots.trim(), chosen_slots.trim(), cuts.trim(), ahead.trim(),
-        classes.trim(), target_levels.trim(), order.trim(), runs.trim();
+    place.trim(), slots.trim(), chosen_slots.trim(), cuts.trim(), ahead.trim(), classes.trim(),
+        target_levels.trim(), order.trim(), runs.trim();
     sums.trim(), moments.trim(), beyond.trim(), ordered.trim();
   }
 };

@@ -21,12 +21,13 @@ struct Threshold {
   int64_t point(int64_t i) const { return kBelow ? i : points - 1 - i; }
 };
 
-// Lane k of the result is x^(k + 1).
+// Lane k of the result is x^(k + 1), for as many lanes as there are terms.
+template <int kTerms>
 inline Vec<double> lane_powers(double x) {
   IntVec<double> lane;
   for (int k = 0; k < kLanes<double>; ++k) lane[k] = k;
   Vec<double> power = broadcast<double>(x), square = power;
-  for (int bit = 1; bit < kLanes<double>; bit *= 2, square *= square)
+  for (int bit = 1; bit < std::min(kTerms, kLanes<double>); bit *= 2, square *= square)
     power *= (lane & bit) != 0 ? square : broadcast<double>(1);
   return power;
 }
@@ -65,13 +66,14 @@ struct BeyondSums {
 };
 
 // Calls use(point, channel, sums) for every point that has an item beyond, for each of kChannels
-// weights. `decay` is room for the points and a vector; c has kTerms terms, none if kTerms is 0.
-template <class T, int kChannels, int kTerms, bool kBelow, class Use>
-void for_each_beyond(const Threshold<T, kBelow>& side, double tau, const double* c, double* decay,
-                     const Use& use) {
+// weights; of several fits, for those of the next one behind. `decay` is room for the points and a
+// vector; fits have kTerms terms, none if kTerms is 0.
+template <class T, int kChannels, int kFits, int kTerms, bool kBelow, class Use>
+void for_each_beyond(const Threshold<T, kBelow>& side, double tau, const SaturatingSigmoid* fits,
+                     double* decay, const Use& use) {
   constexpr int lanes = kLanes<double>, kPowers = (kTerms + lanes - 1) / lanes;
   constexpr int64_t kBlock = 256;  // items whose sums are in cache together
-  double powers[kChannels][kBlock][kPowers ? kPowers * lanes : 1];
+  double powers[kFits * kChannels][kBlock][kPowers ? kPowers * lanes : 1];
   double weights[kChannels][kBlock], distances[kChannels][kBlock];
   double gap[kBlock], growth[kBlock];
   RunningSum<T, Vec<double>> power_sum[kChannels][kPowers ? kPowers : 1] = {};
@@ -109,13 +111,14 @@ void for_each_beyond(const Threshold<T, kBelow>& side, double tau, const double*
         distances[ch][k] = distance_sum[ch].value();
         weights[ch][k] = weight_sum[ch].value();
         if constexpr (kTerms > 0) {
-          const Vec<double> first = lane_powers(growth[k]);
+          const Vec<double> first = lane_powers<kTerms>(growth[k]);
           Vec<double> factor = first;
           for (int v = 0; v < kPowers; ++v, factor *= first[lanes - 1]) {
             power_sum[ch][v].scale(factor);
             power_sum[ch][v].add(broadcast<double>(w));
-            store<double>(powers[ch][k] + v * lanes,
-                          power_sum[ch][v].value() * load<double>(c + v * lanes));
+            for (int fit = 0; fit < kFits; ++fit)
+              store<double>(powers[fit * kChannels + ch][k] + v * lanes,
+                            power_sum[ch][v].value() * load<double>(&fits[fit].c[v * lanes]));
           }
         }
       }
@@ -123,10 +126,12 @@ void for_each_beyond(const Threshold<T, kBelow>& side, double tau, const double*
       const int64_t i = side.point(point), k = side.beyond[i] - 1 - begin;
       if (k >= count) break;
       const double d = distance(i);
-      for (int ch = 0; ch < kChannels; ++ch) {
+      for (int sum = 0; sum < kFits * kChannels; ++sum) {
+        const int ch = sum % kChannels;
         double decayed = 0;
-        for (int m = kTerms - 1; m >= 0; --m) decayed = (decayed + powers[ch][k][m]) * decay[point];
-        use(i, ch, BeyondSums{weights[ch][k], distances[ch][k] + d * weights[ch][k], decayed});
+        for (int m = kTerms - 1; m >= 0; --m)
+          decayed = (decayed + powers[sum][k][m]) * decay[point];
+        use(i, sum, BeyondSums{weights[ch][k], distances[ch][k] + d * weights[ch][k], decayed});
       }
     }
   }

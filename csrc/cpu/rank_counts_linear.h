@@ -57,29 +57,37 @@ class LinearRow {
   // What the plan leaves to sums.
   template <CountsPass pass>
   void run(const CountsPlan& plan) {
-    constexpr int kDerivative = derivative_of(pass);
     for (int which = 0; which < 3; ++which) {
       const Comparator& comparator = row_.comparators[which];
       bool used[3];
       for (int other = 0; other < 3; ++other) used[other] = row_.comparators[other] == comparator;
       const bool is_first = first_alike(row_.comparators, which) == which;
       const bool* by_sums = plan.by_sums[which];
-      if (!is_first || !comparator.has_derivative(kDerivative) ||
+      if (!is_first || !comparator.has_derivative(derivative_of(pass)) ||
           std::none_of(by_sums, by_sums + row_.num_levels, [](bool by) { return by; }))
         continue;
       if (split_.sorted && comparator.has_sigmoid() && comparator.tau != panels_of_) {
         panels_of_ = comparator.tau;
         cut_panels(split_.entries, 1 / panels_of_, split_.together);
       }
-      Compared<pass> compared(comparator, split_, cuts_, counted_, scratch_);
-      for (int64_t l = 0; l < row_.num_levels; ++l)
-        if (by_sums[l] && choose<pass>(l, used)) add_level<pass>(l, comparator, compared);
+      if (comparator.has_derivative(last_derivative_of(pass)))
+        add_levels<pass>(comparator, by_sums, used);
+      else
+        add_levels<CountsPass::kCounts>(comparator, by_sums, used);
     }
   }
 
  private:
   template <CountsPass pass>
-  using Compared = ComparedSums<T, derivative_of(pass), has_tangent(pass) ? 2 : 1>;
+  using Compared =
+      ComparedSums<T, derivative_of(pass), last_derivative_of(pass), has_tangent(pass) ? 2 : 1>;
+
+  template <CountsPass pass>
+  void add_levels(const Comparator& comparator, const bool* by_sums, const bool (&used)[3]) {
+    Compared<pass> compared(comparator, split_, cuts_, counted_, scratch_);
+    for (int64_t l = 0; l < row_.num_levels; ++l)
+      if (by_sums[l] && choose<pass>(l, used)) add_level<pass>(l, comparator, compared);
+  }
 
   // False if there are none.
   template <CountsPass pass>
@@ -132,21 +140,28 @@ class LinearRow {
                         [&](int64_t k) { return chosen_.before[split_.targets_before[k]]; });
     }
     const double at_itself = comparator.has_sigmoid() ? 0.5 : comparator.at_zero;
-    compared.template visit<false>(
-        items, targets, chosen_.number, [&](int64_t i, const double* sums) {
-          const uint32_t k = chosen_.number[i], t = target_[k];
-          if constexpr (pass == CountsPass::kCounts) {
-            const bool is_counted = target_level_[k] == l && grouped_.place[t] >= 0;
-            row_.sums[t * L + l] = sums[0] - (is_counted ? at_itself : 0);
-          } else {
-            double value = sums[0];
-            if constexpr (has_tangent(pass)) value = sums[1] - chosen_.tangent[i] * sums[0];
-            if constexpr (to_items(pass))
-              row_.sums[t] += scale * chosen_.weight[i] * value;
-            else
-              row_.sums[t * L + l] = scale * value;
-          }
-        });
+    if (pass == CountsPass::kBackward && row_.slopes != nullptr) {
+      for (int64_t i = 0; i < chosen_.count; ++i) {
+        const uint32_t t = target_[chosen_.number[i]];
+        row_.sums[t] += scale * chosen_.weight[i] * row_.slopes[t * L + l];
+      }
+    } else
+      compared.template visit<false>(
+          items, targets, chosen_.number, [&](int64_t i, const double* sums) {
+            const uint32_t k = chosen_.number[i], t = target_[k];
+            if constexpr (derivative_of(pass) == 0) {
+              const bool is_counted = target_level_[k] == l && grouped_.place[t] >= 0;
+              row_.sums[t * L + l] = sums[0] - (is_counted ? at_itself : 0);
+              if constexpr (pass == CountsPass::kCountsAndSlopes) row_.slopes[t * L + l] = sums[1];
+            } else {
+              double value = sums[0];
+              if constexpr (has_tangent(pass)) value = sums[1] - chosen_.tangent[i] * sums[0];
+              if constexpr (to_items(pass))
+                row_.sums[t] += scale * chosen_.weight[i] * value;
+              else
+                row_.sums[t * L + l] = scale * value;
+            }
+          });
     if constexpr (to_items(pass))
       compared.template visit<true>(
           targets, items, chosen_.number, [&](int64_t k, const double* sums) {

@@ -49,12 +49,13 @@ inline Comparators parse_comparators(const std::vector<int64_t>& kinds,
   return comparators;
 }
 
-// With what sums of a derivative of theirs take.
+// With what sums of some of their derivatives take.
 template <class T>
-Comparators for_derivative(Comparators comparators, CountsMethod method, int derivative) {
+Comparators for_derivatives(Comparators comparators, CountsMethod method, int first, int last) {
   for (Comparator& c : comparators)
-    if (c.kind == Comparison::kSup && method != CountsMethod::kDirect)
-      c.beyond = saturating_sigmoid<T>(c.delta / c.tau, derivative);
+    for (int m = first; m <= last; ++m)
+      if (c.kind == Comparison::kSup && method != CountsMethod::kDirect)
+        c.beyond[m] = saturating_sigmoid<T>(c.delta / c.tau, m);
   return comparators;
 }
 

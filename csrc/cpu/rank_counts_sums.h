@@ -31,12 +31,22 @@ struct Side {
   }
 };
 
-// out[c][i] = sum over the items k of w_c[k] sigmoid^(m)((s_k - s_i) / tau), for each point i.
-template <class T, int kDerivative, int kChannels>
+template <class T>
+const double* panel_table(int derivative) {
+  static const std::vector<double> tables[3] = {make_panel_table<T, 0>(), make_panel_table<T, 1>(),
+                                                make_panel_table<T, 2>()};
+  return tables[derivative].data();
+}
+
+// out[c][i] = sum over the items k of w_c[k] sigmoid^(m)((s_k - s_i) / tau), for each point i; of
+// several derivatives m, those of the next one come behind.
+template <class T, int kFirst, int kLast, int kChannels>
 void sigmoid_sums(const Side<T>& items, const Side<T>& points, double lam, Buffer<double>& memory,
                   T* const (&out)[2]) {
   constexpr int p = kPanelOrder<T>, lanes = kLanes<T>;
-  static const std::vector<double> table = make_panel_table<T, kDerivative>();
+  constexpr int kTables = kLast - kFirst + 1, kSums = kTables * kChannels;
+  const double* tables[kTables];
+  for (int m = kFirst; m <= kLast; ++m) tables[m - kFirst] = panel_table<T>(m);
   const T to_t = static_cast<T>(2 * lam);
   double* moments = memory.reserve(items.run_count * kChannels * p);
   std::fill(moments, moments + items.run_count * kChannels * p, 0.0);
@@ -53,22 +63,23 @@ void sigmoid_sums(const Side<T>& items, const Side<T>& points, double lam, Buffe
   int64_t above = 0;
   for (int64_t r = 0; r < points.run_count; ++r) {
     const Panel& run = points.runs[r];
-    double wide[kChannels][p];
-    T narrow[kChannels][p];
+    T narrow[kSums][p];
     advance<T>(window, items.runs, items.run_count, run.place);
-    gather_coefficients<T, kChannels>(table.data(), moments, items.runs, window, run.place, wide);
-    if constexpr (kDerivative == 0) {  // items of the panels above count in full
+    double wide[kTables][kChannels][p];
+    gather_coefficients<T>(tables, moments, items.runs, window, run.place, wide);
+    if constexpr (kFirst == 0) {  // items of the panels above count in full
       while (above < items.run_count && items.runs[above].place <= run.place) ++above;
       if (above < items.run_count)
-        wide[0][0] += static_cast<double>(items.count - items.runs[above].begin);
+        wide[0][0][0] += static_cast<double>(items.count - items.runs[above].begin);
     }
-    for (int c = 0; c < kChannels; ++c)
-      for (int a = 0; a < p; ++a) narrow[c][a] = static_cast<T>(wide[c][a]);
+    for (int c = 0; c < kSums; ++c)
+      for (int a = 0; a < p; ++a)
+        narrow[c][a] = static_cast<T>(wide[c / kChannels][c % kChannels][a]);
     const auto centre = panel_centre<T>(run.anchor, run.index, lam);
     for (int64_t i = run.begin; i < run.end; i += lanes) {
       const Vec<T> score = load_first<T>(points.scores + i, run.end - i);
       const Vec<T> t = ((score - centre.hi) - centre.lo) * to_t;
-      for (int c = 0; c < kChannels; ++c)
+      for (int c = 0; c < kSums; ++c)
         store_first<T>(out[c] + i, evaluate_powers<T>(narrow[c], t), run.end - i);
     }
   }
@@ -113,9 +124,9 @@ class TargetCuts {
   bool has_above_ = false, has_beyond_ = false;
 };
 
-// The same sums of H or a derivative of H for a comparator, exact where it breaks. For a reversed
-// comparison, of H(s_i - s_k), which is what backward needs, the derivative is at least the first.
-template <class T, int kDerivative, int kChannels>
+// The same sums of H or derivatives of H for a comparator, exact where it breaks. For a reversed
+// comparison, of H(s_i - s_k), which is what backward needs, they are at least the first.
+template <class T, int kFirst, int kLast, int kChannels>
 class ComparedSums {
  public:
   ComparedSums(const Comparator& comparator, const SplitOrder<T>& split, TargetCuts<T>& cuts,
@@ -128,7 +139,7 @@ class ComparedSums {
     for (int c = 0; c < 2; ++c) beyond_[c] = doubles + c * stride;
     decay_ = doubles + 2 * stride;
     ahead_ = scratch.ahead.reserve(stride);
-    cuts.find(comparator, kDerivative);
+    cuts.find(comparator, kFirst);
   }
 
   // Calls use(i, sums of the channels) for every point. Of items and points, one are the items of
@@ -138,17 +149,17 @@ class ComparedSums {
     const bool has_sigmoid = comparator_.has_sigmoid();
     const bool has_threshold = comparator_.kind != Comparison::kSigmoid;
     if (has_sigmoid)
-      sigmoid_sums<T, kDerivative, kChannels>(items, points, 1 / comparator_.tau, scratch_.moments,
-                                              soft_);
+      sigmoid_sums<T, kFirst, kLast, kChannels>(items, points, 1 / comparator_.tau,
+                                                scratch_.moments, soft_);
     if (has_threshold) {
-      for (int c = 0; c < kChannels; ++c) std::fill_n(beyond_[c], points.count, 0.0);
+      for (int c = 0; c < kSums; ++c) std::fill_n(beyond_[c], points.count, 0.0);
       add_threshold<kReversed>(items, points, number);
     }
     // sigmoid'' is odd, sigmoid' even.
-    const double sign = kReversed && kDerivative == 2 ? -1 : 1;
+    const double sign = kReversed && kFirst == 2 ? -1 : 1;
     for (int64_t i = 0; i < points.count; ++i) {
-      double sums[kChannels];
-      for (int c = 0; c < kChannels; ++c)
+      double sums[kSums];
+      for (int c = 0; c < kSums; ++c)
         sums[c] = (has_sigmoid ? sign * static_cast<double>(soft_[c][i]) : 0.0) +
                   (has_threshold ? beyond_[c][i] : 0.0);
       use(i, sums);
@@ -156,6 +167,9 @@ class ComparedSums {
   }
 
  private:
+  static constexpr int kSums = (kLast - kFirst + 1) * kChannels;
+  static_assert(kSums <= 2);
+
   template <bool kReversed>
   void add_threshold(const Side<T>& items, const Side<T>& points, const uint32_t* number) {
     const Threshold<T, kReversed> side{items.scores, {items.weights[0], items.weights[1]},
@@ -167,7 +181,7 @@ class ComparedSums {
       return;
     }
     if (comparator_.kind == Comparison::kRamp) {
-      if constexpr (kDerivative < 2) {
+      if constexpr (kLast < 2) {
         // The leak everywhere; right of 0 the ramp instead, and right of its end 1 instead.
         const double leak = comparator_.leak, beta = comparator_.beta, gamma = comparator_.gamma;
         std::fill_n(ahead_, points.count, static_cast<uint32_t>(items.count));
@@ -180,12 +194,12 @@ class ComparedSums {
       return;
     }
     count_beyond<kReversed>(cuts_.beyond, items.count, points.count, number);
-    if (comparator_.beyond.few_terms)
+    if (comparator_.beyond[kFirst].few_terms)
       add_beyond_delta<kFewTerms<T>>(side);
     else
       add_beyond_delta<kManyTerms<T>>(side);
     // Beyond delta that is undone again.
-    if (kDerivative == 0 && comparator_.start != 0)
+    if (kFirst == 0 && comparator_.start != 0)
       add_ahead(cuts_.above, comparator_.start, points, number);
   }
 
@@ -214,10 +228,12 @@ class ComparedSums {
   // Adds slope |p - q| + constant, or its derivative.
   template <bool kReversed>
   void add_line(const Threshold<T, kReversed>& side, double slope, double constant) {
-    for_each_beyond<T, kChannels, 0>(
-        side, 1, nullptr, nullptr, [&](int64_t i, int c, const BeyondSums& sums) {
-          beyond_[c][i] += kDerivative == 0 ? slope * sums.distance + constant * sums.weight
-                                            : slope * sums.weight;
+    const SaturatingSigmoid* none = nullptr;
+    for_each_beyond<T, kChannels, 1, 0>(
+        side, 1, none, nullptr, [&](int64_t i, int c, const BeyondSums& sums) {
+          for (int m = kFirst; m <= kLast; ++m)
+            beyond_[(m - kFirst) * kChannels + c][i] +=
+                m == 0 ? slope * sums.distance + constant * sums.weight : slope * sums.weight;
         });
   }
 
@@ -230,14 +246,14 @@ class ComparedSums {
   void add_beyond_delta(const Threshold<T, kReversed>& side) {
     const double rho = comparator_.rho,
                  delta = static_cast<double>(static_cast<T>(comparator_.delta));
-    const double constant = kDerivative == 0
-                                ? comparator_.offset - comparator_.start - 1 - rho * delta
-                                : (kDerivative == 1 ? rho * comparator_.tau : 0);
-    for_each_beyond<T, kChannels, kTerms>(
-        side, comparator_.tau, comparator_.beyond.c.data(), decay_,
+    const double constants[3] = {comparator_.offset - comparator_.start - 1 - rho * delta,
+                                 rho * comparator_.tau, 0};
+    for_each_beyond<T, kChannels, kLast - kFirst + 1, kTerms>(
+        side, comparator_.tau, comparator_.beyond + kFirst, decay_,
         [&](int64_t i, int c, const BeyondSums& sums) {
-          const double line = kDerivative == 0 ? rho * sums.distance : 0;
-          beyond_[c][i] += line + constant * sums.weight - sums.decayed;
+          const int m = kFirst + c / kChannels;
+          const double line = m == 0 ? rho * sums.distance : 0;
+          beyond_[c][i] += line + constants[m] * sums.weight - sums.decayed;
         });
   }
 

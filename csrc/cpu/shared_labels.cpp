@@ -36,8 +36,8 @@ Tensor shared_labels(Tensor labels, Tensor item_labels) {
   const auto* own_data = static_cast<const int64_t*>(own.const_data_ptr());
   const auto* label_data = static_cast<const int64_t*>(by_level.const_data_ptr());
   auto* to = static_cast<uint8_t*>(shared.mutable_data_ptr());
-  const auto kernel = pick_isa(baseline::shared_labels_row, avx2::shared_labels_row,
-                               avx512::shared_labels_row);
+  const auto kernel =
+      pick_isa(baseline::shared_labels_row, avx2::shared_labels_row, avx512::shared_labels_row);
   constexpr int64_t kPairsPerTask = 1 << 16;
   const int64_t grain = kPairsPerTask / std::max<int64_t>(items * levels, 1);
   torch::stable::parallel_for(

@@ -133,13 +133,14 @@ void soft_rank_linear(const T* scores, const T* const (&weights)[2], int64_t n, 
   using Coefficients = T[kWeights][p];
   const auto find_coefficients = [&](int64_t index, PanelWindow& window, Coefficients& narrow) {
     const Panel& panel = row.panels[index];
-    double wide[kWeights][p];
+    const double* const tables[1] = {table.data()};
+    double wide[1][kWeights][p];
     advance<T>(window, row.panels, row.panel_count, panel.place);
-    gather_coefficients<T, kWeights>(table.data(), moments, row.panels, window, panel.place, wide);
+    gather_coefficients<T>(tables, moments, row.panels, window, panel.place, wide);
     // Items of the panels above count in full; the item itself counted one half.
-    if constexpr (kDerivative == 0) wide[0][0] += static_cast<double>(n - panel.end) + 0.5;
+    if constexpr (kDerivative == 0) wide[0][0][0] += static_cast<double>(n - panel.end) + 0.5;
     for (int w = 0; w < kWeights; ++w)
-      for (int a = 0; a < p; ++a) narrow[w][a] = static_cast<T>(scale * wide[w][a]);
+      for (int a = 0; a < p; ++a) narrow[w][a] = static_cast<T>(scale * wide[0][w][a]);
   };
   // Every block comes back to every panel.
   std::vector<T> ready(in_blocks ? row.panel_count * moment_size : 0);
