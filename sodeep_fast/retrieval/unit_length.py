@@ -31,9 +31,11 @@ class _UnitLength(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         vectors, units, length = ctx.saved_tensors
-        if torch.is_grad_enabled():  # which a second derivative enables
+        differentiable = torch.is_grad_enabled()  # for a second derivative
+        if differentiable:
             length = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
         # What is along the vector goes, unless its length does not follow it.
         along = torch.linalg.vecdot(grad, units).unsqueeze(-1)
         along = along.masked_fill(length < SHORTEST, 0)
-        return torch.addcmul(grad, along, units, value=-1) / length.clamp(SHORTEST)
+        across, divisor = torch.addcmul(grad, along, units, value=-1), length.clamp(SHORTEST)
+        return across / divisor if differentiable else across.div_(divisor)
