@@ -31,11 +31,12 @@ struct GradedScratch {
   RankCountsScratch<T> counts;
   Buffer<int64_t> targets, chosen;
   Buffer<uint8_t> levels;
-  Buffer<double> exact;
+  Buffer<double> sums, exact;
   Buffer<T> slopes;
 
   void trim() {
-    counts.trim(), targets.trim(), chosen.trim(), levels.trim(), exact.trim(), slopes.trim();
+    counts.trim(), targets.trim(), chosen.trim(), levels.trim(), sums.trim(), exact.trim(),
+        slopes.trim();
   }
 };
 

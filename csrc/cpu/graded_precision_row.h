@@ -19,27 +19,29 @@ inline int64_t find_targets(const uint8_t* levels, int64_t items, int64_t num_le
   return count;
 }
 
-// The exact counts [target of level >= least, num_levels].
+// Counts exactly, to exact [target, num_levels], for the chosen ones of the targets: with an order
+// of their own.
 template <class T>
-const double* count_exactly(const GradedRow<T>& row, const RankCountsRow<T>& counted,
-                            GradedScratch<T>& scratch) {
-  int64_t* chosen = scratch.chosen.reserve(counted.num_targets);
-  const int64_t* end = std::copy_if(counted.targets, counted.targets + counted.num_targets, chosen,
-                                    [&](int64_t item) { return row.levels[item] >= row.least; });
-  if (end == chosen) return nullptr;
-  const Comparator steps[3] = {row.step, row.step, row.step};
-  RankCountsRow<T> exact = counted;
-  exact.targets = chosen, exact.num_targets = end - chosen;
-  exact.comparators = steps;
-  exact.sums = scratch.exact.reserve(exact.num_targets * row.num_levels);
+void count_exactly(const GradedRow<T>& row, RankCountsRow<T> counted, int64_t count,
+                   const Comparator* steps, double* exact, GradedScratch<T>& scratch) {
+  const int64_t L = row.num_levels;
+  int64_t* chosen = scratch.chosen.reserve(2 * count);
+  int64_t* number = chosen + count;
+  for (int64_t t = 0, at = 0; at < count; ++t) {
+    chosen[at] = counted.targets[t], number[at] = t;
+    at += row.levels[chosen[at]] >= row.least;
+  }
+  counted.targets = chosen, counted.num_targets = count, counted.comparators = steps;
+  counted.sums = scratch.exact.reserve(count * L);
   if (row.least == 1) {
-    // Many targets: level 0, which has no relevance, costs more than hiding it.
+    // Level 0, which has no relevance, costs more than hiding it.
     uint8_t* shown = scratch.levels.reserve(row.items);
     std::replace_copy(row.levels, row.levels + row.items, shown, uint8_t(0), kHidden);
-    exact.levels = shown;
+    counted.levels = shown;
   }
-  rank_counts_row<T, CountsPass::kCounts>(exact, scratch.counts);
-  return exact.sums;
+  rank_counts_row<T, CountsPass::kCounts>(counted, scratch.counts);
+  for (int64_t at = 0; at < count; ++at)
+    std::copy_n(counted.sums + at * L, L, exact + number[at] * L);
 }
 
 // The value, from the counts of all targets, and its derivatives by them: num_levels for each
@@ -61,7 +63,7 @@ void grade_targets(const GradedRow<T>& row, const RankCountsRow<T>& counted, con
     const int64_t level = row.levels[counted.targets[t]];
     const double *counts = counted.sums + t * L, *outranking = counts, own = relevance[level];
     const bool is_exact = level >= row.least;
-    if (is_exact) outranking = exact, exact += L;
+    if (is_exact) outranking = exact + t * L;
     double rank = 1, gain = own;
     for (int64_t l = 0; l < L; ++l) {
       rank += counts[l];
@@ -94,7 +96,14 @@ void graded_precision_row(const GradedRow<T>& row, GradedScratch<T>& scratch) {
   counted.method = row.method, counted.comparators = row.comparators;
   *row.value = nan;
   if (row.gradient != nullptr) std::fill_n(row.gradient, row.items, T(0));
-  const double* exact = count_exactly(row, counted, scratch);  // before the scratch is taken
+  const auto exact_targets = std::count_if(
+      targets, targets + P, [&](int64_t item) { return row.levels[item] >= row.least; });
+  constexpr int64_t kFew = 16;  // pairs take less time than another order
+  const Comparator steps[3] = {row.step, row.step, row.step};
+  double* sums = scratch.sums.reserve(P * (3 * L + 1));
+  std::fill_n(sums, P * (3 * L + 1), 0.0);
+  double* exact = sums + P * (2 * L + 1);
+  if (exact_targets > kFew) count_exactly(row, counted, exact_targets, steps, exact, scratch);
 
   GroupedRow<T> grouped;
   if (!survey_row(counted, scratch.counts, grouped)) {
@@ -110,8 +119,11 @@ void graded_precision_row(const GradedRow<T>& row, GradedScratch<T>& scratch) {
   group_row<T, kGradient>(counted, scratch.counts, places, grouped);
   const FlushToZero flush(may_flush<T>(row.comparators));
   const double factored = factor_row(counted, grouped, plan);
-  double* sums = scratch.counts.sums.reserve(P * (2 * L + 1));
-  std::fill_n(sums, P * (L + 1), 0.0);
+  if (exact_targets > 0 && exact_targets <= kFew) {
+    counted.comparators = steps, counted.sums = exact;
+    rank_counts_direct<T, kValue>(counted, grouped, CountsPlan(), 0, row.least);
+    counted.comparators = row.comparators;
+  }
   counted.sums = sums;
   if (row.gradient != nullptr) counted.slopes = sums + P * (L + 1);
   rank_counts_direct<T, kValue>(counted, grouped, plan, factored);

@@ -216,10 +216,11 @@ double factor_row(const RankCountsRow<T>& row, const GroupedRow<T>& grouped,
   return factored;
 }
 
-// What the plan does not leave to sums; `factored` is of factor_row.
+// What the plan does not leave to sums, for targets of level `least` and more; `factored` is of
+// factor_row.
 template <class T, CountsPass pass>
 void rank_counts_direct(const RankCountsRow<T>& row, const GroupedRow<T>& grouped,
-                        const CountsPlan& plan, double factored) {
+                        const CountsPlan& plan, double factored, int64_t least = 0) {
   const int64_t L = row.num_levels;
   bool is_left[3][256];  // by relation of the levels
   for (int which = 0; which < 3; ++which) {
@@ -229,7 +230,7 @@ void rank_counts_direct(const RankCountsRow<T>& row, const GroupedRow<T>& groupe
       is_left[which][l] = has_any && grouped.count[l] > 0 && !(plan.any && by_sums[l]);
   }
 
-  for (int64_t level = 0; level < L; ++level) {
+  for (int64_t level = least; level < L; ++level) {
     bool has_any = false;
     bool is_few[256];
     for (int64_t l = 0; l < L; ++l) {

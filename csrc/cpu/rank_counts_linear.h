@@ -70,10 +70,13 @@ class LinearRow {
         panels_of_ = comparator.tau;
         cut_panels(split_.entries, 1 / panels_of_, split_.together);
       }
-      if (comparator.has_derivative(last_derivative_of(pass)))
-        add_levels<pass>(comparator, by_sums, used);
-      else
-        add_levels<CountsPass::kCounts>(comparator, by_sums, used);
+      if (comparator.kind == Comparison::kStep) {
+        add_steps(comparator, by_sums, used);
+        continue;
+      }
+      Compared<pass> compared(comparator, split_, cuts_, counted_, scratch_);
+      for (int64_t l = 0; l < row_.num_levels; ++l)
+        if (by_sums[l] && choose<pass>(l, used)) add_level<pass>(l, comparator, compared);
     }
   }
 
@@ -82,11 +85,24 @@ class LinearRow {
   using Compared =
       ComparedSums<T, derivative_of(pass), last_derivative_of(pass), has_tangent(pass) ? 2 : 1>;
 
-  template <CountsPass pass>
-  void add_levels(const Comparator& comparator, const bool* by_sums, const bool (&used)[3]) {
-    Compared<pass> compared(comparator, split_, cuts_, counted_, scratch_);
-    for (int64_t l = 0; l < row_.num_levels; ++l)
-      if (by_sums[l] && choose<pass>(l, used)) add_level<pass>(l, comparator, compared);
+  bool is_used(const bool (&used)[3], int64_t l, int64_t target_level) const {
+    return used[(l >= target_level) + (l > target_level)];
+  }
+
+  void add_steps(const Comparator& step, const bool* by_sums, const bool (&used)[3]) {
+    cuts_.find(step, 0);
+    for (int64_t l = 0; l < row_.num_levels; ++l) {
+      if (!by_sums[l]) continue;
+      count_level(l);
+      const uint32_t count = counted_[split_.entries];
+      for (int64_t k = 0; k < targets_; ++k) {
+        if (!is_used(used, l, target_level_[k])) continue;
+        const uint32_t t = target_[k], above = count - counted_[cuts_.above[k]];
+        const bool is_itself = target_level_[k] == l && grouped_.place[t] >= 0;
+        const uint32_t tied = count - counted_[cuts_.level[k]] - above - is_itself;
+        row_.sums[t * row_.num_levels + l] = above + step.at_zero * tied;
+      }
+    }
   }
 
   // False if there are none.
@@ -95,8 +111,7 @@ class LinearRow {
     ChosenTargets<T>& to = chosen_;
     to.count = 0;
     for (int64_t k = 0; k < targets_; ++k) {
-      const int64_t level = target_level_[k];
-      bool is_chosen = used[(l >= level) + (l > level)];
+      bool is_chosen = is_used(used, l, target_level_[k]);
       to.scores[to.count] = split_.scores[first_target_ + k];
       to.number[to.count] = static_cast<uint32_t>(k);
       to.before[k] = static_cast<uint32_t>(to.count);
@@ -139,7 +154,7 @@ class LinearRow {
       targets.find_runs(split_.together,
                         [&](int64_t k) { return chosen_.before[split_.targets_before[k]]; });
     }
-    const double at_itself = comparator.has_sigmoid() ? 0.5 : comparator.at_zero;
+    const double at_itself = comparator.has_sigmoid() ? 0.5 : 0;
     if (pass == CountsPass::kBackward && row_.slopes != nullptr) {
       for (int64_t i = 0; i < chosen_.count; ++i) {
         const uint32_t t = target_[chosen_.number[i]];

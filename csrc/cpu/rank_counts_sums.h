@@ -124,8 +124,9 @@ class TargetCuts {
   bool has_above_ = false, has_beyond_ = false;
 };
 
-// The same sums of H or derivatives of H for a comparator, exact where it breaks. For a reversed
-// comparison, of H(s_i - s_k), which is what backward needs, they are at least the first.
+// The same sums of H or derivatives of H for a comparator that has any, exact where it breaks. For
+// a reversed comparison, of H(s_i - s_k), which is what backward needs, they are at least the
+// first.
 template <class T, int kFirst, int kLast, int kChannels>
 class ComparedSums {
  public:
@@ -175,11 +176,6 @@ class ComparedSums {
     const Threshold<T, kReversed> side{items.scores, {items.weights[0], items.weights[1]},
                                        items.count,  points.scores,
                                        ahead_,       points.count};
-    if (comparator_.kind == Comparison::kStep) {
-      add_ahead(cuts_.level, comparator_.at_zero, points, number);
-      add_ahead(cuts_.above, 1 - comparator_.at_zero, points, number);
-      return;
-    }
     if (comparator_.kind == Comparison::kRamp) {
       if constexpr (kLast < 2) {
         // The leak everywhere; right of 0 the ramp instead, and right of its end 1 instead.
@@ -198,9 +194,7 @@ class ComparedSums {
       add_beyond_delta<kFewTerms<T>>(side);
     else
       add_beyond_delta<kManyTerms<T>>(side);
-    // Beyond delta that is undone again.
-    if (kFirst == 0 && comparator_.start != 0)
-      add_ahead(cuts_.above, comparator_.start, points, number);
+    if (kFirst == 0 && comparator_.start != 0) add_start(points, number);
   }
 
   // How many items are beyond the place `first` of a target, for targets as points; reversed, for
@@ -217,12 +211,12 @@ class ComparedSums {
     }
   }
 
-  // Adds `value` for every item from the place `first` of a target on.
-  void add_ahead(const uint32_t* first, double value, const Side<T>& targets,
-                 const uint32_t* number) {
+  // For every item above a target; beyond delta that is undone again.
+  void add_start(const Side<T>& targets, const uint32_t* number) {
     const uint32_t count = counted_[split_.entries];
     for (int64_t i = 0; i < targets.count; ++i)
-      beyond_[0][i] += value * static_cast<double>(count - counted_[first[number[i]]]);
+      beyond_[0][i] +=
+          comparator_.start * static_cast<double>(count - counted_[cuts_.above[number[i]]]);
   }
 
   // Adds slope |p - q| + constant, or its derivative.
