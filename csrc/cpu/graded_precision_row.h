@@ -101,8 +101,9 @@ void graded_precision_row(const GradedRow<T>& row, GradedScratch<T>& scratch) {
   constexpr int64_t kFew = 16;  // pairs take less time than another order
   const Comparator steps[3] = {row.step, row.step, row.step};
   double* sums = scratch.sums.reserve(P * (3 * L + 1));
-  std::fill_n(sums, P * (3 * L + 1), 0.0);
+  std::fill_n(sums, P * (L + 1), 0.0);
   double* exact = sums + P * (2 * L + 1);
+  if (exact_targets > 0) std::fill_n(exact, P * L, 0.0);
   if (exact_targets > kFew) count_exactly(row, counted, exact_targets, steps, exact, scratch);
 
   GroupedRow<T> grouped;

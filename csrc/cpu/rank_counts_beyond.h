@@ -72,7 +72,7 @@ template <class T, int kChannels, int kFits, int kTerms, bool kBelow, class Use>
 void for_each_beyond(const Threshold<T, kBelow>& side, double tau, const SaturatingSigmoid* fits,
                      double* decay, const Use& use) {
   constexpr int lanes = kLanes<double>, kPowers = (kTerms + lanes - 1) / lanes;
-  constexpr int64_t kBlock = 256;  // items whose sums are in cache together
+  constexpr int64_t kBlock = 128;  // items whose sums are in cache together
   double powers[kFits * kChannels][kBlock][kPowers ? kPowers * lanes : 1];
   double weights[kChannels][kBlock], distances[kChannels][kBlock];
   double gap[kBlock], growth[kBlock];

@@ -16,6 +16,8 @@ struct ChosenTargets {
   T *scores, *tangent, *weight, *weighted;  // s, v, g, g v
   uint32_t *number, *before;  // among the ordered targets; [targets + 1] chosen before each target
   int64_t count;
+  int64_t level;  // that they are chosen for
+  std::array<bool, 3> used;
 };
 
 template <class T>
@@ -40,7 +42,9 @@ class LinearRow {
                memory + 3 * stride,
                numbers + stride,
                numbers,
-               0};
+               0,
+               -1,
+               {}};
     target_ = numbers + 2 * stride;
     counted_ = numbers + 3 * stride;
     target_level_ = scratch.target_levels.reserve(targets_);
@@ -57,9 +61,10 @@ class LinearRow {
   // What the plan leaves to sums.
   template <CountsPass pass>
   void run(const CountsPlan& plan) {
-    for (int which = 0; which < 3; ++which) {
+    // Steps, which have no backward, first: what it needs too is then found last.
+    for (int which = 2; which >= 0; --which) {
       const Comparator& comparator = row_.comparators[which];
-      bool used[3];
+      Used used;
       for (int other = 0; other < 3; ++other) used[other] = row_.comparators[other] == comparator;
       const bool is_first = first_alike(row_.comparators, which) == which;
       const bool* by_sums = plan.by_sums[which];
@@ -85,11 +90,14 @@ class LinearRow {
   using Compared =
       ComparedSums<T, derivative_of(pass), last_derivative_of(pass), has_tangent(pass) ? 2 : 1>;
 
-  bool is_used(const bool (&used)[3], int64_t l, int64_t target_level) const {
+  // By relation of the levels, whether they are compared by the comparator at hand.
+  using Used = std::array<bool, 3>;
+
+  static bool is_used(const Used& used, int64_t l, int64_t target_level) {
     return used[(l >= target_level) + (l > target_level)];
   }
 
-  void add_steps(const Comparator& step, const bool* by_sums, const bool (&used)[3]) {
+  void add_steps(const Comparator& step, const bool* by_sums, const Used& used) {
     cuts_.find(step, 0);
     for (int64_t l = 0; l < row_.num_levels; ++l) {
       if (!by_sums[l]) continue;
@@ -107,28 +115,34 @@ class LinearRow {
 
   // False if there are none.
   template <CountsPass pass>
-  bool choose(int64_t l, const bool (&used)[3]) {
+  bool choose(int64_t l, const Used& used) {
     ChosenTargets<T>& to = chosen_;
-    to.count = 0;
-    for (int64_t k = 0; k < targets_; ++k) {
-      bool is_chosen = is_used(used, l, target_level_[k]);
-      to.scores[to.count] = split_.scores[first_target_ + k];
-      to.number[to.count] = static_cast<uint32_t>(k);
-      to.before[k] = static_cast<uint32_t>(to.count);
-      if constexpr (has_tangent(pass)) to.tangent[to.count] = split_.tangent[first_target_ + k];
-      if constexpr (to_items(pass)) {
-        const T weight = row_.grad_of(target_[k], l);
-        to.weight[to.count] = weight;
-        if constexpr (has_tangent(pass)) to.weighted[to.count] = weight * to.tangent[to.count];
-        is_chosen &= weight != 0;
-      }
-      to.count += is_chosen;
+    if (l != to.level || used != to.used) find_chosen(l, used);
+    for (int64_t i = 0; i < to.count; ++i) {
+      const uint32_t k = to.number[i];
+      if constexpr (has_tangent(pass)) to.tangent[i] = split_.tangent[first_target_ + k];
+      if constexpr (to_items(pass)) to.weight[i] = row_.grad_of(target_[k], l);
+      if constexpr (pass == CountsPass::kDoubleBackward)
+        to.weighted[i] = to.weight[i] * to.tangent[i];
     }
-    to.before[targets_] = static_cast<uint32_t>(to.count);
     return to.count > 0;
   }
 
+  void find_chosen(int64_t l, const Used& used) {
+    ChosenTargets<T>& to = chosen_;
+    to.level = l, to.used = used, to.count = 0;
+    for (int64_t k = 0; k < targets_; ++k) {
+      to.scores[to.count] = split_.scores[first_target_ + k];
+      to.number[to.count] = static_cast<uint32_t>(k);
+      to.before[k] = static_cast<uint32_t>(to.count);
+      to.count += is_used(used, l, target_level_[k]);
+    }
+    to.before[targets_] = static_cast<uint32_t>(to.count);
+  }
+
   void count_level(int64_t l) {
+    if (l == counted_level_) return;
+    counted_level_ = l;
     uint32_t count = 0;
     for (int64_t k = 0; k < split_.entries; ++k) {
       counted_[k] = count;
@@ -194,8 +208,9 @@ class LinearRow {
   TargetCuts<T> cuts_;
   double panels_of_ = 0;  // the temperature whose panels a sorted row is cut into
   ChosenTargets<T> chosen_;
-  uint32_t* target_;       // [targets] in order, as the caller numbers them
-  uint32_t* counted_;      // [entries + 1] items of a level before each place in the order
+  uint32_t* target_;   // [targets] in order, as the caller numbers them
+  uint32_t* counted_;  // [entries + 1] items of a level before each place in the order
+  int64_t counted_level_ = -1;
   uint8_t* target_level_;  // [targets] in order
   Panel* runs_;
 };
