@@ -137,22 +137,29 @@ struct Plan {
 
   // So many rows that the weights, read once for all of them, cost little against the products, and
   // so few that what is kept of them stays in the cache; up to twice that, lest few be left over.
+  // Half of the threads take the other direction, unless it is wanted that a thread takes both of a
+  // tile and all of them then have about as many rows.
   template <class T, class S>
-  Plan(const LstmLayer<T>& layer, const LstmKernels<T, S>& kernel, int64_t steps_kept)
+  Plan(const LstmLayer<T>& layer, const LstmKernels<T, S>& kernel, int64_t steps_kept,
+       bool wants_both)
       : batch(layer.batch) {
     constexpr int64_t kKept = 4 << 20;
     const int64_t together = std::max<int64_t>(kernel.product_rows, 6),
                   most = 64 / together * together;
     const int64_t row_bytes = steps_kept * kLstmSaved * layer.hidden * int64_t(sizeof(S));
     const int64_t kept = std::min(most, kKept / std::max<int64_t>(1, row_bytes));
-    // Where there is too little for all threads, half of them take the other direction.
-    const int64_t threads = torch::stable::get_num_threads(), pairs = divide_up(threads, 2);
     const int64_t least = std::max<int64_t>(1, batch / std::max(kept, together));
-    const int64_t most_groups = least < 2 * pairs ? pairs : 2 * pairs;
-    const int64_t wanted = divide_up(least, most_groups) * most_groups;
-    rows = std::max<int64_t>(1, divide_up(divide_up(batch, wanted), together)) * together;
-    tiles = divide_up(batch, rows);
-    groups = std::min(tiles, most_groups);
+    const auto divide = [&](int64_t most_groups) {
+      const int64_t wanted = divide_up(least, most_groups) * most_groups;
+      rows = std::max<int64_t>(1, divide_up(divide_up(batch, wanted), together)) * together;
+      tiles = divide_up(batch, rows);
+      groups = std::min(tiles, most_groups);
+    };
+    const int64_t threads = torch::stable::get_num_threads(), pairs = divide_up(threads, 2);
+    divide(2 * pairs);
+    const int64_t most_rows = divide_up(tiles, std::max<int64_t>(1, groups)) * rows;
+    const bool is_even = groups == 2 * pairs && most_rows * groups <= batch + batch / 16;
+    if (!wants_both || !is_even) divide(pairs);
     both = groups >= threads;
   }
 
@@ -279,7 +286,7 @@ std::tuple<Tensor, Tensor> run_forward(const Tensor& input, const Weights& weigh
   const LstmKernels<T, S> kernel = kernels<T, S>(layer.batch);
   thread_local Buffer<T> packed;
   pack(kernel.forward_packing, weights, layer, packed);
-  Plan(layer, kernel, 0)
+  Plan(layer, kernel, 0, false)
       .run<S>(layer, [&](const LstmTile& tile, int64_t, LstmScratch<T, S>& scratch) {
         kernel.forward(call, tile, scratch);
       });
@@ -323,7 +330,8 @@ Gradients run_backward(const Tensor& grad, const Tensor& input, const Weights& w
                                            (kept.all_steps ? kLstmSaved : kLstmState),
                   "the gradient, output, or what was saved differs in size from the layer");
   const LstmKernels<T, S> kernel = kernels<T, S>(layer.batch);
-  const Plan plan(layer, kernel, kept.all_steps ? 0 : kept.segment(layer.steps));
+  const Plan plan(layer, kernel, kept.all_steps ? 0 : kept.segment(layer.steps),
+                  wants_input && layer.features > 1);
   const int64_t steps = wants_input ? layer.steps : 0;
   const bool one_feature = layer.features == 1;
   Tensor input_grad =
