@@ -13,10 +13,11 @@ STABLE_TORCH_LIBRARY(sodeep_fast, m) {
   // it computes that anew, a segment at a time.
   // The first is the hidden states (steps, batch, 2 hidden) or, with a head (2 hidden), the part of
   // their products with it that each direction has (2, steps, batch).
-  // bf16: products of bfloat16, where the processor has them.
+  // bf16: products of bfloat16, where the processor has them. There several features, their
+  // gradient, and hidden states if they are to be rounded, are bfloat16 too.
   m.def(
-      "bilstm_layer(Tensor input, Tensor[] weights, Tensor? head, int keeps, bool bf16) -> "
-      "(Tensor, Tensor)");
+      "bilstm_layer(Tensor input, Tensor[] weights, Tensor? head, int keeps, bool bf16, bool "
+      "rounds) -> (Tensor, Tensor)");
   // Gradients: of the input, empty where it is not wanted, by direction if it has one feature and
   // the output is not given, and otherwise summed over them; by direction of its weights, of the
   // recurrent ones and of both biases, empty where the output is not given, as with a head.

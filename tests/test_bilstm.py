@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import sodeep_fast
 from sodeep_fast import _native, bilstm
 from sodeep_fast.ops import bilstm as module
+from sodeep_fast.ops.bilstm import rounded_bilstm
 from sodeep_fast.sorters.lstm import LSTMSorter
 from sodeep_fast.testing import assert_as_accurate, make_scores
 from sodeep_fast.testing import bilstm_derivatives as value_and_gradients
@@ -34,8 +35,9 @@ def converted(lstm: nn.LSTM, dtype: torch.dtype) -> nn.LSTM:
     return other.to(dtype)
 
 
-def ours(lstm: nn.LSTM, backend: str = "auto") -> Any:
-    return lambda scores: bilstm(scores, list(lstm.parameters()), backend=backend)
+def ours(lstm: nn.LSTM, backend: str = "auto", precision: str = "auto") -> Any:
+    weights = list(lstm.parameters())
+    return lambda scores: bilstm(scores, weights, backend=backend, precision=precision)
 
 
 def torchs(lstm: nn.LSTM) -> Any:
@@ -223,35 +225,53 @@ def test_the_kernels_are_well_behaved_operators() -> None:
     sequence = torch.randn(4, 3, 1)
     for given, keeps in itertools.product((weights, wanted), (0, 1, 2, 4)):
         for leaf in (sequence, sequence.clone().requires_grad_()):
-            torch.library.opcheck(OPS.bilstm_layer, (leaf, given, None, keeps, False))
-    hidden, saved = OPS.bilstm_layer(sequence, weights, None, 4, False)
-    _, kept = OPS.bilstm_layer(sequence, weights, None, 2, False)
+            torch.library.opcheck(OPS.bilstm_layer, (leaf, given, None, keeps, False, False))
+    hidden, saved = OPS.bilstm_layer(sequence, weights, None, 4, False, False)
+    _, kept = OPS.bilstm_layer(sequence, weights, None, 2, False, False)
     assert kept.shape == (2, 2, 3, 2, 5)
     for states, values, wants in itertools.product((None, hidden), (saved, kept), (False, True)):
         arguments = (hidden, sequence, weights, None, states, values, wants, False)
         torch.library.opcheck(OPS.bilstm_layer_backward, arguments)
     head = torch.randn(10)
     leaf = sequence.clone().requires_grad_()
-    torch.library.opcheck(OPS.bilstm_layer, (leaf, weights, head, 4, False))
+    torch.library.opcheck(OPS.bilstm_layer, (leaf, weights, head, 4, False, False))
     arguments = (torch.randn(2, 4, 3), sequence, weights, head, None, saved, True, False)
     torch.library.opcheck(OPS.bilstm_layer_backward, arguments)
 
 
 @needs_kernels
-def test_compile() -> None:
+@pytest.mark.parametrize("rounds", [False, True])
+@pytest.mark.parametrize("features", [1, 10])
+def test_bf16_kernels_are_well_behaved_operators(features: int, rounds: bool) -> None:
+    lstm = nn.LSTM(features, 5, bidirectional=True)
+    weights = [weight.detach().requires_grad_() for weight in lstm.parameters()]
+    sequence = torch.randn(4, 3, features)
+    if features > 1:
+        sequence = sequence.bfloat16()
+    sequence.requires_grad_()
+    for keeps in (2, 4):
+        torch.library.opcheck(OPS.bilstm_layer, (sequence, weights, None, keeps, True, rounds))
+        detached = sequence.detach(), [weight.detach() for weight in weights], None
+        hidden, saved = OPS.bilstm_layer(*detached, keeps, True, rounds)
+        for states, wants in itertools.product((None, hidden), (False, True)):
+            arguments = (hidden, *detached, states, saved, wants, True)
+            torch.library.opcheck(OPS.bilstm_layer_backward, arguments)
+
+
+@needs_kernels
+@pytest.mark.parametrize("precision", ["full", "bf16"])
+def test_compile(precision: str) -> None:
     lstm = make_lstm(5, 2)
-    weights = list(lstm.parameters())
-    compiled = torch.compile(
-        lambda scores: bilstm(scores, weights), fullgraph=True, backend="aot_eager"
-    )
+    function = ours(lstm, precision=precision)
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
     scores = make_scores("normal", (3, 6))
     actual = value_and_gradients(compiled, lstm, scores)
-    for name, value in value_and_gradients(ours(lstm), lstm, scores).items():
+    for name, value in value_and_gradients(function, lstm, scores).items():
         assert torch.equal(actual[name], value), name
 
 
 @needs_kernels
-@pytest.mark.parametrize("b", [1, 16, 130])
+@pytest.mark.parametrize("b", [1, 16, 128, 130])
 def test_threads_do_not_change_the_numbers(b: int) -> None:
     lstm = make_lstm(40, 2)
     scores = make_scores("normal", (b, 30))
@@ -262,6 +282,22 @@ def test_threads_do_not_change_the_numbers(b: int) -> None:
     torch.set_num_threads(5)
     for name, value in value_and_gradients(ours(lstm), lstm, scores).items():
         torch.testing.assert_close(value, one[name], rtol=1e-5, atol=1e-5, msg=name)
+
+
+@needs_kernels
+@pytest.mark.parametrize("b", [1, 16, 128, 130])
+def test_threads_do_not_change_the_numbers_in_bf16(b: int) -> None:
+    lstm = make_lstm(40, 2)
+    function = ours(lstm, precision="bf16")
+    scores = make_scores("normal", (b, 30))
+    one = value_and_gradients(function, lstm, scores)
+    torch.set_num_threads(2)
+    for name, value in value_and_gradients(function, lstm, scores).items():
+        assert torch.equal(value, one[name]), name
+    # Only the sums over rows may be grouped differently.
+    torch.set_num_threads(5)
+    several = value_and_gradients(function, lstm, scores)
+    assert all(torch.equal(several[name], one[name]) for name in ("hidden", "scores"))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -347,6 +383,18 @@ def test_bf16_as_accurate_as_torch_under_autocast(b: int, n: int, hidden: int, l
             float((tensor.double() - exact[name]).abs().max()) for tensor in (value, eager[name])
         )
         assert ours_error <= eager_error, name
+
+
+@needs_kernels
+def test_rounded_states_are_those_of_full_precision_rounded_once() -> None:
+    weights = list(make_lstm(40, 2).parameters())
+    scores = make_scores("normal", (9, 8))
+    assert torch.equal(rounded_bilstm(scores, weights), bilstm(scores, weights))
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = rounded_bilstm(scores, weights)
+        expected = bilstm(scores, weights)
+    assert rounded.dtype == (torch.bfloat16 if _native.cpu_has_bf16() else torch.float32)
+    assert torch.equal(rounded, expected.to(rounded.dtype))
 
 
 @needs_kernels
@@ -519,11 +567,11 @@ def test_bad_input(
 def test_the_operators_check_sizes() -> None:
     weights = [weight.detach() for weight in make_lstm(3, 1).parameters()]
     sequence = torch.randn(4, 2, 1)
-    hidden, saved = OPS.bilstm_layer(sequence, weights, None, 4, False)
+    hidden, saved = OPS.bilstm_layer(sequence, weights, None, 4, False, False)
     for call in (
-        lambda: OPS.bilstm_layer(sequence, weights[:4], None, 0, False),
-        lambda: OPS.bilstm_layer(sequence, [*weights[:7], torch.zeros(3)], None, 0, False),
-        lambda: OPS.bilstm_layer(torch.randn(4, 2, 2), weights, None, 0, False),
+        lambda: OPS.bilstm_layer(sequence, weights[:4], None, 0, False, False),
+        lambda: OPS.bilstm_layer(sequence, [*weights[:7], torch.zeros(3)], None, 0, False, False),
+        lambda: OPS.bilstm_layer(torch.randn(4, 2, 2), weights, None, 0, False, False),
         lambda: OPS.bilstm_layer_backward(
             hidden[1:], sequence, weights, None, None, saved, True, False
         ),
@@ -539,8 +587,8 @@ def test_the_operators_check_sizes() -> None:
         lambda: OPS.bilstm_layer_backward(
             hidden, sequence, weights, None, None, saved[0], True, False
         ),
-        lambda: OPS.bilstm_layer(sequence, weights, None, -1, False),
-        lambda: OPS.bilstm_layer(sequence, weights, torch.zeros(5), 0, False),
+        lambda: OPS.bilstm_layer(sequence, weights, None, -1, False, False),
+        lambda: OPS.bilstm_layer(sequence, weights, torch.zeros(5), 0, False, False),
         lambda: OPS.bilstm_layer_backward(
             hidden, sequence, weights, torch.zeros(6), hidden, saved, True, False
         ),

@@ -51,9 +51,10 @@ int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 template <class T>
 constexpr ScalarType dtype_of() {
-  return sizeof(T) == 8   ? ScalarType::Double
-         : sizeof(T) == 4 ? ScalarType::Float
-                          : ScalarType::Half;
+  return std::is_same_v<T, Bf16> ? ScalarType::BFloat16
+         : sizeof(T) == 8        ? ScalarType::Double
+         : sizeof(T) == 4        ? ScalarType::Float
+                                 : ScalarType::Half;
 }
 
 // The parameters in PyTorch's order, of one direction and then of the other.
@@ -84,6 +85,12 @@ struct Weights {
   }
 };
 
+// Of a layer's input, its gradient alike.
+template <class T, class S>
+ScalarType input_dtype(const Weights& weights) {
+  return weights.features == 1 ? dtype_of<T>() : dtype_of<LstmValue<T, S>>();
+}
+
 Tensor rows_contiguous(const Tensor& tensor, ScalarType dtype) {
   const Tensor typed = as_type(tensor, dtype);
   const bool kept = typed.size(2) == 1 || typed.stride(2) == 1;
@@ -95,7 +102,7 @@ Sequence<T> sequence(Pointer* data, const Tensor& tensor) {
   return {static_cast<T*>(data), tensor.stride(0), tensor.stride(1)};
 }
 
-// One direction of a tensor (2, steps, batch).
+// One direction of a tensor (2, steps, batch, ...).
 template <class T>
 Sequence<T> of_direction(T* data, const Tensor& tensor, int d) {
   return {data + d * tensor.stride(0), tensor.stride(1), tensor.stride(2)};
@@ -122,48 +129,61 @@ void pack(const LstmPacking<T>& packing, const Weights& weights, LstmLayer<T>& l
                               });
 }
 
-// The rows of a tile, and how many of its tiles each of a direction's tasks takes, in turn.
+// The rows of a tile, and the groups of tiles that one task takes in turn, of both directions or of
+// one.
 struct Plan {
   int64_t batch, rows, tiles, groups;
+  bool both;
 
   // So many rows that the weights, read once for all of them, cost little against the products, and
   // so few that what is kept of them stays in the cache; up to twice that, lest few be left over.
+  // Half of the threads take the other direction, unless it is wanted that a thread takes both of a
+  // tile and all of them then have about as many rows.
   template <class T, class S>
-  Plan(const LstmLayer<T>& layer, const LstmKernels<T, S>& kernel, int64_t steps_kept)
+  Plan(const LstmLayer<T>& layer, const LstmKernels<T, S>& kernel, int64_t steps_kept,
+       bool wants_both)
       : batch(layer.batch) {
     constexpr int64_t kKept = 4 << 20;
     const int64_t together = std::max<int64_t>(kernel.product_rows, 6),
                   most = 64 / together * together;
     const int64_t row_bytes = steps_kept * kLstmSaved * layer.hidden * int64_t(sizeof(S));
     const int64_t kept = std::min(most, kKept / std::max<int64_t>(1, row_bytes));
-    // Both directions at the same time, each in half of the threads.
-    const int64_t pairs = divide_up(torch::stable::get_num_threads(), 2);
     const int64_t least = std::max<int64_t>(1, batch / std::max(kept, together));
-    const int64_t wanted = divide_up(least, pairs) * pairs;
-    rows = divide_up(divide_up(batch, wanted), together) * together;
-    tiles = divide_up(batch, rows);
-    groups = std::min(tiles, pairs);
+    const auto divide = [&](int64_t most_groups) {
+      const int64_t wanted = divide_up(least, most_groups) * most_groups;
+      rows = std::max<int64_t>(1, divide_up(divide_up(batch, wanted), together)) * together;
+      tiles = divide_up(batch, rows);
+      groups = std::min(tiles, most_groups);
+    };
+    const int64_t threads = torch::stable::get_num_threads(), pairs = divide_up(threads, 2);
+    divide(2 * pairs);
+    const int64_t most_rows = divide_up(tiles, std::max<int64_t>(1, groups)) * rows;
+    const bool is_even = groups == 2 * pairs && most_rows * groups <= batch + batch / 16;
+    if (!wants_both || !is_even) divide(pairs);
+    both = groups >= threads;
   }
 
-  // Calls work(tile, task, scratch), each task in one thread. What a row gets does not depend on
-  // the tile that it is in.
+  // Calls work(tile, group, scratch), for the second direction of a tile after the first if one
+  // task takes both. What a row gets does not depend on the tile that it is in.
   template <class S, class T, class F>
   void run(const LstmLayer<T>& layer, F&& work) const {
     constexpr int64_t kProductsPerTask = 1 << 18;
+    const int64_t tasks = both ? groups : 2 * groups;
     const int64_t products =
-        layer.steps * batch * layer.hidden * (layer.hidden + layer.features) / groups;
+        2 * layer.steps * batch * layer.hidden * (layer.hidden + layer.features) / tasks;
     torch::stable::parallel_for(
-        0, 2 * groups, std::max<int64_t>(1, kProductsPerTask / std::max<int64_t>(products, 1)),
+        0, tasks, std::max<int64_t>(1, kProductsPerTask / std::max<int64_t>(products, 1)),
         [&](int64_t begin, int64_t end) {
           // Gradients vanish over many steps; below the normal numbers they are nothing.
           const FlushToZero flush(true);
           thread_local LstmScratch<T, S> scratch;
           for (int64_t task = begin; task < end; ++task) {
             const int64_t group = task % groups;
+            const int begin_direction = static_cast<int>(task / groups);
             for (int64_t k = group * tiles / groups; k < (group + 1) * tiles / groups; ++k) {
               const int64_t first = k * rows;
-              work(LstmTile{static_cast<int>(task / groups), first, std::min(rows, batch - first)},
-                   task, scratch);
+              for (int d = begin_direction; d < (both ? 2 : begin_direction + 1); ++d)
+                work(LstmTile{d, first, std::min(rows, batch - first)}, group, scratch);
             }
           }
           scratch.trim();
@@ -178,7 +198,10 @@ LstmForward<T, S> make_forward(const Tensor& input, const Weights& weights) {
   layer.steps = input.size(0), layer.batch = input.size(1);
   layer.features = weights.features, layer.hidden = weights.hidden;
   call.end = call.segment = layer.steps;
-  call.input = sequence<const T>(input.const_data_ptr(), input);
+  if (layer.features == 1)
+    call.scores = sequence<const T>(input.const_data_ptr(), input);
+  else
+    call.input = sequence<const LstmValue<T, S>>(input.const_data_ptr(), input);
   return call;
 }
 
@@ -235,13 +258,16 @@ void expect_to_fill(Tensor& tensor) {
 
 template <class T, class S>
 std::tuple<Tensor, Tensor> run_forward(const Tensor& input, const Weights& weights,
-                                       const std::optional<Tensor>& head, int64_t keeps) {
-  const Tensor rows = rows_contiguous(input, dtype_of<T>());
+                                       const std::optional<Tensor>& head, int64_t keeps,
+                                       bool rounds) {
+  using Value = LstmValue<T, S>;
+  const Tensor rows = rows_contiguous(input, input_dtype<T, S>(weights));
   LstmForward<T, S> call = make_forward<T, S>(rows, weights);
   auto& layer = call.layer;
-  Tensor output =
-      head ? torch::stable::new_empty(rows, {2, layer.steps, layer.batch})
-           : torch::stable::new_empty(rows, {layer.steps, layer.batch, 2 * layer.hidden});
+  Tensor output = head
+                      ? torch::stable::new_empty(rows, {2, layer.steps, layer.batch}, dtype_of<T>())
+                      : torch::stable::new_empty(rows, {layer.steps, layer.batch, 2 * layer.hidden},
+                                                 rounds ? dtype_of<Value>() : dtype_of<T>());
   const Kept kept(keeps, layer.steps);
   Tensor saved = kept.make<T, S>(rows, layer);
   if (layer.steps == 0 || layer.batch == 0) return {output, saved};
@@ -250,15 +276,17 @@ std::tuple<Tensor, Tensor> run_forward(const Tensor& input, const Weights& weigh
     call.head = static_cast<const T*>(projection.const_data_ptr());
     for (int d = 0; d < 2; ++d)
       call.projected[d] = of_direction(static_cast<T*>(output.mutable_data_ptr()), output, d);
+  } else if (rounds) {
+    call.output = sequence<Value>(output.mutable_data_ptr(), output);
   } else {
-    call.output = sequence<T>(output.mutable_data_ptr(), output);
+    call.exact_output = sequence<T>(output.mutable_data_ptr(), output);
   }
   kept.set(call, saved.mutable_data_ptr());
   expect_to_fill(output), expect_to_fill(saved);
   const LstmKernels<T, S> kernel = kernels<T, S>(layer.batch);
   thread_local Buffer<T> packed;
   pack(kernel.forward_packing, weights, layer, packed);
-  Plan(layer, kernel, 0)
+  Plan(layer, kernel, 0, false)
       .run<S>(layer, [&](const LstmTile& tile, int64_t, LstmScratch<T, S>& scratch) {
         kernel.forward(call, tile, scratch);
       });
@@ -266,11 +294,12 @@ std::tuple<Tensor, Tensor> run_forward(const Tensor& input, const Weights& weigh
   return {output, saved};
 }
 
-template <class T>
-void add(T* sums, const T* terms, int64_t count) {
+template <class Number, class T>
+void add_in_parallel(Number* sums, const T* a, const T* b, int64_t count,
+                     void (*add)(Number*, const T*, const T*, int64_t)) {
   constexpr int64_t kPerTask = 1 << 15;
   torch::stable::parallel_for(0, count, kPerTask, [&](int64_t begin, int64_t end) {
-    for (int64_t k = begin; k < end; ++k) sums[k] += terms[k];
+    add(sums + begin, a + begin, b + begin, end - begin);
   });
 }
 
@@ -280,11 +309,14 @@ template <class T, class S>
 Gradients run_backward(const Tensor& grad, const Tensor& input, const Weights& weights,
                        const std::optional<Tensor>& head, const std::optional<Tensor>& output,
                        const Tensor& saved, bool wants_input) {
-  constexpr ScalarType dtype = dtype_of<T>();
+  using Value = LstmValue<T, S>;
+  constexpr ScalarType dtype = dtype_of<T>(), value_dtype = dtype_of<Value>();
   const bool wants_weights = output.has_value();
-  const Tensor rows = rows_contiguous(input, dtype), incoming = rows_contiguous(grad, dtype);
+  const Tensor rows = rows_contiguous(input, input_dtype<T, S>(weights));
+  const bool rounded = !head && grad.scalar_type() == value_dtype;
+  const Tensor incoming = rows_contiguous(grad, rounded ? value_dtype : dtype);
   const Tensor projection = head ? dense_head<T>(*head, weights) : Tensor();
-  const Tensor states = wants_weights ? rows_contiguous(*output, dtype) : Tensor();
+  const Tensor states = wants_weights ? rows_contiguous(*output, value_dtype) : Tensor();
   const Kept kept(saved.size(1), rows.size(0));
   const Tensor values = dense(saved, kept.all_steps ? dtype_of<S>() : dtype);
   LstmBackward<T, S> call{};
@@ -297,14 +329,18 @@ Gradients run_backward(const Tensor& grad, const Tensor& input, const Weights& w
                       saved.numel() == 2 * kept.count * layer.batch * layer.hidden *
                                            (kept.all_steps ? kLstmSaved : kLstmState),
                   "the gradient, output, or what was saved differs in size from the layer");
-  Tensor input_grad = torch::stable::new_empty(
-      rows, {2, wants_input ? layer.steps : 0, layer.batch, layer.features});
+  const LstmKernels<T, S> kernel = kernels<T, S>(layer.batch);
+  const Plan plan(layer, kernel, kept.all_steps ? 0 : kept.segment(layer.steps),
+                  wants_input && layer.features > 1);
+  const int64_t steps = wants_input ? layer.steps : 0;
+  const bool one_feature = layer.features == 1;
+  Tensor input_grad =
+      torch::stable::new_empty(rows, {one_feature ? 2 : 1, steps, layer.batch, layer.features});
   const int64_t gates = wants_weights ? 4 * layer.hidden : 0;
-  Tensor input_weights = torch::stable::new_zeros(rows, {2, gates, layer.features});
-  Tensor recurrent_weights = torch::stable::new_zeros(rows, {2, gates, layer.hidden});
-  Tensor biases = torch::stable::new_zeros(rows, {2, gates});
-  const bool sums_directions = wants_weights || layer.features > 1;
-  const Gradients result{sums_directions ? torch::stable::narrow(input_grad, 0, 0, 1) : input_grad,
+  Tensor input_weights = torch::stable::new_zeros(rows, {2, gates, layer.features}, dtype);
+  Tensor recurrent_weights = torch::stable::new_zeros(rows, {2, gates, layer.hidden}, dtype);
+  Tensor biases = torch::stable::new_zeros(rows, {2, gates}, dtype);
+  const Gradients result{wants_weights ? torch::stable::narrow(input_grad, 0, 0, 1) : input_grad,
                          input_weights, recurrent_weights, biases};
   if (numel == 0) return result;
   expect_to_fill(input_grad);
@@ -314,43 +350,58 @@ Gradients run_backward(const Tensor& grad, const Tensor& input, const Weights& w
     for (int d = 0; d < 2; ++d)
       call.projected_grad[d] =
           of_direction(static_cast<const T*>(incoming.const_data_ptr()), incoming, d);
+  } else if (rounded) {
+    call.grad = sequence<const Value>(incoming.const_data_ptr(), incoming);
   } else {
-    call.grad = sequence<const T>(incoming.const_data_ptr(), incoming);
+    call.exact_grad = sequence<const T>(incoming.const_data_ptr(), incoming);
   }
   // Read only, from here on.
   if (wants_weights)
-    call.forward.output = sequence<T>(const_cast<void*>(states.const_data_ptr()), states);
+    call.forward.output = sequence<Value>(const_cast<void*>(states.const_data_ptr()), states);
   kept.set(call.forward, const_cast<void*>(values.const_data_ptr()));
-  for (int d = 0; wants_input && d < 2; ++d)
-    call.input_grad[d] = {static_cast<T*>(input_grad.mutable_data_ptr()) + d * input_grad.stride(0),
-                          input_grad.stride(1), input_grad.stride(2)};
+  // Of several features, a tile's directions have parts of their own only where they may be taken
+  // at the same time; the first one's lies where the sum will, unless that is rounded.
+  const Tensor parts =
+      one_feature ? input_grad
+                  : torch::stable::new_empty(
+                        rows, {plan.both ? 0 : 2, steps, layer.batch, layer.features}, dtype);
+  for (int d = 0; parts.numel() > 0 && d < 2; ++d)
+    call.part_grad[d] = of_direction(static_cast<T*>(parts.mutable_data_ptr()), parts, d);
+  if (wants_input && !one_feature) {
+    call.input_grad =
+        of_direction(static_cast<Value*>(input_grad.mutable_data_ptr()), input_grad, 0);
+    if constexpr (std::is_same_v<T, Value>) call.part_grad[0] = call.input_grad;
+  }
 
-  const LstmKernels<T, S> kernel = kernels<T, S>(layer.batch);
   thread_local Buffer<T> packed, packed_transposed, weight_grads;
   if (!kept.all_steps) pack(kernel.forward_packing, weights, layer, packed);
   pack(kernel.backward_packing, weights, layer, packed_transposed);
-  const Plan plan(layer, kernel, kept.all_steps ? 0 : call.forward.segment);
   const int64_t size = wants_weights ? kernel.weight_grads_size(layer) : 0;
-  T* parts = weight_grads.reserve(2 * plan.groups * size);
-  std::fill(parts, parts + 2 * plan.groups * size, T(0));
-  plan.run<S>(layer, [&](const LstmTile& tile, int64_t task, LstmScratch<T, S>& scratch) {
-    kernel.backward(call, tile, wants_weights ? parts + task * size : nullptr, scratch);
+  T* sums = weight_grads.reserve(2 * plan.groups * size);
+  std::fill(sums, sums + 2 * plan.groups * size, T(0));
+  plan.run<S>(layer, [&](const LstmTile& tile, int64_t group, LstmScratch<T, S>& scratch) {
+    T* of_group = sums + (tile.direction * plan.groups + group) * size;
+    kernel.backward(call, tile, wants_weights ? of_group : nullptr, scratch);
   });
   for (int64_t d = 0; wants_weights && d < 2; ++d) {
-    const auto at = [&](Tensor& sums) {
-      return static_cast<T*>(sums.mutable_data_ptr()) + d * sums.stride(0);
+    const auto at = [&](Tensor& grads) {
+      return static_cast<T*>(grads.mutable_data_ptr()) + d * grads.stride(0);
     };
-    kernel.sum_weight_grads(layer, parts + d * plan.groups * size, plan.groups,
+    kernel.sum_weight_grads(layer, sums + d * plan.groups * size, plan.groups,
                             {at(input_weights), at(recurrent_weights), at(biases)});
   }
   packed.trim(), packed_transposed.trim(), weight_grads.trim();
-  if (wants_input && sums_directions)
-    add(call.input_grad[0].data, call.input_grad[1].data, input_grad.numel() / 2);
+  const T *first = call.part_grad[0].data, *second = call.part_grad[1].data;
+  if (second != nullptr && !one_feature)
+    add_in_parallel(call.input_grad.data, first, second, input_grad.numel(), kernel.add);
+  if (second != nullptr && one_feature && wants_weights)
+    add_in_parallel(call.part_grad[0].data, first, second, parts.numel() / 2, kernel.add_exactly);
   return result;
 }
 
 std::tuple<Tensor, Tensor> bilstm_layer(Tensor input, std::vector<Tensor> weights,
-                                        std::optional<Tensor> head, int64_t keeps, bool bf16) {
+                                        std::optional<Tensor> head, int64_t keeps, bool bf16,
+                                        bool rounds) {
   const ScalarType dtype = compute_type(input);
   const Weights typed(weights, dtype);
   STD_TORCH_CHECK(input.dim() == 3 && input.size(2) == typed.features && keeps >= 0,
@@ -358,7 +409,7 @@ std::tuple<Tensor, Tensor> bilstm_layer(Tensor input, std::vector<Tensor> weight
   const auto run = dtype == ScalarType::Double ? run_forward<double, double>
                    : bf16 && has_bf16_pairs()  ? run_forward<float, KeptWithBf16>
                                                : run_forward<float, float>;
-  return run(input, typed, head, keeps);
+  return run(input, typed, head, keeps, rounds);
 }
 
 Gradients bilstm_layer_backward(Tensor grad, Tensor input, std::vector<Tensor> weights,

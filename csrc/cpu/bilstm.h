@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cpu/row.h"
 
@@ -45,13 +46,23 @@ constexpr int64_t kLstmSaved = 5;
 // What it can compute that from, for a segment of steps: the hidden and the cell state before it.
 constexpr int64_t kLstmState = 2;
 using Half = uint16_t;  // the bits of one
+struct Bf16 {
+  uint16_t bits;
+};
+// What a layer reads of another: numbers of T or, where products round them, of bfloat16.
+template <class T, class S>
+using LstmValue = std::conditional_t<std::is_same_v<T, S>, T, Bf16>;
 
 template <class T, class S>
 struct LstmForward {
+  using Value = LstmValue<T, S>;
+
   LstmLayer<T> layer;
-  Sequence<const T> input;  // [steps, batch, features]
-  Sequence<T> output;       // [steps, batch, 2 hidden], or null
-  const T* head;            // [2 hidden], or null
+  Sequence<const T> scores;     // [steps, batch], if that is the input
+  Sequence<const Value> input;  // [steps, batch, features], if there are several
+  Sequence<Value> output;       // [steps, batch, 2 hidden], or null
+  Sequence<T> exact_output;     // the same before it is rounded, or null
+  const T* head;                // [2 hidden], or null
   Sequence<T>
       projected[2];  // [steps, batch]: the output of a direction times the head, if not null
   // Each direction takes the steps from `begin` to `end` of its own order.
@@ -64,10 +75,18 @@ struct LstmForward {
 // What the forward has not saved is computed once more, a segment of a tile at a time.
 template <class T, class S>
 struct LstmBackward {
+  using Value = LstmValue<T, S>;
+
   LstmForward<T, S> forward;
-  Sequence<const T> grad;               // [steps, batch, 2 hidden], or null where there is a head
-  Sequence<const T> projected_grad[2];  // [steps, batch] by direction, if there is one
-  Sequence<T> input_grad[2];            // [steps, batch, features] by direction, or null
+  // Of these three, one is not null.
+  Sequence<const Value> grad;           // [steps, batch, 2 hidden]
+  Sequence<const T> exact_grad;         // the same before it is rounded
+  Sequence<const T> projected_grad[2];  // [steps, batch] by direction, if there is a head
+  // What each direction adds to the gradient of the input [steps, batch, features], not rounded, or
+  // null. Of several features, the first one's may be null, and is then kept as long as a tile
+  // needs it; where the second one's is, that direction writes the sum.
+  Sequence<T> part_grad[2];
+  Sequence<Value> input_grad;  // the sum [steps, batch, features], if there are several, or null
 };
 
 // The gradients of one direction's weights.
@@ -87,10 +106,10 @@ struct LstmTile {
 // Scratch of one thread.
 template <class T, class S>
 struct LstmScratch {
-  Buffer<T> state, inputs, gradients;
+  Buffer<T> state, inputs, gradients, first_part;
   Buffer<S> saved;
 
-  void trim() { state.trim(), inputs.trim(), gradients.trim(), saved.trim(); }
+  void trim() { state.trim(), inputs.trim(), gradients.trim(), first_part.trim(), saved.trim(); }
 };
 
 // How an instruction set packs the weights for one pass: pieces may be packed in any order.
@@ -110,6 +129,8 @@ struct LstmKernels {
   // Adds to the gradients of the weights, in a layout of its own, unless they are null.
   void (*backward)(const LstmBackward<T, S>& call, const LstmTile& tile, T* weight_grads,
                    LstmScratch<T, S>& scratch);
+  void (*add)(LstmValue<T, S>* sums, const T* a, const T* b, int64_t count);
+  void (*add_exactly)(T* sums, const T* a, const T* b, int64_t count);
   int64_t (*weight_grads_size)(const LstmLayer<T>& layer);
   // Sums `count` of them into PyTorch's layout.
   void (*sum_weight_grads)(const LstmLayer<T>& layer, const T* parts, int64_t count,

@@ -38,13 +38,14 @@ class CellBefore {
 
 // One step of one row, from the gradient of its output, factor * grad, and that of its hidden
 // state, `panel_size` numbers from panel to panel: writes the gradients of its gates [block, gate,
-// lane], packed and, unless null, plain, `gate_rows` rows from block to block, and what goes back
-// to the cell state before; returns the gradient of the input, if it has one feature.
-template <class T>
+// lane], packed, and what goes back to the cell state before, and adds those of the gates and their
+// products with a single feature to the exact sums, unless they are null; returns the gradient of
+// the input, if it has one feature.
+template <class T, class Grad>
 SODEEP_FAST_INLINE T backward_row(const LstmLayer<T>& layer, const SavedSteps<T>& steps,
-                                  int direction, int64_t s, int64_t r, T factor, const T* grad,
-                                  const T* grad_hidden, int64_t panel_size, T* grad_cell, T* gates,
-                                  int64_t gate_rows, T* packed, int64_t next_piece) {
+                                  int direction, int64_t s, int64_t r, T factor, const Grad* grad,
+                                  const T* grad_hidden, int64_t panel_size, T* grad_cell, T* packed,
+                                  int64_t next_piece, T feature, T* exact) {
   constexpr int lanes = kLanes<T>;
   const int64_t hidden = layer.hidden;
   const Saved<T>* saved = steps.at(s, r);
@@ -57,7 +58,7 @@ SODEEP_FAST_INLINE T backward_row(const LstmLayer<T>& layer, const SavedSteps<T>
     const LstmCell<T> cell{read(saved), read(saved + hidden), read(saved + 2 * hidden),
                            read(saved + 3 * hidden), read(saved + 4 * hidden)};
     const Vec<T> grad_of_hidden =
-        factor * load_first<T>(grad + unit, left) +
+        factor * load_value(grad + unit, left) +
         load<T>(grad_hidden + unit / kPanelColumns<T> * panel_size + unit % kPanelColumns<T>);
     const LstmCell<T> back = differentiate_cell<T>(cell, before.read(unit, left), grad_of_hidden,
                                                    load<T>(grad_cell + unit));
@@ -65,8 +66,12 @@ SODEEP_FAST_INLINE T backward_row(const LstmLayer<T>& layer, const SavedSteps<T>
     const Vec<T> of_gates[kPanelVectors] = {back.i, back.f, back.g, back.o};
     for (int v = 0; v < kPanelVectors; ++v) {
       const int64_t at = unit * kPanelVectors + v * lanes;
-      if (gates != nullptr)
-        store<T>(gates + unit * kPanelVectors * gate_rows + v * lanes, of_gates[v]);
+      if (exact != nullptr) {
+        T* of_feature = exact + unit * kPanelVectors * kExact + v * lanes;
+        T* of_one = of_feature + kPanelColumns<T>;
+        if (layer.features == 1) store<T>(of_feature, load<T>(of_feature) + feature * of_gates[v]);
+        store<T>(of_one, load<T>(of_one) + of_gates[v]);
+      }
       store_packed<T>(packed + at / kPacked, next_piece, of_gates[v]);
       if (layer.features == 1) input_grad += of_gates[v] * load<T>(weights + at);
     }
@@ -91,8 +96,8 @@ SavedSteps<T> read_steps(const LstmForward<T, Saved<T>>& call, const LstmTile& t
   const int64_t row = kLstmSaved * call.layer.hidden, step = tile.rows * row;
   LstmForward<T, Saved<T>> again = call;
   again.begin = begin, again.end = end;
-  again.input = of_tile(call.input);
-  again.output.data = nullptr;
+  again.scores = of_tile(call.scores), again.input = of_tile(call.input);
+  again.output.data = nullptr, again.exact_output.data = nullptr;
   again.head = nullptr;
   again.states[tile.direction] = states;
   again.saved[tile.direction] = {scratch.saved.reserve((end - begin) * step), step, row};
@@ -106,8 +111,7 @@ struct BackwardState {
   T* grad_hidden;  // [panel, row, kPanelColumns]
   T* grad_cell;    // [row, unit]
   T* packed;       // gradients of the gates [step, row, piece, (block, gate, lane)]
-  T* gates;        // the same [block, row of the steps, gate, lane], or null
-  int64_t gate_rows;
+  T* exact;        // their sums [block, kExact, gate, lane], or null
 };
 
 // The step that the direction took after s others, the k-th of several that are gathered.
@@ -116,48 +120,77 @@ void backward_step(const LstmBackward<T, Saved<T>>& call, const LstmTile& tile,
                    const SavedSteps<T>& steps, int64_t s, const BackwardState<T>& state,
                    int64_t k) {
   const auto& layer = call.forward.layer;
-  const auto &incoming = call.projected_grad[tile.direction],
-             &outgoing = call.input_grad[tile.direction];
+  const auto& incoming = call.projected_grad[tile.direction];
+  const auto &scores = call.forward.scores, &outgoing = call.part_grad[tile.direction];
   const int64_t t = step_of(tile, layer.steps, s);
   const int64_t units = unit_blocks<T>(layer.hidden) * kLanes<T>, depth = units * kPanelVectors;
   const int64_t packed_depth = packed_size(depth), packed_row = packed_row_size(depth);
   T* packed = state.packed + k * tile.rows * packed_row;
-  const bool has_head = call.forward.head != nullptr;
+  const T* head = call.forward.head;
   for (int64_t r = 0; r < tile.rows; ++r) {
-    const T factor = has_head ? *incoming.at(t, tile.first + r) : T(1);
-    const T* grad = has_head ? call.forward.head : call.grad.at(t, tile.first + r);
-    T* gates =
-        state.gates == nullptr ? nullptr : state.gates + (k * tile.rows + r) * kPanelColumns<T>;
-    const T sum = backward_row(
-        layer, steps, tile.direction, s, r, factor, grad + tile.direction * layer.hidden,
-        state.grad_hidden + r * kPanelColumns<T>, padded_rows(tile.rows) * kPanelColumns<T>,
-        state.grad_cell + r * units, gates, state.gate_rows, packed + r * packed_row, packed_depth);
-    if (outgoing.data != nullptr && layer.features == 1) *outgoing.at(t, tile.first + r) = sum;
+    const int64_t row = tile.first + r;
+    const auto run = [&](T factor, const auto* grad) {
+      return backward_row(
+          layer, steps, tile.direction, s, r, factor, grad + tile.direction * layer.hidden,
+          state.grad_hidden + r * kPanelColumns<T>, padded_rows(tile.rows) * kPanelColumns<T>,
+          state.grad_cell + r * units, packed + r * packed_row, packed_depth,
+          layer.features == 1 ? *scores.at(t, row) : T(0), state.exact);
+    };
+    const T sum = head != nullptr             ? run(*incoming.at(t, row), head)
+                  : call.grad.data != nullptr ? run(T(1), call.grad.at(t, row))
+                                              : run(T(1), call.exact_grad.at(t, row));
+    if (layer.features == 1 && outgoing.data != nullptr) *outgoing.at(t, row) = sum;
   }
   const Tiles tiles(tile.rows);
   if (s > 0)
-    panel_products<T>(tile.rows, packed, packed_depth,
-                      layer.weights[tile.direction].recurrent_transposed,
-                      column_panels<T>(layer.hidden), state.grad_hidden);
+    panel_products<T>(
+        tile.rows, packed, packed_depth, layer.weights[tile.direction].recurrent_transposed,
+        packed_panel_size<T>(depth), column_panels<T>(layer.hidden), state.grad_hidden);
 }
+
+// Where a tile writes the gradient of several features, and reads the first direction's part.
+template <class T>
+struct InputGrads {
+  Sequence<T> parts[2];  // [steps, row of the tile, features], the second one or null
+  Sequence<Value<T>> sum;
+
+  InputGrads(const LstmBackward<T, Saved<T>>& call, const LstmTile& tile,
+             LstmScratch<T, Saved<T>>& scratch)
+      : parts{call.part_grad[0], call.part_grad[1]}, sum(call.input_grad) {
+    const auto& layer = call.forward.layer;
+    for (auto& part : parts)
+      if (part.data != nullptr) part.data += tile.first * part.row;
+    sum.data += tile.first * sum.row;
+    const int64_t step = tile.rows * layer.features;
+    if (parts[0].data == nullptr)
+      parts[0] = {scratch.first_part.reserve(layer.steps * step), step, layer.features};
+  }
+
+  SODEEP_FAST_INLINE void write(int direction, int64_t t, int64_t r, int64_t column, Vec<T> v,
+                                int64_t left) const {
+    if (direction == 0 || parts[1].data != nullptr)
+      return store_first<T>(parts[direction].at(t, r) + column, v, left);
+    store_value(sum.at(t, r) + column, load_first<T>(parts[0].at(t, r) + column, left) + v, left);
+  }
+};
 
 // The gradients of the input at `count` steps back from the one after `last` others.
 template <class T>
-void input_gradients(const LstmBackward<T, Saved<T>>& call, const LstmTile& tile, int64_t last,
-                     int64_t count, const T* packed, T* sums) {
-  const auto& layer = call.forward.layer;
-  const int64_t depth = packed_size(unit_blocks<T>(layer.hidden) * kPanelColumns<T>);
+void input_gradients(const LstmLayer<T>& layer, const LstmTile& tile, int64_t last, int64_t count,
+                     const T* packed, T* sums, const InputGrads<T>& grads) {
+  const int64_t depth = unit_blocks<T>(layer.hidden) * kPanelColumns<T>;
   const int64_t total = count * tile.rows, panels = column_panels<T>(layer.features);
   const Tiles tiles(total);
-  panel_products<T>(total, packed, depth, layer.weights[tile.direction].input_transposed, panels,
-                    sums);
+  panel_products<T>(total, packed, packed_size(depth),
+                    layer.weights[tile.direction].input_transposed, packed_panel_size<T>(depth),
+                    panels, sums);
   for (int64_t q = 0; q < total; ++q) {
     const int64_t t = step_of(tile, layer.steps, last - q / tile.rows);
-    T* to = call.input_grad[tile.direction].at(t, tile.first + q % tile.rows);
-    for (int64_t panel = 0; panel < panels; ++panel) {
-      const int64_t column = panel * kPanelColumns<T>;
-      std::copy_n(sums + (panel * padded_rows(total) + q) * kPanelColumns<T>,
-                  std::min<int64_t>(kPanelColumns<T>, layer.features - column), to + column);
+    for (int64_t column = 0; column < layer.features; column += kLanes<T>) {
+      const T* from =
+          sums + (column / kPanelColumns<T> * padded_rows(total) + q) * kPanelColumns<T>;
+      grads.write(tile.direction, t, q % tile.rows, column,
+                  load<T>(from + column % kPanelColumns<T>), layer.features - column);
     }
   }
 }
@@ -166,8 +199,7 @@ template <class T>
 void lstm_backward(const LstmBackward<T, Saved<T>>& call, const LstmTile& tile, T* weight_grads,
                    LstmScratch<T, Saved<T>>& scratch) {
   const auto& layer = call.forward.layer;
-  const bool multiplies_input =
-      call.input_grad[tile.direction].data != nullptr && layer.features > 1;
+  const bool multiplies_input = call.input_grad.data != nullptr;
   const int64_t units = unit_blocks<T>(layer.hidden) * kLanes<T>, depth = units * kPanelVectors;
   const int64_t input_steps = multiplies_input ? steps_together(tile, kInputRows) : 1;
   const int64_t together = weight_grads == nullptr
@@ -183,17 +215,22 @@ void lstm_backward(const LstmBackward<T, Saved<T>>& call, const LstmTile& tile, 
                                       padded_rows(input_steps * tile.rows) * kPanelColumns<T>
                                 : 0;
   const int64_t for_packed = (total + padded_rows(1) - 1) * packed_row_size(depth);
+  const int64_t for_exact = weight_grads == nullptr ? 0 : kExact * depth;
   const int64_t for_weights =
-      weight_grads == nullptr ? 0 : total * depth + WeightGradsMemory<T>(layer, total).size();
-  T* grad_hidden = scratch.gradients.reserve(for_hidden + tile.rows * units + for_packed +
-                                             for_input + for_weights);
+      weight_grads == nullptr ? 0 : WeightGradsMemory<T>(layer, total).size();
+  T* grad_hidden = scratch.gradients.reserve(for_hidden + tile.rows * units + for_exact +
+                                             for_packed + for_input + for_weights);
   T* grad_cell = grad_hidden + for_hidden;
-  T* packed = grad_cell + tile.rows * units;
+  T* exact = grad_cell + tile.rows * units;
+  T* packed = exact + for_exact;
   T* sums = packed + for_packed;
-  T* gates = weight_grads == nullptr ? nullptr : sums + for_input;
   std::fill(grad_hidden, packed, T(0));
-  const BackwardState<T> state{grad_hidden, grad_cell, packed, gates, total};
+  const int64_t packed_row = packed_row_size(depth);
+  const BackwardState<T> state{grad_hidden, grad_cell, packed,
+                               weight_grads == nullptr ? nullptr : exact};
 
+  std::optional<InputGrads<T>> input_grads;
+  if (multiplies_input) input_grads.emplace(call, tile, scratch);
   const bool is_saved = call.forward.saved[tile.direction].data != nullptr;
   const int64_t segment = is_saved ? layer.steps : call.forward.segment;
   for (int64_t begin = (layer.steps - 1) / segment * segment; begin >= 0; begin -= segment) {
@@ -203,11 +240,12 @@ void lstm_backward(const LstmBackward<T, Saved<T>>& call, const LstmTile& tile, 
       const int64_t count = std::min(together, left), last = begin + left - 1;
       for (int64_t k = 0; k < count; ++k) backward_step(call, tile, steps, last - k, state, k);
       for (int64_t k = 0; multiplies_input && k < count; k += input_steps)
-        input_gradients(call, tile, last - k, std::min(input_steps, count - k),
-                        packed + k * tile.rows * packed_row_size(depth), sums);
+        input_gradients(layer, tile, last - k, std::min(input_steps, count - k),
+                        packed + k * tile.rows * packed_row, sums, *input_grads);
       if (weight_grads != nullptr)
-        add_weight_grads(call.forward, tile, last, count, gates, total, gates + total * depth,
-                         weight_grads);
+        add_weight_grads(call.forward, tile, last, count,
+                         GateGrads<T>{packed, packed_row, packed_size(depth), exact},
+                         sums + for_input, weight_grads);
     }
   }
 }

@@ -10,11 +10,6 @@ struct LstmCell {
   Vec<T> i, f, g, o, c, hidden = {};
 };
 
-// Whether products have three digits; then the rest has not many more.
-#if defined(SODEEP_FAST_BF16_PAIRS) && SODEEP_FAST_BF16_PIECES == 1
-#define SODEEP_FAST_ROUNDS
-#endif
-
 #ifndef SODEEP_FAST_ROUNDS
 
 // exp(x) to twice the digits of T, nearly, as scale + scale * part; x within [-limit, limit], NaN
@@ -106,45 +101,6 @@ SODEEP_FAST_INLINE LstmCell<T> run_cell(Vec<T> i, Vec<T> f, Vec<T> g, Vec<T> o, 
 }
 
 #endif
-
-// What is kept of a cell: numbers of T or, where two digits less do, in half precision.
-#ifdef SODEEP_FAST_ROUNDS
-template <class T>
-using Saved = Half;
-
-SODEEP_FAST_INLINE void store_saved(Half* to, Vec<float> v, int64_t count) {
-  constexpr float kLargest = 65504;
-  v = minimum(broadcast<float>(kLargest), maximum(broadcast<float>(-kLargest), v));
-  Half lanes[kLanes<float>];
-  const __m256i halves = _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT);
-  if (count >= kLanes<float>) return _mm256_storeu_si256((__m256i*)to, halves);
-  _mm256_storeu_si256((__m256i*)lanes, halves);
-  std::copy(lanes, lanes + count, to);
-}
-
-SODEEP_FAST_INLINE Vec<float> load_saved(const Half* from, int64_t count) {
-  if (count >= kLanes<float>)
-    return (Vec<float>)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from));
-  Half lanes[kLanes<float>] = {};
-  std::copy(from, from + count, lanes);
-  return load_saved(lanes, kLanes<float>);
-}
-#else
-template <class T>
-using Saved = T;
-
-template <class T>
-SODEEP_FAST_INLINE void store_saved(T* to, Vec<T> v, int64_t count) {
-  store_first<T>(to, v, count);
-}
-
-template <class T>
-SODEEP_FAST_INLINE Vec<T> load_saved(const T* from, int64_t count) {
-  return load_first<T>(from, count);
-}
-#endif
-
-#undef SODEEP_FAST_ROUNDS
 
 // Derivatives with respect to the gates before their activation, and to the cell state of the step
 // before, from those with respect to the hidden state and, by later steps, the cell state.

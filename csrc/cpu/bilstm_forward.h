@@ -18,6 +18,30 @@ inline int64_t step_of(const LstmTile& tile, int64_t steps, int64_t s) {
   return tile.direction == 0 ? s : steps - 1 - s;
 }
 
+// Whether several features are multiplied together with the hidden units. Not where all digits of a
+// product count: added to the input's part, which may be larger, the terms of the hidden units'
+// would lose some.
+#ifdef SODEEP_FAST_ROUNDS
+constexpr bool kMultipliesTogether = true;
+#else
+constexpr bool kMultipliesTogether = false;
+#endif
+
+// A row of what is multiplied at every step.
+template <class T>
+struct StateRow {
+  int64_t features;  // places of those that are multiplied together with the hidden units
+  int64_t piece, size, depth;
+
+  explicit StateRow(const LstmLayer<T>& layer)
+      : features(kMultipliesTogether && layer.features > 1 ? packed_size(layer.features) : 0) {
+    const int64_t units = unit_blocks<T>(layer.hidden) * kLanes<T>;
+    piece = packed_size(units);
+    size = features + packed_row_size(units);
+    depth = features + packed_size(layer.hidden);
+  }
+};
+
 // Input weights * input of `count` steps from s on, for [block, step, row, gate, lane].
 template <class T>
 void input_products(const LstmForward<T, Saved<T>>& call, const LstmTile& tile, int64_t s,
@@ -31,17 +55,17 @@ void input_products(const LstmForward<T, Saved<T>>& call, const LstmTile& tile, 
     pack_row(call.input.at(t, tile.first + q % tile.rows), layer.features, inputs + q * row);
   }
   const Tiles tiles(total);
-  panel_products<T>(total, inputs, depth, layer.weights[tile.direction].input,
+  panel_products<T>(total, inputs, depth, layer.weights[tile.direction].input, block_stride(layer),
                     unit_blocks<T>(layer.hidden), gates);
 }
 
 // What a tile carries from step to step.
 template <class T>
 struct ForwardState {
-  const T* gates;   // [block, row of several steps, gate, lane], or null for one feature
-  int64_t stride;   // of its blocks
-  const T* hidden;  // [row, packed unit], units padded to whole vectors
-  T* next_hidden;
+  const T* gates;  // [block, row of several steps, gate, lane], or null
+  int64_t stride;  // of its blocks
+  const T* rows;   // [row, packed feature or unit], units padded to whole vectors
+  T* next_rows;
   T* cell;                // [row, unit], padded likewise
   T* products_with_head;  // [row, lane], if there is a head
 };
@@ -49,10 +73,14 @@ struct ForwardState {
 // One step of one block of units. By value: stores might change what is read through references.
 template <class T, bool kSaves, bool kOneFeature>
 struct ForwardBlock {
-  const T *bias, *factor, *input;  // several features are multiplied already
+  static constexpr bool kHasProducts = !kOneFeature && !kMultipliesTogether;
+
+  const T *bias, *factor, *input;  // a feature, or the products of several
   int64_t input_row;
-  T *cell, *hidden, *output;
-  int64_t cell_row, hidden_row, hidden_piece, output_row;
+  T *cell, *hidden;
+  Value<T>* output;
+  T* exact_output;
+  int64_t cell_row, hidden_row, hidden_piece, output_row, exact_row;
   Saved<T>* saved;
   T* kept;  // of the state before the next segment
   int64_t saved_row, kept_row, units, left;
@@ -68,17 +96,22 @@ struct ForwardBlock {
     const int64_t unit = block * kLanes<T>;
     bias = weights.bias + block * kPanelColumns<T>;
     factor = weights.input + block * kPanelColumns<T>;
-    input = kOneFeature ? call.input.at(t, tile.first) : state.gates + block * state.stride;
-    input_row = kOneFeature ? call.input.row : kPanelColumns<T>;
+    input = kOneFeature    ? call.scores.at(t, tile.first)
+            : kHasProducts ? state.gates + block * state.stride
+                           : nullptr;
+    input_row = kOneFeature ? call.scores.row : kPanelColumns<T>;
     units = layer.hidden, left = units - unit;
     cell_row = unit_blocks<T>(units) * kLanes<T>;
-    hidden_row = packed_row_size(cell_row), hidden_piece = packed_size(cell_row);
+    const StateRow<T> row(layer);
+    hidden_row = row.size, hidden_piece = row.piece;
     cell = state.cell + unit;
-    hidden = state.next_hidden + unit / kPacked;
-    output = call.output.data == nullptr
-                 ? nullptr
-                 : call.output.at(t, tile.first) + tile.direction * units + unit;
-    output_row = call.output.row;
+    hidden = state.next_rows + row.features + unit / kPacked;
+    const auto of_output = [&](const auto& sequence) {
+      return sequence.data == nullptr ? nullptr
+                                      : sequence.at(t, tile.first) + tile.direction * units + unit;
+    };
+    output = of_output(call.output), exact_output = of_output(call.exact_output);
+    output_row = call.output.row, exact_row = call.exact_output.row;
     saved = kSaves ? call.saved[tile.direction].at(s - call.begin, tile.first) + unit : nullptr;
     saved_row = call.saved[tile.direction].row;
     const auto& states = call.states[tile.direction];
@@ -94,19 +127,20 @@ struct ForwardBlock {
 
   // Of row r of the tile, whose recurrent products [gate, lane] are given.
   SODEEP_FAST_INLINE void finish(int64_t r, const T* products) const {
-    // The products are summed by themselves: added to the input's part, which may be larger, their
-    // terms would lose digits.
     const T* in = input + r * input_row;
     const auto gate = [&](int v) {
       const int k = v * kLanes<T>;
-      const Vec<T> of_input = kOneFeature ? *in * load<T>(factor + k) : load<T>(in + k);
-      return of_input + load<T>(products + k) + load<T>(bias + k);
+      Vec<T> sum = load<T>(products + k);
+      if constexpr (kOneFeature) sum += *in * load<T>(factor + k);
+      if constexpr (kHasProducts) sum += load<T>(in + k);
+      return sum + load<T>(bias + k);
     };
     T* c = cell + r * cell_row;
     const LstmCell<T> now = run_cell<T>(gate(0), gate(1), gate(2), gate(3), load<T>(c));
     store<T>(c, now.c);
     store_packed<T>(hidden + r * hidden_row, hidden_piece, now.hidden);
-    if (output != nullptr) store_first<T>(output + r * output_row, now.hidden, left);
+    if (output != nullptr) store_value(output + r * output_row, now.hidden, left);
+    if (exact_output != nullptr) store_value(exact_output + r * exact_row, now.hidden, left);
     if (head != nullptr) {
       T* to = products_with_head + r * kLanes<T>;
       const Vec<T> before = is_first ? Vec<T>{} : load<T>(to);
@@ -124,56 +158,73 @@ struct ForwardBlock {
   }
 };
 
-// One step of all rows and one block of units.
+// One step of all rows.
 template <class T, bool kSaves, bool kOneFeature>
-void forward_block(const LstmForward<T, Saved<T>>& call, const LstmTile& tile,
-                   const ForwardState<T>& state, int64_t s, int64_t block) {
-  const int64_t depth = packed_size(call.layer.hidden);
-  const int64_t units = unit_blocks<T>(call.layer.hidden) * kLanes<T>;
-  const int64_t stride = packed_row_size(units), piece = packed_size(units);
-  const ForwardBlock<T, kSaves, kOneFeature> step(call, tile, state, s, block);
-  const T* panel = call.layer.weights[tile.direction].recurrent +
-                   block * packed_panel_size<T>(call.layer.hidden);
+void forward_step(const LstmForward<T, Saved<T>>& call, const LstmTile& tile,
+                  const ForwardState<T>& state, int64_t s) {
+  using Block = ForwardBlock<T, kSaves, kOneFeature>;
+  const StateRow<T> row(call.layer);
+  const int64_t blocks = unit_blocks<T>(call.layer.hidden), stride = block_stride(call.layer);
+  const auto& weights = call.layer.weights[tile.direction];
+  const T* panels = row.features > 0 ? weights.input : weights.recurrent;
 #ifdef SODEEP_FAST_BF16_TILES
-  // The tiles multiply the next rows while the vectors finish these.
+  // The tiles multiply the next rows, or these with the next block, while the vectors finish these.
   alignas(64) T products[2][kProductRows * kPanelColumns<T>];
-  const auto begin = [&](int64_t first) {
-    return TileProduct<T>(state.hidden + first * stride, stride, piece, depth, panel);
+  const int64_t parts = padded_rows(tile.rows) / kProductRows, count = blocks * parts;
+  const auto begin = [&](int64_t k) {
+    return TileProduct<T>(state.rows + k % parts * kProductRows * row.size, row.size, row.piece,
+                          row.depth, panels + k / parts * stride);
   };
   begin(0).finish(products[0]);
-  for (int64_t first = 0; first < tile.rows; first += kProductRows) {
-    const int64_t next = first + kProductRows, end = std::min<int64_t>(next, tile.rows);
-    const T* ready = products[first / kProductRows % 2];
-    TileProduct<T> product = begin(next < tile.rows ? next : first);
+  for (int64_t k = 0; k < count; ++k) {
+    const bool has_next = k + 1 < count;
+    const Block block(call, tile, state, s, k / parts);
+    const int64_t first = k % parts * kProductRows;
+    const int64_t end = std::min<int64_t>(first + kProductRows, tile.rows);
+    const T* ready = products[k % 2];
+    TileProduct<T> product = begin(has_next ? k + 1 : k);
     for (int64_t r = first; r < end; r += kPanelVectors)
 #pragma GCC unroll 4
       for (int v = 0; v < kPanelVectors; ++v) {
-        if (next < tile.rows) product.step(v);
-        if (r + v < end) step.finish(r + v, ready + (r + v - first) * kPanelColumns<T>);
+        if (has_next) product.step(v);
+        if (r + v < end) block.finish(r + v, ready + (r + v - first) * kPanelColumns<T>);
       }
-    if (next < tile.rows) product.finish(products[next / kProductRows % 2]);
+    if (has_next) product.finish(products[(k + 1) % 2]);
   }
 #else
-  for_each_rows(tile.rows, [&](auto rows, int64_t first) {
-    alignas(64) T products[rows * kPanelColumns<T>];
-    product<T, rows>(state.hidden + first * stride, stride, piece, depth, panel, products);
-    for (int r = 0; r < rows; ++r) step.finish(first + r, products + r * kPanelColumns<T>);
-  });
+  for (int64_t k = 0; k < blocks; ++k) {
+    const Block block(call, tile, state, s, k);
+    for_each_rows(tile.rows, [&](auto rows, int64_t first) {
+      alignas(64) T products[rows * kPanelColumns<T>];
+      product<T, rows>(state.rows + first * row.size, row.size, row.piece, row.depth,
+                       panels + k * stride, products);
+      for (int r = 0; r < rows; ++r) block.finish(first + r, products + r * kPanelColumns<T>);
+    });
+  }
 #endif
 }
 
 // The states of the tile before the first step that is taken.
 template <class T>
-void begin_with(const LstmForward<T, Saved<T>>& call, const LstmTile& tile, T* hidden, T* cell) {
+void begin_with(const LstmForward<T, Saved<T>>& call, const LstmTile& tile, T* rows, T* cell) {
+  const StateRow<T> row(call.layer);
   const int64_t count = call.layer.hidden, units = unit_blocks<T>(count) * kLanes<T>;
   for (int64_t r = 0; call.begin > 0 && r < tile.rows; ++r) {
     const T* from = call.states[tile.direction].at(call.begin / call.segment - 1, tile.first + r);
     for (int64_t unit = 0; unit < count; unit += kLanes<T>) {
-      store_packed<T>(hidden + r * packed_row_size(units) + unit / kPacked, packed_size(units),
+      store_packed<T>(rows + r * row.size + row.features + unit / kPacked, row.piece,
                       load_first<T>(from + unit, count - unit));
       store<T>(cell + r * units + unit, load_first<T>(from + count + unit, count - unit));
     }
   }
+}
+
+// The features of a step, before the states in the rows that it multiplies.
+template <class T>
+void pack_features(const LstmForward<T, Saved<T>>& call, const LstmTile& tile, int64_t s, T* rows) {
+  const int64_t t = step_of(tile, call.layer.steps, s), size = StateRow<T>(call.layer).size;
+  for (int64_t r = 0; r < tile.rows; ++r)
+    pack_row(call.input.at(t, tile.first + r), call.layer.features, rows + r * size);
 }
 
 template <class T, bool kSaves, bool kOneFeature>
@@ -185,32 +236,33 @@ void forward_steps(const LstmForward<T, Saved<T>>& call, const LstmTile& tile,
   // The states of two steps must not lie whole pages apart: reading one would wait for writes to
   // the other.
   constexpr int64_t kApart = 17 * 64 / sizeof(T);
-  const int64_t size = padded_rows(tile.rows) * packed_row_size(units) + kApart;
+  const int64_t size = padded_rows(tile.rows) * StateRow<T>(layer).size + kApart;
   const int64_t cells = tile.rows * units;
-  const int64_t together = kOneFeature ? call.end - call.begin : steps_together(tile, kInputRows);
+  constexpr bool kHasProducts = ForwardBlock<T, kSaves, kOneFeature>::kHasProducts;
+  const int64_t together = kHasProducts ? steps_together(tile, kInputRows) : call.end - call.begin;
   const int64_t step_size = tile.rows * kPanelColumns<T>;
-  const int64_t gate_rows = kOneFeature ? 0 : padded_rows(together * tile.rows);
+  const int64_t gate_rows = kHasProducts ? padded_rows(together * tile.rows) : 0;
   const int64_t for_head = call.head == nullptr ? 0 : tile.rows * kLanes<T>;
   T* memory =
       scratch.state.reserve(2 * size + cells + for_head + gate_rows * kPanelColumns<T> * blocks);
   std::fill(memory, memory + 2 * size + cells, T(0));
-  T *hidden[2] = {memory, memory + size}, *cell = memory + 2 * size;
-  begin_with(call, tile, hidden[call.begin % 2], cell);
+  T *rows[2] = {memory, memory + size}, *cell = memory + 2 * size;
+  begin_with(call, tile, rows[call.begin % 2], cell);
   T* products_with_head = cell + cells;
   T* gates = products_with_head + for_head;
   for (int64_t begin = call.begin; begin < call.end; begin += together) {
     const int64_t count = std::min(together, call.end - begin);
-    if (!kOneFeature) input_products(call, tile, begin, count, scratch, gates);
+    if constexpr (kHasProducts) input_products(call, tile, begin, count, scratch, gates);
     const Tiles tiles(tile.rows);
     for (int64_t s = begin; s < begin + count; ++s) {
-      const ForwardState<T> state{kOneFeature ? nullptr : gates + (s - begin) * step_size,
+      if constexpr (!kOneFeature && kMultipliesTogether) pack_features(call, tile, s, rows[s % 2]);
+      const ForwardState<T> state{kHasProducts ? gates + (s - begin) * step_size : nullptr,
                                   padded_rows(count * tile.rows) * kPanelColumns<T>,
-                                  hidden[s % 2],
-                                  hidden[(s + 1) % 2],
+                                  rows[s % 2],
+                                  rows[(s + 1) % 2],
                                   cell,
                                   products_with_head};
-      for (int64_t block = 0; block < blocks; ++block)
-        forward_block<T, kSaves, kOneFeature>(call, tile, state, s, block);
+      forward_step<T, kSaves, kOneFeature>(call, tile, state, s);
       const int64_t t = step_of(tile, layer.steps, s);
       for (int64_t r = 0; call.head != nullptr && r < tile.rows; ++r)
         *call.projected[tile.direction].at(t, tile.first + r) =

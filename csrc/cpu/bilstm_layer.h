@@ -8,6 +8,7 @@
 #include "cpu/bilstm_tiles.h"
 #endif
 #include "cpu/bilstm_panels.h"
+#include "cpu/bilstm_values.h"
 #include "cpu/bilstm_pack.h"
 #include "cpu/bilstm_cell.h"
 #include "cpu/bilstm_forward.h"
@@ -25,9 +26,13 @@ LstmKernels<T, Saved<T>> lstm_kernels() {
           {lay_out_backward<T>, backward_pieces<T>, pack_backward<T>},
           lstm_forward<T>,
           lstm_backward<T>,
+          add<T, Value<T>>,
+          add<T, T>,
           weight_grads_size<T>,
           sum_weight_grads<T>};
 }
 
 }  // namespace SODEEP_FAST_ISA
 }  // namespace sodeep_fast
+
+#undef SODEEP_FAST_ROUNDS

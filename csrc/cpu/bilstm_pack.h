@@ -1,8 +1,9 @@
 // The weights as the products read them, in pairs of bfloat16 where these do. Included once for
 // each instruction set, hence no include guard.
 //
-// Forward, in blocks of one vector of units, padded with zeros: [block, depth, gate, lane]. The
-// four gates of a unit meet in the same lane of four registers.
+// Forward, in blocks of one vector of units, padded with zeros: [block, depth, gate, lane], of
+// several features and then of the hidden units. The four gates of a unit meet in the same lane of
+// four registers.
 // Backward, in panels of columns: [panel, (block, gate, lane), column].
 
 namespace sodeep_fast {
@@ -18,11 +19,17 @@ int64_t column_panels(int64_t columns) {
   return (columns + kPanelColumns<T> - 1) / kPanelColumns<T>;
 }
 
+// From one block of the forward's weights to the next.
+template <class T>
+int64_t block_stride(const LstmLayer<T>& layer) {
+  const int64_t input = layer.features == 1 ? 0 : packed_panel_size<T>(layer.features);
+  return input + packed_panel_size<T>(layer.hidden);
+}
+
 // One block of weights [4 hidden, depth].
 template <class T>
 void pack_block(const T* weights, int64_t hidden, int64_t depth, int64_t block, T* packed) {
   constexpr int lanes = kLanes<T>;
-  packed += block * packed_panel_size<T>(depth);
   std::fill(packed + packed_panel_size<T>(depth) - kPieces * kDepthStep * kPanelColumns<T>,
             packed + packed_panel_size<T>(depth), T(0));
   for (int gate = 0; gate < kPanelVectors; ++gate)
@@ -67,20 +74,19 @@ void pack_panel(const T* weights, int64_t hidden, int64_t columns, int64_t panel
     }
 }
 
-// `count` rows of kPanelColumns numbers, those that are multiplied together side by side, and zeros
-// up to `depth` places.
+// A panel of `count` packed rows, `stride` apart: those that are multiplied together side by side,
+// and zeros up to `depth` places.
 template <class T>
-void pack_rows(const T* rows, int64_t count, int64_t depth, T* packed) {
-  constexpr int64_t width = kPanelColumns<T>;
+void pack_rows(const T* rows, int64_t count, int64_t stride, int64_t next_piece, int64_t depth,
+               T* packed) {
   for (int64_t place = 0; place < depth; ++place)
-    for (int64_t column = 0; column < width; column += kLanes<T>) {
-      Vec<T> terms[kPacked];
-      for (int i = 0; i < kPacked; ++i) {
-        const int64_t row = place * kPacked + i;
-        terms[i] = row < count ? load<T>(rows + row * width + column) : Vec<T>{};
+    for (int v = 0; v < kPanelVectors; ++v)
+      for (int piece = 0; piece < kPieces; ++piece) {
+        const T* from =
+            rows + place * kPacked * stride + piece * next_piece + v * kLanes<T> / kPacked;
+        store<T>(packed + panel_offset<T>(place, v) + piece * kPanelPiece<T>,
+                 load_terms<T>(from, stride, count - place * kPacked));
       }
-      store_terms<T>(packed + panel_offset<T>(place, column / kLanes<T>), kPanelPiece<T>, terms);
-    }
 }
 
 // Where what the forward reads lies in `memory`; returns its size.
@@ -89,11 +95,12 @@ int64_t lay_out_forward(LstmLayer<T>& layer, T* memory) {
   const int64_t width = unit_blocks<T>(layer.hidden) * kPanelColumns<T>;
   int64_t size = 0;
   for (auto& direction : layer.weights) {
+    const bool one_feature = layer.features == 1;
     direction.bias = memory + size;
     direction.input = direction.bias + width;
-    const int64_t input = layer.features == 1 ? 1 : packed_row_size(layer.features);
-    direction.recurrent = direction.input + width * input;
-    size += width * (1 + input + packed_row_size(layer.hidden));
+    direction.recurrent =
+        direction.input + (one_feature ? width : packed_panel_size<T>(layer.features));
+    size += (one_feature ? 2 : 1) * width + unit_blocks<T>(layer.hidden) * block_stride(layer);
   }
   return size;
 }
@@ -104,6 +111,7 @@ void pack_forward(const LstmLayer<T>& layer, const LstmWeights<T> (&weights)[2],
   const int64_t blocks = unit_blocks<T>(layer.hidden), block = piece % blocks;
   const auto& from = weights[piece / blocks];
   const auto& to = layer.weights[piece / blocks];
+  const int64_t begin = block * block_stride(layer);
   for (int c = 0; c < kPanelColumns<T>; ++c) {
     const int64_t unit = block * kLanes<T> + c % kLanes<T>;
     const int64_t row = c / kLanes<T> * layer.hidden + unit;
@@ -113,8 +121,8 @@ void pack_forward(const LstmLayer<T>& layer, const LstmWeights<T> (&weights)[2],
   if (layer.features == 1)
     copy_block(from.input, layer.hidden, block, to.input);
   else
-    pack_block(from.input, layer.hidden, layer.features, block, to.input);
-  pack_block(from.recurrent, layer.hidden, layer.hidden, block, to.recurrent);
+    pack_block(from.input, layer.hidden, layer.features, block, to.input + begin);
+  pack_block(from.recurrent, layer.hidden, layer.hidden, block, to.recurrent + begin);
 }
 
 template <class T>

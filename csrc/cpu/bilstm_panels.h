@@ -5,10 +5,11 @@ namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
 // to [panel, row, kPanelColumns] = rows [count, depth] * packed weights, padded to
-// padded_rows(count). As much of a panel at a time as lets the nearest cache hold it.
+// padded_rows(count); panels lie `stride` apart. As much of a panel at a time as lets the nearest
+// cache hold it.
 template <class T>
-void panel_products(int64_t count, const T* rows, int64_t depth, const T* packed, int64_t panels,
-                    T* to) {
+void panel_products(int64_t count, const T* rows, int64_t depth, const T* packed, int64_t stride,
+                    int64_t panels, T* to) {
   constexpr int64_t kBytes = 32 << 10, width = kPanelColumns<T>;
   constexpr int64_t kStepBytes = kPieces * kDepthStep * width * static_cast<int64_t>(sizeof(T));
   constexpr int64_t kDepth = kBytes / kStepBytes * kDepthStep;
@@ -19,7 +20,7 @@ void panel_products(int64_t count, const T* rows, int64_t depth, const T* packed
                              std::min(kDepth, depth - begin), packed + kPieces * begin * width,
                              to + first * width, begin > 0);
       });
-    packed += kPieces * depth * width;
+    packed += stride;
     to += padded_rows(count) * width;
   }
 }

@@ -26,6 +26,10 @@ constexpr int kPacked = 2, kPieces = SODEEP_FAST_BF16_PIECES;
 #else
 constexpr int kPacked = 1, kPieces = 1;
 #endif
+// Whether products have three digits; then the rest has not many more.
+#if defined(SODEEP_FAST_BF16_PAIRS) && SODEEP_FAST_BF16_PIECES == 1
+#define SODEEP_FAST_ROUNDS
+#endif
 #ifdef SODEEP_FAST_BF16_TILES
 constexpr int kDepthStep = 16;
 #else
@@ -60,10 +64,14 @@ constexpr int64_t kPanelPiece = -kDepthStep * kLanes<T>;
 
 #ifdef SODEEP_FAST_BF16_PAIRS
 
+SODEEP_FAST_INLINE Vec<float> widen(__m256i bits) {
+  return (Vec<float>)_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16);
+}
+
 // Rounds v and leaves the rest of it.
 SODEEP_FAST_INLINE __m256i take_piece(Vec<float>& v) {
   const __m256i piece = (__m256i)_mm512_cvtneps_pbh((__m512)v);
-  if constexpr (kPieces > 1) v -= (Vec<float>)_mm512_slli_epi32(_mm512_cvtepu16_epi32(piece), 16);
+  if constexpr (kPieces > 1) v -= widen(piece);
   return piece;
 }
 
@@ -74,14 +82,25 @@ SODEEP_FAST_INLINE void store_packed(T* to, int64_t next_piece, Vec<T> v) {
     _mm256_storeu_si256((__m256i*)(to + piece * next_piece), take_piece(v));
 }
 
+// The lanes of two vectors side by side.
+SODEEP_FAST_INLINE Vec<float> pair(__m256i a, __m256i b) {
+  return (Vec<float>)_mm512_or_si512(_mm512_cvtepu16_epi32(a), (__m512i)widen(b));
+}
+
 // Vectors of numbers that are multiplied together.
 template <class T>
 SODEEP_FAST_INLINE void store_terms(T* to, int64_t next_piece, Vec<T> a, Vec<T> b) {
-  for (int piece = 0; piece < kPieces; ++piece) {
-    const __m512i low = _mm512_cvtepu16_epi32(take_piece(a));
-    const __m512i high = _mm512_slli_epi32(_mm512_cvtepu16_epi32(take_piece(b)), 16);
-    store<T>(to + piece * next_piece, (Vec<T>)_mm512_or_si512(low, high));
-  }
+  for (int piece = 0; piece < kPieces; ++piece)
+    store<T>(to + piece * next_piece, pair(take_piece(a), take_piece(b)));
+}
+
+// One piece of a vector in each of the first packed rows that are multiplied together, of `left`.
+template <class T>
+SODEEP_FAST_INLINE Vec<T> load_terms(const T* rows, int64_t stride, int64_t left) {
+  const auto load = [&](int r) {
+    return left > r ? _mm256_loadu_si256((const __m256i*)(rows + r * stride)) : __m256i{};
+  };
+  return pair(load(0), load(1));
 }
 
 #else
@@ -89,6 +108,11 @@ SODEEP_FAST_INLINE void store_terms(T* to, int64_t next_piece, Vec<T> a, Vec<T> 
 template <class T>
 SODEEP_FAST_INLINE void store_packed(T* to, int64_t, Vec<T> v) {
   store<T>(to, v);
+}
+
+template <class T>
+SODEEP_FAST_INLINE Vec<T> load_terms(const T* rows, int64_t, int64_t) {
+  return load<T>(rows);
 }
 
 #endif
@@ -101,23 +125,6 @@ SODEEP_FAST_INLINE void store_terms(T* to, int64_t next_piece, const Vec<T>* ter
 #else
   store_packed<T>(to, next_piece, terms[0]);
 #endif
-}
-
-// Packs a row of numbers into packed_row_size(count) places.
-template <class T>
-void pack_row(const T* from, int64_t count, T* to) {
-  const int64_t size = packed_size(count);
-  for (int piece = 0; piece < kPieces; ++piece)
-    std::fill(to + piece * size + count / kPacked, to + (piece + 1) * size, T(0));
-  int64_t k = 0;
-  for (; k + kLanes<T> <= count; k += kLanes<T>)
-    store_packed<T>(to + k / kPacked, size, load<T>(from + k));
-  if (k == count) return;
-  T last[kPieces * kLanes<T>];
-  store_packed<T>(last, kLanes<T>, load_first<T>(from + k, count - k));
-  for (int piece = 0; piece < kPieces; ++piece)
-    std::copy_n(last + piece * kLanes<T>, (count - k + kPacked - 1) / kPacked,
-                to + piece * size + k / kPacked);
 }
 
 // Calls work(std::integral_constant<int, number of rows>, first row) until all rows are done. Tiles

@@ -5,132 +5,137 @@
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-// Of a row: the features, if there are several, and the hidden states, padded to whole vectors.
+// The regressors of a row are the features, if there are several, and the hidden states, each
+// padded to whole vectors.
 template <class T>
-int64_t regressor_size(const LstmLayer<T>& layer) {
-  const int64_t features = layer.features == 1 ? 0 : layer.features;
-  return unit_blocks<T>(features + layer.hidden) * kLanes<T>;
+int64_t padded_features(const LstmLayer<T>& layer) {
+  return layer.features == 1 ? 0 : unit_blocks<T>(layer.features) * kLanes<T>;
 }
 
-// Sums are kept as [block, regressor, (gate, lane)]. After the regressors come a single feature,
-// which is never rounded, and one.
+template <class T>
+int64_t regressor_size(const LstmLayer<T>& layer) {
+  return padded_features(layer) + unit_blocks<T>(layer.hidden) * kLanes<T>;
+}
+
+// Sums are kept as [block, regressor, (gate, lane)]. After the regressors come those that are never
+// rounded: a single feature, and one.
+constexpr int64_t kExact = 2;
+
 template <class T>
 int64_t weight_grads_size(const LstmLayer<T>& layer) {
-  return unit_blocks<T>(layer.hidden) * kPanelColumns<T> * (regressor_size(layer) + 2);
+  return unit_blocks<T>(layer.hidden) * kPanelColumns<T> * (regressor_size(layer) + kExact);
 }
+
+// Rows that are transposed together.
+template <class T>
+constexpr int64_t kTransposed = kLanes<T> * sizeof(T) / sizeof(Value<T>);
 
 // What add_weight_grads works in, for so many rows of steps.
 template <class T>
 struct WeightGradsMemory {
-  int64_t rows, depth, piece, stride, regressors, transposed, panels;
+  int64_t depth, rows, piece, stride, transposed, panel;
 
   WeightGradsMemory(const LstmLayer<T>& layer, int64_t total)
-      : rows((total + kLanes<T> - 1) / kLanes<T> * kLanes<T>),
-        depth(packed_size(total)),
+      : depth(packed_size(total)),
+        rows((kPacked * depth + kTransposed<T> - 1) / kTransposed<T> * kTransposed<T>),
         piece(packed_size(rows)),
         stride(packed_row_size(rows)),
-        regressors(rows * regressor_size(layer)),
         transposed(regressor_size(layer) * stride),
-        panels(kPacked == 1 ? 0 : packed_panel_size<T>(total)) {}
+        panel(packed_panel_size<T>(total)) {}
 
-  int64_t size() const { return regressors + transposed + panels; }
+  int64_t size() const { return transposed + panel; }
 };
 
-// The regressors [row, regressor] of `count` steps back from the one after `last` others.
+// Rows, or zeros for null, packed and transposed: to[column] gets the numbers of one column.
 template <class T>
-void gather_regressors(const LstmForward<T, Saved<T>>& call, const LstmTile& tile, int64_t last,
-                       int64_t total, T* to) {
-  const auto& layer = call.layer;
-  const int64_t width = regressor_size(layer);
-  for (int64_t q = 0; q < total; ++q) {
-    const int64_t s = last - q / tile.rows, row = tile.first + q % tile.rows;
-    const T* input = call.input.at(step_of(tile, layer.steps, s), row);
-    T* end = to + width;
-    if (layer.features > 1) to = std::copy(input, input + layer.features, to);
-    if (s > 0) {
-      const T* before = call.output.at(step_of(tile, layer.steps, s - 1), row);
-      before += tile.direction * layer.hidden;
-      to = std::copy(before, before + layer.hidden, to);
-    } else {
-      to = std::fill_n(to, layer.hidden, T(0));
-    }
-    std::fill(to, end, T(0));
-    to = end;
-  }
-}
-
-// rows [kLanes] packed and transposed: to[column] gets the numbers of one column.
-template <class T>
-void pack_transposed(const T* rows, int64_t width, int64_t stride, int64_t next_piece, T* to) {
-  for (int64_t column = 0; column < width; column += kLanes<T>) {
+void pack_transposed(const Value<T>* const (&rows)[kTransposed<T>], int64_t columns, int64_t stride,
+                     int64_t next_piece, T* to) {
+  for (int64_t column = 0; column < columns; column += kLanes<T>) {
     Vec<T> block[kLanes<T>];
-    for (int r = 0; r < kLanes<T>; ++r) block[r] = load<T>(rows + r * width + column);
+    const int64_t left = columns - column;
+    for (int k = 0; k < kLanes<T>; ++k) {
+#ifdef SODEEP_FAST_ROUNDS
+      const auto bits = [&](const Bf16* row) {
+        return row == nullptr ? __m256i{} : load_bits(row + column, left);
+      };
+      block[k] = pair(bits(rows[2 * k]), bits(rows[2 * k + 1]));
+#else
+      block[k] = rows[k] == nullptr ? Vec<T>{} : load_first<T>(rows[k] + column, left);
+#endif
+    }
     transpose<T>(block);
-    for (int c = 0; c < kLanes<T>; ++c)
-      store_packed<T>(to + (column + c) * stride, next_piece, block[c]);
-  }
-}
-
-// Adds the gates' gradients [total, gate, lane] of one block, times the feature where there is one,
-// to two rows of sums.
-template <class T>
-void add_exact_sums(const LstmForward<T, Saved<T>>& call, const LstmTile& tile, int64_t last,
-                    int64_t total, const T* gates, T* sums) {
-  constexpr int64_t lanes = kLanes<T>, columns = kPanelColumns<T>;
-  const bool one_feature = call.layer.features == 1;
-  Vec<T> of_feature[kPanelVectors] = {}, of_one[kPanelVectors] = {};
-  for (int64_t q = 0; q < total; ++q) {
-    const int64_t t = step_of(tile, call.layer.steps, last - q / tile.rows);
-    const T feature = one_feature ? *call.input.at(t, tile.first + q % tile.rows) : T(0);
-    for (int v = 0; v < kPanelVectors; ++v) {
-      const Vec<T> gate = load<T>(gates + q * columns + v * lanes);
-      of_feature[v] += feature * gate;
-      of_one[v] += gate;
+    for (int c = 0; c < kLanes<T>; ++c) {
+      T* numbers = to + (column + c) * stride;
+#ifdef SODEEP_FAST_ROUNDS
+      store<T>(numbers, block[c]);
+#else
+      store_packed<T>(numbers, next_piece, block[c]);
+#endif
     }
   }
-  for (int v = 0; v < kPanelVectors; ++v) {
-    T* to = sums + v * lanes;
-    store<T>(to, load<T>(to) + of_feature[v]);
-    store<T>(to + columns, load<T>(to + columns) + of_one[v]);
+}
+
+// The regressors of `total` rows of steps back from the one after `last` others, packed and
+// transposed.
+template <class T>
+void pack_regressors(const LstmForward<T, Saved<T>>& call, const LstmTile& tile, int64_t last,
+                     int64_t total, const WeightGradsMemory<T>& sizes, T* to) {
+  const auto& layer = call.layer;
+  for (int64_t q = 0; q < sizes.rows; q += kTransposed<T>) {
+    const Value<T>*input[kTransposed<T>] = {}, *before[kTransposed<T>] = {};
+    for (int64_t k = 0; k < std::min(kTransposed<T>, total - q); ++k) {
+      const int64_t s = last - (q + k) / tile.rows, row = tile.first + (q + k) % tile.rows;
+      if (layer.features > 1) input[k] = call.input.at(step_of(tile, layer.steps, s), row);
+      if (s > 0)
+        before[k] =
+            call.output.at(step_of(tile, layer.steps, s - 1), row) + tile.direction * layer.hidden;
+    }
+    T* packed = to + q / kPacked;
+    if (layer.features > 1)
+      pack_transposed<T>(input, layer.features, sizes.stride, sizes.piece, packed);
+    pack_transposed<T>(before, layer.hidden, sizes.stride, sizes.piece,
+                       packed + padded_features(layer) * sizes.stride);
   }
 }
 
-// Adds those of `count` steps back from the one after `last` others.
-// gates: [block, row of the steps, gate, lane], a block's rows `gate_rows` long.
+// The gradients of the gates of several steps' rows, of which add_weight_grads sums the products.
+template <class T>
+struct GateGrads {
+  const T* packed;  // [step, row, piece, (block, gate, lane)]
+  int64_t row, piece;
+  T* exact;  // their sums times a single feature and times one [block, kExact, gate, lane]
+};
+
+// Adds those of `count` steps back from the one after `last` others, and clears the exact sums.
 template <class T>
 void add_weight_grads(const LstmForward<T, Saved<T>>& call, const LstmTile& tile, int64_t last,
-                      int64_t count, const T* gates, int64_t gate_rows, T* memory, T* sums) {
+                      int64_t count, const GateGrads<T>& gates, T* memory, T* sums) {
   constexpr int64_t columns = kPanelColumns<T>;
   const auto& layer = call.layer;
   const int64_t width = regressor_size(layer), total = count * tile.rows;
   const WeightGradsMemory<T> sizes(layer, total);
-  T* transposed = memory + sizes.regressors;
-  T* panel_memory = transposed + sizes.transposed;
-  gather_regressors(call, tile, last, total, memory);
-  std::fill(memory + total * width, transposed, T(0));
-  std::fill(transposed, panel_memory, T(0));
-  for (int64_t q = 0; q < sizes.rows; q += kLanes<T>)
+  T* panel = memory + sizes.transposed;
+  pack_regressors(call, tile, last, total, sizes, memory);
 
-    pack_transposed(memory + q * width, width, sizes.stride, sizes.piece, transposed + q / kPacked);
-
+  // Sums are added to what may be larger only when they are complete: one by one, their terms would
+  // lose digits.
+  const auto add = [](T* to, T* terms, int64_t size) {
+    for (int64_t k = 0; k < size; k += kLanes<T>)
+      store<T>(to + k, load<T>(to + k) + load<T>(terms + k));
+  };
   const Tiles tiles(kProductRows);
   for (int64_t block = 0; block < unit_blocks<T>(layer.hidden); ++block) {
-    const T* panel = gates + block * gate_rows * columns;
-    T* block_sums = sums + block * (width + 2) * columns;
-    add_exact_sums(call, tile, last, total, panel, block_sums + width * columns);
-    if constexpr (kPacked > 1) {
-      pack_rows(panel, total, sizes.depth, panel_memory);
-      panel = panel_memory;
-    }
-    // The products are summed by themselves: added one by one to what may be larger, they would
-    // lose digits.
+    T* block_sums = sums + block * (width + kExact) * columns;
+    T* exact = gates.exact + block * kExact * columns;
+    add(block_sums + width * columns, exact, kExact * columns);
+    std::fill_n(exact, kExact * columns, T(0));
+    pack_rows(gates.packed + block * columns / kPacked, total, gates.row, gates.piece, sizes.depth,
+              panel);
     for_each_rows(width, [&](auto rows, int64_t first) {
       alignas(64) T products[rows * columns];
-      product<T, rows>(transposed + first * sizes.stride, sizes.stride, sizes.piece, sizes.depth,
-                       panel, products);
-      T* to = block_sums + first * columns;
-      for (int64_t k = 0; k < rows * columns; k += kLanes<T>)
-        store<T>(to + k, load<T>(to + k) + load<T>(products + k));
+      product<T, rows>(memory + first * sizes.stride, sizes.stride, sizes.piece, sizes.depth, panel,
+                       products);
+      add(block_sums + first * columns, products, rows * columns);
     });
   }
 }
@@ -144,14 +149,14 @@ void sum_weight_grads(const LstmLayer<T>& layer, const T* parts, int64_t count,
     const int64_t place = gate * kLanes<T> + unit % kLanes<T>;
     const auto sum = [&](int64_t regressor, int64_t regressors, T* to) {
       const T* from =
-          parts + (unit / kLanes<T> * (width + 2) + regressor) * kPanelColumns<T> + place;
+          parts + (unit / kLanes<T> * (width + kExact) + regressor) * kPanelColumns<T> + place;
       std::fill_n(to, regressors, T(0));
       for (int64_t part = 0; part < count; ++part)
         for (int64_t k = 0; k < regressors; ++k) to[k] += from[part * size + k * kPanelColumns<T>];
     };
     const bool one_feature = layer.features == 1;
     sum(one_feature ? width : 0, layer.features, sums.input + row * layer.features);
-    sum(one_feature ? 0 : layer.features, layer.hidden, sums.recurrent + row * layer.hidden);
+    sum(padded_features(layer), layer.hidden, sums.recurrent + row * layer.hidden);
     sum(width + 1, 1, sums.bias + row);
   }
 }

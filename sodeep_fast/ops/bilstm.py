@@ -59,8 +59,9 @@ def bilstm(
             GPUs, likewise, and in float32 elsewhere. "auto" takes "bf16" or "fp16" for weights of
             that type and under autocast to it, and on GPUs "fp16" if
             `torch.backends.cudnn.rnn.fp32_precision` is "tf32", by which PyTorch's own LSTM rounds
-            to as many digits. Where products are rounded, activations have five digits. The scores
-            are never rounded.
+            to as many digits. Where products are rounded, activations have five digits, and on a
+            CPU a layer also gives the next one its hidden states, and gets their gradient, in
+            bfloat16. The scores are never rounded.
         backend: "cpp", "triton", whose program holds the recurrent weights of a direction, or
             "reference", which is differentiable more than once; "auto" takes the best one built for
             the device of `scores`. It leaves weights to PyTorch's LSTM, cuDNN's, in its precision
@@ -86,8 +87,23 @@ def bilstm(
         >>> torch.allclose(hidden, lstm(scores.unsqueeze(-1))[0], atol=1e-6)
         True
     """
+    return _bilstm(scores, list(weights), head, precision, backend, False).to(weights[0].dtype)
+
+
+def rounded_bilstm(scores: Tensor, weights: Sequence[Tensor], head: Tensor | None = None) -> Tensor:
+    """As `bilstm`, for those who round what it returns: on a CPU bfloat16 where products are."""
+    return _bilstm(scores, list(weights), head, "auto", "auto", True)
+
+
+def _bilstm(
+    scores: Tensor,
+    weights: list[Tensor],
+    head: Tensor | None,
+    precision: str,
+    backend: str,
+    rounds: bool,
+) -> Tensor:
     check_matrix(scores, "(b, n)")
-    weights = list(weights)
     _check_weights(weights, scores)
     if head is not None:
         _check_like_weights("head", head, weights[0])
@@ -114,14 +130,13 @@ def bilstm(
 
     compute = torch.float64 if dtype == torch.float64 else torch.float32
     layer_of: Callable[..., tuple[Tensor, Tensor]]
-    option: bool | str
     keeps: bool | int
     nothing: bool | int
     if backend == "triton":
-        layer_of, option = torch.ops.sodeep_fast.triton_bilstm_layer, products
+        layer_of = torch.ops.sodeep_fast.triton_bilstm_layer
         keeps, nothing = True, False
     else:
-        layer_of, option = torch.ops.sodeep_fast.bilstm_layer, products == "bf16"
+        layer_of = torch.ops.sodeep_fast.bilstm_layer
         keeps, nothing = _keeps(scores, weights[1].shape[1] * compute.itemsize), 0
     # The gradients of the head and of the last layer's weights need the hidden states.
     of_head = () if head is None else (head, *weights[-WEIGHTS_PER_LAYER:])
@@ -133,10 +148,13 @@ def bilstm(
         saves = torch.is_grad_enabled() and any(t.requires_grad for t in (sequence, *layer))
         is_last = begin + WEIGHTS_PER_LAYER == len(weights)
         kept = keeps if saves else nothing
-        sequence, _ = layer_of(sequence, layer, fused if is_last else None, kept, option)
+        options: tuple[Any, ...] = (products,)
+        if backend == "cpp":
+            options = (products == "bf16", rounds or not is_last)
+        sequence, _ = layer_of(sequence, layer, fused if is_last else None, kept, *options)
     if fused is not None:
-        return sequence.sum(0).t().to(dtype)
-    return _project(sequence.transpose(0, 1).to(dtype), head)
+        return sequence.sum(0).t()
+    return _project(sequence.transpose(0, 1), head)
 
 
 def _keeps(scores: Tensor, state_bytes: int) -> int:
@@ -152,7 +170,11 @@ def _keeps(scores: Tensor, state_bytes: int) -> int:
 
 
 def _project(hidden: Tensor, head: Tensor | None) -> Tensor:
-    return hidden if head is None else hidden @ head
+    if head is None:
+        return hidden
+    # Autocast converts both by itself.
+    autocast = torch.is_autocast_enabled(hidden.device.type)
+    return (hidden if autocast else hidden.to(head.dtype)) @ head
 
 
 def _products(precision: str, dtype: torch.dtype, device: str) -> str:
@@ -255,11 +277,13 @@ def _check_weights(weights: list[Tensor], scores: Tensor) -> None:
             )
 
 
-def _register(prefix: str, saved_like: Any) -> None:
+def _register(prefix: str, value_dtype: Any, saved_like: Any) -> None:
     """Gives the two operators of one implementation their fakes and derivatives.
 
     Arguments:
         prefix: of their names.
+        value_dtype: takes the input and the option, and returns the dtype of hidden states and of
+            the gradient of several features.
         saved_like: takes the input, what of it is to be kept, the hidden units and the option, and
             returns what is saved, empty.
     """
@@ -275,10 +299,13 @@ def _register(prefix: str, saved_like: Any) -> None:
         head: Tensor | None,
         keeps: int,
         option: bool | str,
+        rounds: bool = True,
     ) -> tuple[Tensor, Tensor]:
         n, b, _ = sequence.shape
         hidden = weights[1].shape[1]
-        output = sequence.new_empty((n, b, 2 * hidden) if head is None else (2, n, b))
+        rounded = rounds and head is None
+        dtype = value_dtype(sequence, option) if rounded else _compute_dtype(sequence)
+        output = sequence.new_empty((n, b, 2 * hidden) if head is None else (2, n, b), dtype=dtype)
         return output, saved_like(sequence, keeps, hidden, option)
 
     @torch.library.register_fake(backward)
@@ -296,15 +323,19 @@ def _register(prefix: str, saved_like: Any) -> None:
         hidden = weights[1].shape[1]
         gates = 0 if output is None else 4 * hidden
         directions = 1 if features > 1 or output is not None else 2
+        shape = (directions, n if wants_sequence else 0, b, features)
+        dtype = _compute_dtype(sequence)
+        shapes = ((2, gates, features), (2, gates, hidden), (2, gates))
         return (
-            sequence.new_empty((directions, n if wants_sequence else 0, b, features)),
-            sequence.new_empty((2, gates, features)),
-            sequence.new_empty((2, gates, hidden)),
-            sequence.new_empty((2, gates)),
+            sequence.new_empty(
+                shape, dtype=value_dtype(sequence, option) if features > 1 else dtype
+            ),
+            *(sequence.new_empty(shape, dtype=dtype) for shape in shapes),
         )
 
     def setup_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        sequence, weights, head, _, ctx.option = inputs
+        sequence, weights, head, _, ctx.option, *rounds = inputs
+        ctx.others = 3 + len(rounds)  # that have no gradient
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)  # of what is saved, they would be as large
         ctx.wants_weights = any(weight.requires_grad for weight in weights)
@@ -315,10 +346,10 @@ def _register(prefix: str, saved_like: Any) -> None:
 
     def differentiate_forward(
         ctx: Any, grad: Tensor | None, _: None
-    ) -> tuple[Tensor | None, list[Tensor | None], None, None, None]:
+    ) -> tuple[Tensor | list[Tensor | None] | None, ...]:
         for_weights: list[Tensor | None] = [None] * WEIGHTS_PER_LAYER
         if grad is None:
-            return None, for_weights, None, None, None
+            return None, for_weights, *(None,) * ctx.others
         sequence, *weights, head, hidden, saved = ctx.saved_tensors
         wants_sequence = ctx.needs_input_grad[0]
         by_direction, *weight_grads = call_backward(
@@ -331,7 +362,7 @@ def _register(prefix: str, saved_like: Any) -> None:
         if wants_sequence:
             summed = by_direction.shape[0] == 1
             for_sequence = by_direction[0] if summed else by_direction.sum(0)
-        return for_sequence, for_weights, None, None, None
+        return for_sequence, for_weights, *(None,) * ctx.others
 
     def refuse(ctx: Any, *grads: Tensor) -> None:
         raise NotImplementedError(
@@ -342,13 +373,29 @@ def _register(prefix: str, saved_like: Any) -> None:
     torch.library.register_autograd(backward, refuse)
 
 
+def _compute_dtype(sequence: Tensor) -> torch.dtype:
+    return torch.float64 if sequence.dtype == torch.float64 else torch.float32
+
+
+def _cpp_rounds(sequence: Tensor, bf16: bool) -> bool:
+    return bf16 and sequence.dtype != torch.float64 and _native.cpu_has_bf16()
+
+
+def _values_of_cpp(sequence: Tensor, bf16: bool) -> torch.dtype:
+    return torch.bfloat16 if _cpp_rounds(sequence, bf16) else _compute_dtype(sequence)
+
+
 def _saved_by_cpp(sequence: Tensor, keeps: int, hidden: int, bf16: bool) -> Tensor:
     steps, batch, _ = sequence.shape
+    dtype = _compute_dtype(sequence)
     if keeps < steps:
-        return sequence.new_empty((2, keeps, batch, 2, hidden))
-    halves = bf16 and sequence.dtype != torch.float64 and _native.cpu_has_bf16()
-    dtype = torch.float16 if halves else sequence.dtype
-    return sequence.new_empty((2, steps, batch, 5, hidden), dtype=dtype)
+        return sequence.new_empty((2, keeps, batch, 2, hidden), dtype=dtype)
+    saved_dtype = torch.float16 if _cpp_rounds(sequence, bf16) else dtype
+    return sequence.new_empty((2, steps, batch, 5, hidden), dtype=saved_dtype)
+
+
+def _values_of_triton(sequence: Tensor, products: str) -> torch.dtype:
+    return sequence.dtype
 
 
 def _saved_by_triton(sequence: Tensor, saves: bool, hidden: int, products: str) -> Tensor:
@@ -361,8 +408,8 @@ def _saved_by_triton(sequence: Tensor, saves: bool, hidden: int, products: str) 
 
 
 if _native.HAS_CPU:
-    _register("", _saved_by_cpp)
-    _register("triton_", _saved_by_triton)
+    _register("", _values_of_cpp, _saved_by_cpp)
+    _register("triton_", _values_of_triton, _saved_by_triton)
     if _backend.has_triton():
         for _function in ("bilstm_layer", "bilstm_layer_backward"):
             _backend.register_triton(f"triton_{_function}", "bilstm", _function)

@@ -133,8 +133,8 @@ def apply_dense_head(head: nn.Conv1d, hidden: Tensor) -> Tensor:
     The positions being its channels, it is one affine map of everything, hence one product.
     """
     device = hidden.device.type
-    if torch.is_autocast_enabled(device):
-        # Before they are made contiguous: one copy instead of two.
-        half = torch.get_autocast_dtype(device)
-        hidden = hidden.to(half, memory_format=torch.contiguous_format)
+    autocast = torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if autocast else head.weight.dtype
+    # Before they are made contiguous: one copy instead of two.
+    hidden = hidden.to(dtype, memory_format=torch.contiguous_format)
     return F.linear(hidden.flatten(1), head.weight.flatten(1), head.bias)

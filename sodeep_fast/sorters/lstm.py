@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sodeep_fast._checks import check_choice, check_count
 from sodeep_fast.ops import _backend
-from sodeep_fast.ops.bilstm import bilstm
+from sodeep_fast.ops.bilstm import rounded_bilstm
 from sodeep_fast.sorters.learned import LearnedSorter, apply_dense_head, check_head
 
 HEADS = ("position", "dense")
@@ -86,8 +86,8 @@ class LSTMSorter(LearnedSorter):
             return self.project(self.lstm(rows.unsqueeze(-1))[0])
         weights = [weight for weights in self.lstm.all_weights for weight in weights]
         if self.length is None:
-            return bilstm(rows, weights, self.linear.weight[0]) + self.linear.bias
-        return self.project(bilstm(rows, weights))
+            return rounded_bilstm(rows, weights, self.linear.weight[0]) + self.linear.bias
+        return self.project(rounded_bilstm(rows, weights))
 
     def project(self, hidden: Tensor) -> Tensor:
         """The ranks / n (b, n) of hidden states (b, n, 2 hidden)."""
