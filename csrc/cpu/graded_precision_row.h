@@ -13,8 +13,11 @@ inline int64_t find_targets(const uint8_t* levels, int64_t items, int64_t num_le
                             int64_t* targets) {
   int64_t count = 0;
   for_each_run(levels, items, [&](int64_t k, auto n, int level) {
-    if (level == 0 || level >= num_levels) return;
-    for (int i = 0; i < n(); ++i) targets[count++] = k + i;
+    const bool is_target = level > 0 && level < num_levels;
+    if (n() > 1 && !is_target) return;
+    // Without a branch on what is as good as random; behind the last one is room for another.
+    for (int i = 0; i < n(); ++i) targets[count + i] = k + i;
+    count += is_target ? n() : 0;
   });
   return count;
 }
@@ -90,7 +93,7 @@ void graded_precision_row(const GradedRow<T>& row, GradedScratch<T>& scratch) {
   const int64_t L = row.num_levels;
   RankCountsRow<T> counted{};
   counted.scores = row.scores, counted.levels = row.levels, counted.end = row.items;
-  int64_t* targets = scratch.targets.reserve(row.items);
+  int64_t* targets = scratch.targets.reserve(row.items + 1);
   const int64_t P = find_targets(row.levels, row.items, L, targets);
   counted.targets = targets, counted.num_targets = P, counted.num_levels = L;
   counted.method = row.method, counted.comparators = row.comparators;
