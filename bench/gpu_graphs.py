@@ -22,6 +22,7 @@ WAITS = {
     # Where CPU tensors have a kernel of their own, and those on a GPU `aten::nonzero`.
     "sodeep_fast::find_marked",
     "sodeep_fast::margin_excess",
+    "sodeep_fast::graded_precision",
 }
 
 

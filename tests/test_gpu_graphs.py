@@ -39,7 +39,7 @@ def test_these_wait_for_nothing(function):
 @pytest.mark.parametrize(
     ("function", "name"),
     [
-        (lambda scores: smooth_ap(scores, labels()), "find_marked"),
+        (lambda scores: smooth_ap(scores, labels()), "graded_precision"),
         (rank_counts.route("cpp", "direct"), "find_marked"),
         (lambda scores: scores * float(scores.detach().sum()), "_local_scalar_dense"),
         (lambda scores: scores[scores.detach() > 0], "index by a mask"),
