@@ -23,7 +23,11 @@ N = 100
 
 @dataclass(frozen=True)
 class Case:
-    """A network, a batch and what is computed: "inference", "scores" or "training"."""
+    """A network, a batch and what is computed.
+
+    "inference"; or forward and backward, "scores" to the scores, the weights being frozen, and
+    "training" to all weights.
+    """
 
     hidden: int
     layers: int
@@ -36,6 +40,7 @@ CASES = [
     *(Case(128, 1, "position", b, mode) for b in (1, 16, 512) for mode in ("inference", "scores")),
     *(Case(128, 2, "dense", b, mode) for b in (1, 16, 512) for mode in ("inference", "scores")),
     Case(128, 2, "dense", 512, "training"),
+    Case(128, 2, "position", 512, "training"),
     Case(512, 2, "dense", 64, "inference"),
     Case(512, 2, "dense", 64, "scores"),
 ]
@@ -47,9 +52,9 @@ def calls_of(case: Case, bf16: bool) -> dict[str, Callable[[], object]]:
     length = N if case.head == "dense" else None
     training = case.mode == "training"
     sorter = LSTMSorter(case.hidden, case.layers, case.head, length, trainable=training)
-    scores = torch.rand(case.batch, N).mul(2).sub(1).requires_grad_(case.mode != "inference")
+    scores = torch.rand(case.batch, N).mul(2).sub(1).requires_grad_(case.mode == "scores")
     ranks = hard_rank(scores, normalize=True)
-    wanted = [scores, *(sorter.parameters() if training else ())]
+    wanted = list(sorter.parameters()) if training else [scores]
 
     def torchs(rows: Tensor) -> Tensor:
         return sorter.project(sorter.lstm(rows.unsqueeze(-1))[0])
