@@ -318,9 +318,10 @@ def test_saving_takes_a_small_share_of_the_time(
     settings = make_settings(steps=1)
     sorter = LSTMSorter(2, 1)
     saved = []
+    duration = 1.0
 
     def slow_save(state: State, *_: Any) -> None:
-        now[0] += 1.0
+        now[0] += duration
         saved.append(state.step)
 
     monkeypatch.setattr("sodeep_fast.training.state.save_state", slow_save)
@@ -330,9 +331,14 @@ def test_saving_takes_a_small_share_of_the_time(
         now[0] += 10.0
         saver.offer(state)
     assert saved == list(range(1, 101, 5))
+    duration = 3600.0  # as if the machine slept meanwhile
+    for state.step in range(101, 201):
+        now[0] += 10.0
+        saver.offer(state)
+    assert saved == [*range(1, 101, 5), 101, 161]
     monkeypatch.undo()
     save_state(state, settings, tmp_path / "run")
-    assert steps_in(tmp_path / "run") == 100
+    assert steps_in(tmp_path / "run") == 200
 
 
 # --- Several processes ---

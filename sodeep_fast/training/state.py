@@ -132,6 +132,10 @@ def _named(identity: Mapping[str, Any]) -> str:
     return f"{identity['type']}({arguments})"
 
 
+_LONGEST = 600.0
+"""Seconds between two saves, however long one seemed to take: the machine may have slept."""
+
+
 class Saver:
     """Saves a run as often as costs at most a fiftieth of its time, and when told to.
 
@@ -157,4 +161,4 @@ class Saver:
         save_state(state, self._settings, self._path)
         end = time.monotonic()
         self._saved_step = state.step
-        self._due = end + 49 * (end - begin)
+        self._due = end + min(49 * (end - begin), _LONGEST)
