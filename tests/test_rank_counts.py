@@ -680,3 +680,23 @@ SCORES, LEVELS = torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.int64)
 def test_bad_input(scores, levels, options, error, message) -> None:
     with pytest.raises(error, match=message):
         rank_counts(scores, levels, **options)
+
+
+@needs_kernels
+def test_a_gradient_that_all_levels_share_need_not_be_written_out() -> None:
+    scores = torch.rand(3, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    levels = random_levels((3, 20), 3).to(torch.uint8)
+    found = rank_counts(scores, levels, num_levels=3)
+    offsets = torch.searchsorted(found.rows, torch.arange(4))
+    rest = (scores, levels, found.columns, offsets, 3, *encode(Sigmoid(0.1)), "auto")
+    count = len(found.columns)
+
+    def backward(grad: Tensor) -> Tensor:
+        result: Tensor = OPS.rank_counts_backward(grad, *rest)
+        return result
+
+    shared = torch.rand(count, 1, dtype=torch.float64).expand(count, 3)
+    torch.testing.assert_close(backward(shared), backward(shared.contiguous()), rtol=0, atol=0)
+    # As many numbers in another shape are as many numbers.
+    wide = torch.rand(3, 1, dtype=torch.float64).expand(3, count)
+    torch.testing.assert_close(backward(wide), backward(wide.contiguous()), rtol=0, atol=0)

@@ -87,7 +87,8 @@ class Run {
         items_(scores.size(1)),
         width_(to_items(pass) ? 1 : call.num_levels),
         scores_(dense(scores, compute_type(scores))),
-        is_shared_(grad && grad->dim() == 2 && grad->stride(1) == 0),
+        is_shared_(grad && grad->dim() == 2 && grad->size(1) == call.num_levels &&
+                   grad->stride(1) == 0),
         grad_(grad ? dense(is_shared_ ? first_level(*grad) : *grad, compute_type(scores))
                    : Tensor()),
         tangent_(tangent ? dense(*tangent, compute_type(scores)) : Tensor()),

@@ -67,14 +67,14 @@ def graded_precision(
         >>> graded_precision(scores, torch.tensor([[1, 0, 1, 0]]), sodeep_fast.Step(), soft=True)
         tensor([0.8333])
     """
-    check_mask(mask, scores)
-    check_comparator(comparator)
-    num_levels = check_levels(levels, scores, num_levels, mask)
     options = _Options(comparator, num_levels, numerator, least, alpha, soft)
     grows = torch.is_grad_enabled()
     wants_more = grows and relevances is not None and relevances.requires_grad
     if wants_more or not isinstance(numerator, Step | None) or not has_kernel(scores):
         return _by_formula(scores, levels, mask, relevances, options)
+    check_mask(mask, scores)
+    check_comparator(comparator)
+    options = options._replace(num_levels=check_levels(levels, scores, num_levels, mask))
     values: Tensor = _GradedPrecision.apply(
         scores, compact_levels(levels, mask), relevances, options, grows and scores.requires_grad
     )
@@ -83,7 +83,7 @@ def graded_precision(
 
 class _Options(NamedTuple):
     comparator: Comparator
-    num_levels: int
+    num_levels: int | None
     numerator: Comparator | None
     least: int
     alpha: float
@@ -99,7 +99,7 @@ def _by_formula(
 ) -> Tensor:
     comparator, num_levels, numerator, least, alpha, soft = options
     found = rank_counts(scores, levels, comparator=comparator, mask=mask, num_levels=num_levels)
-    missing = None
+    missing, num_levels = None, found.counts.shape[-1]
     if numerator is not None and least < num_levels:
         shown = mask
         if least == 1:  # many targets: level 0, which is not asked for, costs more than hiding it
