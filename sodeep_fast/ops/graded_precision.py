@@ -106,7 +106,7 @@ def _by_formula(
             relevant = levels > 0
             shown = relevant if mask is None else relevant & mask
         missing = rank_counts(
-            scores,
+            scores.detach() if isinstance(numerator, Step) else scores,
             levels,
             comparator=numerator,
             targets=levels >= least if least > 1 else None,
