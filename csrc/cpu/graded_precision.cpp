@@ -24,7 +24,7 @@
 #include "boundary.h"
 #include "cpu/flush_to_zero.h"
 #include "cpu/rank_counts_options.h"
-#include "math/sigmoid_panels.h"
+#include "math/far_panels.h"
 
 #define SODEEP_FAST_KERNELS "cpu/graded_precision_row.h"
 #include "cpu/foreach_isa.h"

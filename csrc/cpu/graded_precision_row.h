@@ -22,12 +22,12 @@ inline int64_t find_targets(const uint8_t* levels, int64_t items, int64_t num_le
   return count;
 }
 
-// Counts exactly, to exact [target, num_levels], for the chosen ones of the targets: with an order
+// Counts exactly, to exact [num_levels, target], for the chosen ones of the targets: with an order
 // of their own.
 template <class T>
 void count_exactly(const GradedRow<T>& row, RankCountsRow<T> counted, int64_t count,
                    const Comparator* steps, double* exact, GradedScratch<T>& scratch) {
-  const int64_t L = row.num_levels;
+  const int64_t L = row.num_levels, P = counted.num_targets;
   int64_t* chosen = scratch.chosen.reserve(2 * count);
   int64_t* number = chosen + count;
   for (int64_t t = 0, at = 0; at < count; ++t) {
@@ -43,15 +43,16 @@ void count_exactly(const GradedRow<T>& row, RankCountsRow<T> counted, int64_t co
     counted.levels = shown;
   }
   rank_counts_row<T, CountsPass::kCounts>(counted, scratch.counts);
-  for (int64_t at = 0; at < count; ++at)
-    std::copy_n(counted.sums + at * L, L, exact + number[at] * L);
+  for (int64_t l = 0; l < L; ++l)
+    for (int64_t at = 0; at < count; ++at) exact[l * P + number[at]] = counted.sum_of(at, l);
 }
 
-// The value, from the counts of all targets, and its derivatives by them: num_levels for each
-// target if it is soft, or one that all levels share.
+// The value, from the counts of all targets, and its derivatives by them, to slopes [num_levels,
+// targets] if it is soft, or to [targets], which all levels share. Null `exact`: none is.
 template <class T>
 void grade_targets(const GradedRow<T>& row, const RankCountsRow<T>& counted, const double* exact,
                    T* slopes) {
+  constexpr int64_t kBlock = 64;
   const int64_t L = row.num_levels, P = counted.num_targets;
   int64_t number[256] = {};
   for (int64_t t = 0; t < P; ++t) ++number[row.levels[counted.targets[t]]];
@@ -62,26 +63,35 @@ void grade_targets(const GradedRow<T>& row, const RankCountsRow<T>& counted, con
     most += static_cast<double>(number[l]) * relevance[l];
   }
   const double share = most == 0 ? 0 : 1 / most;
-  for (int64_t t = 0; t < P; ++t) {
-    const int64_t level = row.levels[counted.targets[t]];
-    const double *counts = counted.sums + t * L, *outranking = counts, own = relevance[level];
-    const bool is_exact = level >= row.least;
-    if (is_exact) outranking = exact + t * L;
-    double rank = 1, gain = own;
+  for (int64_t begin = 0; begin < P; begin += kBlock) {
+    const int64_t count = std::min(kBlock, P - begin);
+    double own[kBlock], rank[kBlock], gain[kBlock], soft[kBlock];
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t level = row.levels[counted.targets[begin + i]];
+      own[i] = relevance[level];
+      soft[i] = level < row.least;
+    }
+    for (int64_t i = 0; i < count; ++i) rank[i] = 1, gain[i] = own[i];
     for (int64_t l = 0; l < L; ++l) {
-      rank += counts[l];
-      gain += outranking[l] * std::min(own, relevance[l]);
+      const double* counts = counted.sums + l * P + begin;
+      const double* exactly = exact == nullptr ? counts : exact + l * P + begin;
+      for (int64_t i = 0; i < count; ++i) {
+        const double outranking = soft[i] != 0 ? counts[i] : exactly[i];
+        rank[i] += counts[i];
+        gain[i] += outranking * std::min(own[i], relevance[l]);
+      }
     }
-    const double per_rank = 1 / rank, precision = gain * per_rank,
-                 slope = -precision * per_rank * share;
-    found += precision;
-    if (!row.soft) {
-      slopes[t] = static_cast<T>(slope);
-      continue;
+    for (int64_t i = 0; i < count; ++i) {
+      const double per_rank = 1 / rank[i];
+      gain[i] *= per_rank;
+      rank[i] = per_rank * share;
     }
-    const double per_gain = is_exact ? 0 : share * per_rank;
-    for (int64_t l = 0; l < L; ++l)
-      slopes[t * L + l] = static_cast<T>(slope + std::min(own, relevance[l]) * per_gain);
+    for (int64_t i = 0; i < count; ++i) found += gain[i];
+    for (int64_t l = 0; l < (row.soft ? L : 1); ++l)
+      for (int64_t i = 0; i < count; ++i) {
+        const double per_gain = row.soft ? soft[i] * std::min(own[i], relevance[l]) : 0;
+        slopes[l * P + begin + i] = static_cast<T>(rank[i] * (per_gain - gain[i]));
+      }
   }
   *row.value = most == 0 ? std::numeric_limits<T>::quiet_NaN() : static_cast<T>(found * share);
 }
@@ -141,11 +151,11 @@ void graded_precision_row(const GradedRow<T>& row, GradedScratch<T>& scratch) {
       linear->template run<CountsPass::kCountsAndSlopes>(plan);
   }
   T* slopes = scratch.slopes.reserve(P * (row.soft ? L : 1));
-  grade_targets(row, counted, exact, slopes);
+  grade_targets(row, counted, exact_targets > 0 ? exact : nullptr, slopes);
   if (row.gradient == nullptr) return;
 
   counted.grad = slopes;
-  counted.grad_strides[0] = row.soft ? L : 1, counted.grad_strides[1] = row.soft ? 1 : 0;
+  counted.grad_strides[0] = 1, counted.grad_strides[1] = row.soft ? P : 0;
   counted.sums = sums + P * L;
   counted.gradient = row.gradient;
   rank_counts_direct<T, kGradient>(counted, grouped, plan, factored);

@@ -20,7 +20,7 @@
 #include "boundary.h"
 #include "cpu/flush_to_zero.h"
 #include "cpu/rank_counts_options.h"
-#include "math/sigmoid_panels.h"
+#include "math/far_panels.h"
 
 #define SODEEP_FAST_KERNELS "cpu/rank_counts_row.h"
 #include "cpu/foreach_isa.h"
@@ -192,7 +192,9 @@ class Run {
     } else {
       const auto* columns = static_cast<const int64_t*>(call_.columns.const_data_ptr());
       T* to = out() + (row.targets - columns) * width_;
-      for (int64_t k = 0; k < size; ++k) to[k] = finite ? static_cast<T>(row.sums[k]) : nan;
+      for (int64_t t = 0; t < row.num_targets; ++t)
+        for (int64_t l = 0; l < width_; ++l)
+          *to++ = finite ? static_cast<T>(row.sum_of(t, l)) : nan;
     }
   }
 

@@ -86,10 +86,12 @@ struct RankCountsRow {
   int64_t begin, end;             // the items
   int64_t num_targets, num_levels;
   CountsMethod method;
-  double* sums;    // [num_targets, num_levels], or [num_targets] what backward takes from a target
-  double* slopes;  // [num_targets, num_levels] of kCountsAndSlopes, or null
+  double* sums;    // [num_levels, num_targets], or [num_targets] what backward takes from a target
+  double* slopes;  // [num_levels, num_targets] of kCountsAndSlopes, or null
   T* gradient;     // of the row, or null
 
+  double& sum_of(int64_t t, int64_t l) const { return sums[l * num_targets + t]; }
+  double& slope_of(int64_t t, int64_t l) const { return slopes[l * num_targets + t]; }
   T grad_of(int64_t t, int64_t l) const { return grad[t * grad_strides[0] + l * grad_strides[1]]; }
 };
 

@@ -195,7 +195,7 @@ void count_few(const RankCountsRow<T>& row, const GroupedRow<T>& grouped, double
     for (int64_t i = 0; i < count; ++i) {
       const int64_t t = grouped.order[at + i];
       const bool is_itself = level == target_level && grouped.place[t] >= 0;
-      row.sums[t * row.num_levels + level] =
+      row.sum_of(t, level) =
           static_cast<double>(above[i]) + at_zero * static_cast<double>(tied[i] - is_itself);
     }
   }
@@ -290,7 +290,7 @@ void rank_counts_direct(const RankCountsRow<T>& row, const GroupedRow<T>& groupe
           if constexpr (to_items(pass))
             to_targets[i] += sums[i];
           else
-            row.sums[grouped.order[t + i] * L + l] = scale * sums[i];
+            row.sum_of(grouped.order[t + i], l) = scale * sums[i];
         }
       }
       if constexpr (to_items(pass))

@@ -47,11 +47,14 @@ class LinearRow {
                {}};
     target_ = numbers + 2 * stride;
     counted_ = numbers + 3 * stride;
-    target_level_ = scratch.target_levels.reserve(targets_);
+    target_level_ = scratch.target_levels.reserve(2 * targets_);
+    uint8_t* levels = target_level_ + targets_;  // grouped
+    for (int64_t l = 0; l < row.num_levels; ++l)
+      std::fill(levels + grouped.first[l], levels + grouped.first[l + 1], static_cast<uint8_t>(l));
     for (int64_t k = 0; k < targets_; ++k) {
-      const int64_t t = grouped.order[split_.slot[first_target_ + k] - grouped.room];
-      target_[k] = static_cast<uint32_t>(t);
-      target_level_[k] = row.levels[row.targets[t]];
+      const int64_t at = split_.slot[first_target_ + k] - grouped.room;
+      target_[k] = static_cast<uint32_t>(grouped.order[at]);
+      target_level_[k] = levels[at];
     }
     runs_ = scratch.runs.reserve(2 * (split_.entries + 1));
   }
@@ -108,7 +111,7 @@ class LinearRow {
         const uint32_t t = target_[k], above = count - counted_[cuts_.above[k]];
         const bool is_itself = target_level_[k] == l && grouped_.place[t] >= 0;
         const uint32_t tied = count - counted_[cuts_.level[k]] - above - is_itself;
-        row_.sums[t * row_.num_levels + l] = above + step.at_zero * tied;
+        row_.sum_of(t, l) = above + step.at_zero * tied;
       }
     }
   }
@@ -129,15 +132,20 @@ class LinearRow {
   }
 
   void find_chosen(int64_t l, const Used& used) {
-    ChosenTargets<T>& to = chosen_;
-    to.level = l, to.used = used, to.count = 0;
+    bool wanted[256];
+    for (int64_t level = 0; level < row_.num_levels; ++level)
+      wanted[level] = is_used(used, l, level);
+    const ChosenTargets<T> to = chosen_;  // a copy, which no store can alter
+    const T* scores = split_.scores + first_target_;
+    uint32_t count = 0;
     for (int64_t k = 0; k < targets_; ++k) {
-      to.scores[to.count] = split_.scores[first_target_ + k];
-      to.number[to.count] = static_cast<uint32_t>(k);
-      to.before[k] = static_cast<uint32_t>(to.count);
-      to.count += is_used(used, l, target_level_[k]);
+      to.scores[count] = scores[k];
+      to.number[count] = static_cast<uint32_t>(k);
+      to.before[k] = count;
+      count += wanted[target_level_[k]];
     }
-    to.before[targets_] = static_cast<uint32_t>(to.count);
+    to.before[targets_] = count;
+    chosen_.level = l, chosen_.used = used, chosen_.count = count;
   }
 
   void count_level(int64_t l) {
@@ -154,7 +162,7 @@ class LinearRow {
   template <CountsPass pass>
   void add_level(int64_t l, const Comparator& comparator, Compared<pass>& compared) {
     const double scale = derivative_scale<pass>(comparator);
-    const int64_t from = split_.begin[l], L = row_.num_levels;
+    const int64_t from = split_.begin[l];
     const T* tangent = has_tangent(pass) ? split_.tangent + from : nullptr;
     count_level(l);
     Side<T> items{split_.scores + from, {nullptr, tangent}, grouped_.count[l], runs_, 0};
@@ -172,7 +180,7 @@ class LinearRow {
     if (pass == CountsPass::kBackward && row_.slopes != nullptr) {
       for (int64_t i = 0; i < chosen_.count; ++i) {
         const uint32_t t = target_[chosen_.number[i]];
-        row_.sums[t] += scale * chosen_.weight[i] * row_.slopes[t * L + l];
+        row_.sums[t] += scale * chosen_.weight[i] * row_.slope_of(t, l);
       }
     } else
       compared.template visit<false>(
@@ -180,15 +188,15 @@ class LinearRow {
             const uint32_t k = chosen_.number[i], t = target_[k];
             if constexpr (derivative_of(pass) == 0) {
               const bool is_counted = target_level_[k] == l && grouped_.place[t] >= 0;
-              row_.sums[t * L + l] = sums[0] - (is_counted ? at_itself : 0);
-              if constexpr (pass == CountsPass::kCountsAndSlopes) row_.slopes[t * L + l] = sums[1];
+              row_.sum_of(t, l) = sums[0] - (is_counted ? at_itself : 0);
+              if constexpr (pass == CountsPass::kCountsAndSlopes) row_.slope_of(t, l) = sums[1];
             } else {
               double value = sums[0];
               if constexpr (has_tangent(pass)) value = sums[1] - chosen_.tangent[i] * sums[0];
               if constexpr (to_items(pass))
                 row_.sums[t] += scale * chosen_.weight[i] * value;
               else
-                row_.sums[t * L + l] = scale * value;
+                row_.sum_of(t, l) = scale * value;
             }
           });
     if constexpr (to_items(pass))

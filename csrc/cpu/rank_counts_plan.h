@@ -15,7 +15,7 @@ bool has_panels(const Comparator* comparators) {
 
 // Expected costs in ns on one AVX-512 core, fitted to timings of both methods (Granite Rapids,
 // 2026-11): 256 to 8192 items, 8 to 2048 targets, 2 and 3 levels, ranges of 20 to 500 temperatures.
-// A panel pays for every occupied panel in its reach; pairs gain most from width.
+// Pairs gain most from width.
 template <class T, CountsPass pass>
 class CountsCosts {
  public:
@@ -52,10 +52,10 @@ class CountsCosts {
       cost += (kValue ? 1.7 : 4.6) * wide * (items + targets);
     const double range = grouped_.range() / comparator.tau;
     const auto panels = static_cast<double>(panel_limit(range, static_cast<int64_t>(entries_)));
-    const double neighbours = std::min(panels, 2.0 * kPanelReach<T> - 1) * panels / (range + 1);
-    const double visit = kSingle ? (kValue ? 2.8 : 6) : (kValue ? 7 : 20);
-    cost += (kValue ? 3 : 4.5) * wide * items + (kValue ? 17 : 26) * wide * panels;
-    cost += std::min(panels, targets) * neighbours * visit;
+    const double panel = kSingle ? (kValue ? 40 : 58) : (kValue ? 130 : 200);
+    const double target_panel = kSingle ? (kValue ? 130 : 190) : (kValue ? 600 : 1100);
+    cost += (kValue ? 3 : 4.5) * wide * items;
+    cost += panel * panels + target_panel * std::min(panels, targets);
     return cost;
   }
 

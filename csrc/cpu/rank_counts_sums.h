@@ -2,7 +2,7 @@
 // sums for what lies beyond a threshold. Included once for each instruction set, hence no include
 // guard.
 
-#include "cpu/panel_moments.h"
+#include "cpu/panel_sums.h"
 #include "cpu/rank_counts_beyond.h"
 
 namespace sodeep_fast {
@@ -31,13 +31,6 @@ struct Side {
   }
 };
 
-template <class T>
-const double* panel_table(int derivative) {
-  static const std::vector<double> tables[3] = {make_panel_table<T, 0>(), make_panel_table<T, 1>(),
-                                                make_panel_table<T, 2>()};
-  return tables[derivative].data();
-}
-
 // out[c][i] = sum over the items k of w_c[k] sigmoid^(m)((s_k - s_i) / tau), for each point i; of
 // several derivatives m, those of the next one come behind.
 template <class T, int kFirst, int kLast, int kChannels>
@@ -45,11 +38,11 @@ void sigmoid_sums(const Side<T>& items, const Side<T>& points, double lam, Buffe
                   T* const (&out)[2]) {
   constexpr int p = kPanelOrder<T>, lanes = kLanes<T>;
   constexpr int kTables = kLast - kFirst + 1, kSums = kTables * kChannels;
-  const double* tables[kTables];
-  for (int m = kFirst; m <= kLast; ++m) tables[m - kFirst] = panel_table<T>(m);
   const T to_t = static_cast<T>(2 * lam);
-  double* moments = memory.reserve(items.run_count * kChannels * p);
-  std::fill(moments, moments + items.run_count * kChannels * p, 0.0);
+  const int64_t moment_count = items.run_count * kChannels * p;
+  using Sums = PanelSums<T, kChannels>;
+  double* moments = memory.reserve(moment_count + Sums::far_size(points.run_count));
+  std::fill(moments, moments + moment_count, 0.0);
   for (int64_t r = 0; r < items.run_count; ++r) {
     const Panel& run = items.runs[r];
     const auto centre = panel_centre<T>(run.anchor, run.index, lam);
@@ -59,14 +52,18 @@ void sigmoid_sums(const Side<T>& items, const Side<T>& points, double lam, Buffe
                      centre, to_t, moments + (r * kChannels + c) * p);
   }
 
+  Sums sums(items.runs, items.run_count, moments, points.runs, moments + moment_count);
+  sums.find_far(0, points.run_count);
+  PanelTables tables[kTables];
+  tables[0] = panel_tables<T, kFirst>();
+  if constexpr (kTables > 1) tables[1] = panel_tables<T, kLast>();
   PanelWindow window{};
   int64_t above = 0;
   for (int64_t r = 0; r < points.run_count; ++r) {
     const Panel& run = points.runs[r];
     T narrow[kSums][p];
-    advance<T>(window, items.runs, items.run_count, run.place);
     double wide[kTables][kChannels][p];
-    gather_coefficients<T>(tables, moments, items.runs, window, run.place, wide);
+    sums.gather(r, tables, window, wide);
     if constexpr (kFirst == 0) {  // items of the panels above count in full
       while (above < items.run_count && items.runs[above].place <= run.place) ++above;
       if (above < items.run_count)

@@ -152,21 +152,50 @@ inline T reduce(Vec<T> v, F fold) {
   return lane[0];
 }
 
-// The first `count` lanes from memory, the rest zero.
+// All bits set in the first `count` lanes.
+template <class T>
+inline IntVec<T> first_lanes(int64_t count) {
+  IntVec<T> lane;
+  for (int k = 0; k < kLanes<T>; ++k) lane[k] = k;
+  const auto limit = static_cast<std::remove_reference_t<decltype(lane[0])>>(count);
+  return (IntVec<T>)(lane < limit);
+}
+
+// The first `count` lanes from memory, the rest zero. Nothing behind them is read.
 template <class T>
 inline Vec<T> load_first(const T* from, int64_t count) {
   if (count >= kLanes<T>) return load<T>(from);
+#if SODEEP_FAST_VECTOR_BYTES == 64
+  const auto mask = static_cast<uint16_t>((1u << count) - 1);
+  if constexpr (sizeof(T) == 4) return (Vec<T>)_mm512_maskz_loadu_ps(mask, from);
+  if constexpr (sizeof(T) == 8) return (Vec<T>)_mm512_maskz_loadu_pd(mask, from);
+#elif SODEEP_FAST_VECTOR_BYTES == 32
+  const auto mask = (__m256i)first_lanes<T>(count);
+  if constexpr (sizeof(T) == 4) return (Vec<T>)_mm256_maskload_ps(from, mask);
+  if constexpr (sizeof(T) == 8) return (Vec<T>)_mm256_maskload_pd(from, mask);
+#else
   T lane[kLanes<T>] = {};
   for (int64_t k = 0; k < count; ++k) lane[k] = from[k];
   return load<T>(lane);
+#endif
 }
 
 template <class T>
 inline void store_first(T* to, Vec<T> v, int64_t count) {
   if (count >= kLanes<T>) return store<T>(to, v);
+#if SODEEP_FAST_VECTOR_BYTES == 64
+  const auto mask = static_cast<uint16_t>((1u << count) - 1);
+  if constexpr (sizeof(T) == 4) _mm512_mask_storeu_ps(to, mask, (__m512)v);
+  if constexpr (sizeof(T) == 8) _mm512_mask_storeu_pd(to, mask, (__m512d)v);
+#elif SODEEP_FAST_VECTOR_BYTES == 32
+  const auto mask = (__m256i)first_lanes<T>(count);
+  if constexpr (sizeof(T) == 4) _mm256_maskstore_ps(to, mask, (__m256)v);
+  if constexpr (sizeof(T) == 8) _mm256_maskstore_pd(to, mask, (__m256d)v);
+#else
   T lane[kLanes<T>];
   store<T>(lane, v);
   for (int64_t k = 0; k < count; ++k) to[k] = lane[k];
+#endif
 }
 
 // As many of T as a vector has doubles.
@@ -288,7 +317,7 @@ inline void transpose(Vec<T> (&rows)[kLanes<T>]) {
 
 // Lane L of the result is the sum over the lanes of rows[L]; three instructions a row.
 template <class T, int half = 1>
-inline Vec<T> transposed_sum(Vec<T> (&rows)[kLanes<T>]) {
+SODEEP_FAST_INLINE Vec<T> transposed_sum(Vec<T> (&rows)[kLanes<T>]) {
   if constexpr (half == kLanes<T>) {
     return rows[0];
   } else {

@@ -2,7 +2,7 @@
 // Included once for each instruction set, hence no include guard.
 
 #include "cpu/panel_blocks.h"
-#include "cpu/panel_moments.h"
+#include "cpu/panel_sums.h"
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
@@ -71,7 +71,6 @@ void soft_rank_linear(const T* scores, const T* const (&weights)[2], int64_t n, 
   constexpr int p = kPanelOrder<T>;
   using Weights = PartWeights<T, kDerivative>;
   constexpr int kWeights = Weights::kWeights;
-  static const std::vector<double> table = make_panel_table<T, kDerivative>();
 
   const double range = lam * (static_cast<double>(hi) - static_cast<double>(lo));
   OrderedRow<T> row = reserve_order<T>(n, range, scratch.order);
@@ -101,7 +100,9 @@ void soft_rank_linear(const T* scores, const T* const (&weights)[2], int64_t n, 
   }
 
   constexpr int64_t moment_size = kWeights * p;
-  double* piece_moments = scratch.moments.reserve((piece_count + row.panel_count) * moment_size);
+  using Sums = PanelSums<T, kWeights>;
+  double* piece_moments = scratch.moments.reserve((piece_count + row.panel_count) * moment_size +
+                                                  Sums::far_size(row.panel_count));
   double* moments = piece_moments + piece_count * moment_size;
   torch::stable::parallel_for(0, piece_count, grain, [&](int64_t begin, int64_t end) {
     Weights own_weights;
@@ -130,13 +131,21 @@ void soft_rank_linear(const T* scores, const T* const (&weights)[2], int64_t n, 
     first = in_blocks ? first + 1 : at;
   }
 
+  constexpr int64_t kFarPanels = 4096;  // of one task
+  Sums sums(row.panels, row.panel_count, moments, row.panels,
+            moments + row.panel_count * moment_size);
+  torch::stable::parallel_for(
+      0, (row.panel_count + kFarPanels - 1) / kFarPanels, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t part = begin; part < end; ++part)
+          sums.find_far(part * kFarPanels, std::min((part + 1) * kFarPanels, row.panel_count));
+      });
+
   using Coefficients = T[kWeights][p];
+  const PanelTables tables[1] = {panel_tables<T, kDerivative>()};
   const auto find_coefficients = [&](int64_t index, PanelWindow& window, Coefficients& narrow) {
     const Panel& panel = row.panels[index];
-    const double* const tables[1] = {table.data()};
     double wide[1][kWeights][p];
-    advance<T>(window, row.panels, row.panel_count, panel.place);
-    gather_coefficients<T>(tables, moments, row.panels, window, panel.place, wide);
+    sums.gather(index, tables, window, wide);
     // Items of the panels above count in full; the item itself counted one half.
     if constexpr (kDerivative == 0) wide[0][0][0] += static_cast<double>(n - panel.end) + 0.5;
     for (int w = 0; w < kWeights; ++w)

@@ -7,21 +7,22 @@
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-// Expected costs in units of one pair, 0.064 ns in float and 0.17 ns in double for value and
-// gradient on one AVX-512 core (2026-11), fitted to timings of both methods over n from 32 to 1024
-// and ranges from 1 to 3000. A panel pays for every occupied panel in its reach; pairs gain most
-// from width.
+// Expected costs in ns for value and gradient on one AVX-512 core, fitted to timings of both
+// methods over n from 32 to 2048 and ranges from 1 to 3000 (Granite Rapids, 2026-11). In double a
+// panel pays for every occupied panel near it; pairs gain most from width.
 template <class T>
 bool linear_is_faster(int64_t n, double range) {
   constexpr bool single = sizeof(T) == 4;
   const double items = static_cast<double>(n);
-  const double pair = range <= FactoredPairs<T, 1>::kMaxRange ? 1.0 : single ? 7.0 : 9.0;
+  double pair = single ? 0.63 : 2.1;
+  if (range <= FactoredPairs<T, 1>::kMaxRange)
+    pair = n <= kTile ? (single ? 0.08 : 0.24) : (single ? 0.145 : 0.33);
   const double panels = static_cast<double>(panel_limit(range, n));
-  const double neighbours = std::min(panels, 2.0 * kPanelReach<T> - 1) * panels / (range + 1);
+  const double neighbours = std::min(panels, 2.0 * kPanelNear - 1) * panels / (range + 1);
   const double width = 64.0 / SODEEP_FAST_VECTOR_BYTES;
-  const double direct = 4000 + 20 * items + width * pair * items * items;
-  const double linear = single ? 10000 + 100 * items + panels * (2000 + 110 * neighbours)
-                               : 4000 + 45 * items + panels * (2000 + 250 * neighbours);
+  const double direct = 800 + (single ? 8 : 25) * items + width * pair * items * items;
+  const double linear = single ? 650 + 10.6 * items + panels * 250
+                               : 650 + 12.5 * items + panels * (780 + 47 * neighbours);
   return linear < direct;
 }
 

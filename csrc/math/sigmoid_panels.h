@@ -40,11 +40,12 @@ inline long double sigmoid_derivative(long double x) {
   return kDerivative == 1 ? up * down : up * down * (down - up);
 }
 
-// K_d for |d| < reach: entry [((d + reach - 1) * p + b) * p + a]. For the sigmoid itself and d > 0
-// it is of sigmoid - 1: items in panels above count in full, exactly, and the table corrects that.
+// K_d for |d| < reach, all that panels see by default: entry [((d + reach - 1) * p + b) * p + a].
+// For the sigmoid itself and d > 0 it is of sigmoid - 1: items in panels above count in full,
+// exactly, and the table corrects that.
 template <class T, int kDerivative>
-std::vector<double> make_panel_table() {
-  constexpr int p = kPanelOrder<T>, reach = kPanelReach<T>;
+std::vector<double> make_panel_table(int reach = kPanelReach<T>) {
+  constexpr int p = kPanelOrder<T>;
   using Matrix = std::array<std::array<long double, p>, p>;
   const long double pi = std::acos(-1.0L);
 
