@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,8 @@ from sodeep_fast.benchmark.report import align, bytes_text, time_text
 
 RESULTS = Path(__file__).parent / "results"
 DIMENSIONS, PER_CLASS = 128, 4
+BATCH = 4096  # against the matrix products
+NUM_CLASSES = BATCH // PER_CLASS
 PLAIN, HIERARCHY = 1, 2  # columns of labels
 
 SCORES_ALONE = "quantized_ap"  # what is measured of scores that are there already
@@ -49,6 +52,23 @@ LOSSES = {
     "NDCGLoss": Measured(sodeep_fast.NDCGLoss, HIERARCHY),
     "HierarchicalAPLoss": Measured(sodeep_fast.HierarchicalAPLoss, HIERARCHY),
     "RoadmapLoss": Measured(sodeep_fast.RoadmapLoss),
+}
+
+
+def _happier(**options: Any) -> nn.Module:
+    return sodeep_fast.HappierLoss(DIMENSIONS, NUM_CLASSES, **options)
+
+
+# Made of the others, with a calibration or clusters.
+COMPOSED = {
+    "CalibrationLoss": Measured(sodeep_fast.CalibrationLoss),
+    **{
+        f"SupRankLoss of {metric}": Measured(
+            partial(sodeep_fast.SupRankLoss, metric), HIERARCHY if metric == "ndcg" else PLAIN
+        )
+        for metric in ("ap", "recall", "ndcg")
+    },
+    "HappierLoss": Measured(_happier, HIERARCHY),
 }
 
 
@@ -130,8 +150,9 @@ def peak_here(name: str, batch: int, chunk_size: int | str | None) -> int | None
             leaf = (embeddings @ embeddings.T).requires_grad_()
             call: Call = partial(metric_gradient, sodeep_fast.quantized_ap, leaf, same)
         else:
-            loss = LOSSES[name].build(chunk_size=chunk_size)
-            call = loss_call(loss, embeddings, labels[LOSSES[name].columns])
+            measured = (LOSSES | COMPOSED)[name]
+            loss = measured.build(chunk_size=chunk_size)
+            call = loss_call(loss, embeddings, labels[measured.columns])
         if size != batch:
             call()
     return peak_of(call, "cpu")
@@ -174,12 +195,12 @@ def against_products(report: Report, batch: int) -> None:
     embeddings, labels = make_batch(batch, PER_CLASS)
     calls = {
         name: loss_call(measured.build(), embeddings, labels[measured.columns])
-        for name, measured in LOSSES.items()
+        for name, measured in (LOSSES | COMPOSED).items()
     }
     times = time_all({"products": products_call(embeddings), **calls})
     report.add(f"matrix products of batch {batch}", times["products"], text=time_text)
     matrix = 4.0 * batch**2
-    for name in LOSSES:
+    for name in calls:
         what = f"{name}, batch {batch}"
         ratio = times[name] / times["products"]
         report.add(f"{what}: time over products", ratio, at_most=3)
@@ -309,7 +330,7 @@ def main() -> int:
         return 0
     report = Report()
     parts: list[Callable[..., None]] = [
-        partial(against_products, batch=4096),
+        partial(against_products, batch=BATCH),
         against_triples,
         against_positives_only,
         against_metric_learning,

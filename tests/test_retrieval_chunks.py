@@ -90,7 +90,7 @@ def test_the_same_call_gives_the_same_bits(name: str) -> None:
 def test_auto_scores_a_bounded_number() -> None:
     assert sweep.chunk_rows("auto", 4096, 4096, "cpu") * 4096 == sweep.AUTO_SCORES["cpu"]
     assert sweep.chunk_rows("auto", 65536, 65536, "cpu") == sweep.AUTO_ROWS
-    assert sweep.chunk_rows(256, 4096, 1024, "cpu") == 256
+    assert sweep.chunk_rows(256, 4096, 1024, "cpu") == 128
     assert sweep.chunk_rows(None, 4096, 1024, "cpu") == 4096
 
 
@@ -192,7 +192,7 @@ torch.set_num_threads(1)
 def call(size):
     labels = torch.arange(size) // 4
     embeddings = torch.randn(size, 128, requires_grad=True)
-    sf.{loss}(chunk_size={chunk_size})(embeddings, labels).backward()
+    sf.{loss}chunk_size={chunk_size})(embeddings, labels).backward()
 call(256)
 print(peak_of(lambda: call({size}), "cpu"))
 """
@@ -201,7 +201,12 @@ print(peak_of(lambda: call({size}), "cpu"))
 @pytest.mark.skipif(platform.system() != "Linux", reason="reads /proc")
 @pytest.mark.parametrize(
     ("loss", "chunk_size", "limit"),
-    [("SmoothAPLoss", 256, 0.25), ("RoadmapLoss", 256, 0.25), ("RoadmapLoss", None, 6)],
+    [
+        ("SmoothAPLoss(", 256, 0.25),
+        ("RoadmapLoss(", 256, 0.25),
+        ("RoadmapLoss(", None, 6),
+        ("HappierLoss(128, 1024, ", 256, 0.25),
+    ],
 )
 def test_peak_memory(loss: str, chunk_size: int | None, limit: float) -> None:
     size = 4096 if chunk_size else 2048

@@ -1,10 +1,10 @@
 """HAPPIER's clustering loss: embeddings near the proxy of their finest class."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from sodeep_fast._checks import check_count, check_positive
 from sodeep_fast.retrieval._checks import check_batch
@@ -81,11 +81,16 @@ class ClusterLoss(nn.Module):
             ValueError: tensors whose shapes or devices do not fit, or labels out of range.
         """
         check_batch(embeddings, labels, "embeddings", "labels")
+        with torch.autocast(embeddings.device.type, enabled=False):
+            vectors = embeddings.to(self._compute_dtype(embeddings))
+            vectors = unit_length(vectors) if self.normalize else vectors
+            return self.of_vectors(vectors, labels)
+
+    def of_vectors(self, vectors: Tensor, labels: Tensor) -> Tensor:
+        """Returns the loss of embeddings that are normalized already, if this loss normalizes."""
         classes, size = self.proxies.shape
-        if embeddings.shape[1] != size:
-            raise ValueError(
-                f"embeddings must have shape (B, {size}), got {tuple(embeddings.shape)}"
-            )
+        if vectors.shape[1] != size:
+            raise ValueError(f"embeddings must have shape (B, {size}), got {tuple(vectors.shape)}")
         if labels.is_floating_point() or labels.dtype == torch.bool:
             raise TypeError(f"labels must be integers, got {labels.dtype}")
         finest = (labels if labels.dim() == 1 else labels[:, 0]).long()
@@ -93,15 +98,13 @@ class ClusterLoss(nn.Module):
         if low < 0 or high >= classes:
             wrong = int(low if low < 0 else high)
             raise ValueError(f"labels must be between 0 and {classes - 1}, got {wrong}")
+        wide = self._compute_dtype(vectors)
+        items = unit_length(self.proxies.to(wide)) / self.temperature
+        return evaluate(vectors.to(wide), items, _Terms(finest, self.gather), self.chunk_size)
 
-        wide = torch.promote_types(embeddings.dtype, self.proxies.dtype)
-        wide = torch.promote_types(wide, torch.float32)
-        with torch.autocast(embeddings.device.type, enabled=False):
-            items = unit_length(self.proxies.to(wide))
-            queries = embeddings.to(wide)
-            queries = unit_length(queries) if self.normalize else queries
-            terms = _Terms(finest, self.temperature, self.gather)
-            return evaluate(queries, items, terms, self.chunk_size)
+    def _compute_dtype(self, vectors: Tensor) -> torch.dtype:
+        wide = torch.promote_types(vectors.dtype, self.proxies.dtype)
+        return torch.promote_types(wide, torch.float32)
 
     def extra_repr(self) -> str:
         """Returns the sizes and options."""
@@ -117,13 +120,31 @@ class _Terms:
     """The cross entropies of one call: what `sweep` sums."""
 
     labels: Tensor
-    temperature: float
     gather: bool
     num_terms: int = 1
 
-    def sums(self, scores: Tensor, rows: slice) -> Tensor:
-        logits = scores / self.temperature
-        return cross_entropy(logits, self.labels[rows], reduction="sum").view(1)
+    def sums(self, logits: Tensor, rows: slice) -> Tensor:
+        total: Tensor = _CrossEntropy.apply(logits, self.labels[rows].unsqueeze(1))
+        return total.view(1)
 
-    def counts(self, scores: Tensor, rows: slice) -> Tensor:
-        return torch.tensor([len(scores)], device=scores.device)
+    def counts(self, logits: Tensor, rows: slice) -> Tensor:
+        return torch.tensor([len(logits)], device=logits.device)
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """The sum of cross entropies; what it keeps becomes the gradient, without another matrix."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        ctx.log_shares = logits.log_softmax(-1)
+        ctx.save_for_backward(logits, labels)
+        return -ctx.log_shares.gather(-1, labels).sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        logits, labels = ctx.saved_tensors
+        missing = torch.full_like(labels, -1, dtype=logits.dtype)
+        if torch.is_grad_enabled() or ctx.log_shares is None:  # a second derivative, or backward
+            return logits.softmax(-1).scatter_add(-1, labels, missing) * grad, None
+        shares, ctx.log_shares = ctx.log_shares.exp_(), None
+        return shares.scatter_add_(-1, labels, missing).mul_(grad), None

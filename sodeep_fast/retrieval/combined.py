@@ -71,9 +71,22 @@ class CombinedLoss(RetrievalLoss):
         """Returns the loss; arguments as in `RetrievalLoss.forward`."""
         total = super().forward(embeddings, labels, indices_tuple, ref_emb, ref_labels)
         for loss, weight in zip(self.losses, self.weights, strict=True):
-            if not isinstance(loss, RetrievalLoss):
+            if not isinstance(loss, RetrievalLoss) and not self._shares_vectors(loss):
                 total = total + weight * loss(embeddings, labels)
         return total
+
+    def _loss_of_vectors(
+        self, vectors: Tensor, embeddings: Tensor, labels: Tensor, *others: Any
+    ) -> Tensor:
+        total = super()._loss_of_vectors(vectors, embeddings, labels, *others)
+        for loss, weight in zip(self.losses, self.weights, strict=True):
+            if self._shares_vectors(loss):
+                total = total + weight * loss.of_vectors(vectors, labels)  # type: ignore[operator]
+        return total
+
+    def _shares_vectors(self, loss: nn.Module) -> bool:
+        """Returns whether a loss, of no pairs, starts from the same normalized embeddings."""
+        return hasattr(loss, "of_vectors") and bool(loss.normalize) == self.normalize
 
     def wants_query(self) -> bool:
         """Returns whether it matters to any of the losses which item is the query itself."""

@@ -129,7 +129,19 @@ class RetrievalLoss(nn.Module):
         wide = torch.promote_types(embeddings.dtype, torch.float32)
         if ref_emb is not None:
             wide = torch.promote_types(wide, ref_emb.dtype)
-        queries, labels = self.augment(self._vectors(embeddings.to(wide)), _by_level(labels))
+        vectors = self._vectors(embeddings.to(wide))
+        return self._loss_of_vectors(vectors, embeddings, labels, indices, ref_emb, ref_labels)
+
+    def _loss_of_vectors(
+        self,
+        vectors: Tensor,
+        embeddings: Tensor,
+        labels: Tensor,
+        indices: tuple[Tensor, ...] | None,
+        ref_emb: Tensor | None,
+        ref_labels: Tensor | None,
+    ) -> Tensor:
+        queries, labels = self.augment(vectors, _by_level(labels))
         itself = None
         if ref_emb is None or ref_labels is None or ref_emb is embeddings:
             items, offset = None, 0
@@ -140,11 +152,11 @@ class RetrievalLoss(nn.Module):
             if self.wants_query():
                 itself = torch.arange(offset, offset + len(queries), device=queries.device)
         else:
-            raw, item_labels = ref_emb.to(wide), _by_level(ref_labels)
+            raw, item_labels = ref_emb.to(vectors.dtype), _by_level(ref_labels)
             if self.gather:
                 raw, item_labels = gather(raw)[0], gather(item_labels)[0]
             if self.wants_query():
-                itself = find_queries(embeddings.to(wide), labels, raw, item_labels)
+                itself = find_queries(embeddings.to(raw.dtype), labels, raw, item_labels)
             items = self._vectors(raw)
 
         size = (len(queries), len(item_labels))

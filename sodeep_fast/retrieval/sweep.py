@@ -53,8 +53,8 @@ def chunk_rows(chunk_size: ChunkSize, queries: int, items: int, device: str) -> 
         return max(1, queries)
     scores = AUTO_SCORES.get(device, AUTO_SCORES["cuda"])
     rows = max(AUTO_ROWS, scores // max(1, items))
-    # Whoever gives a number wants little memory, and waits a third longer for it.
-    return rows if isinstance(chunk_size, str) else min(chunk_size, rows // 4)
+    # Whoever gives a number wants little memory, and waits up to twice as long for it.
+    return rows if isinstance(chunk_size, str) else min(chunk_size, rows // 8)
 
 
 def chunks(queries: int, size: int) -> list[slice]:
