@@ -12,18 +12,22 @@ STABLE_TORCH_LIBRARY(sodeep_fast, m) {
   // fewer are states between equal segments of the steps, [2, keeps, batch, 2, hidden], from which
   // it computes that anew, a segment at a time.
   // The first is the hidden states (steps, batch, 2 hidden) or, with a head (2 hidden), the part of
-  // their products with it that each direction has (2, steps, batch).
+  // their products with it that each direction has (2, steps, batch). Then the third are the hidden
+  // states, for the gradients of the weights, if they are kept; it is empty otherwise.
   // bf16: products of bfloat16, where the processor has them. There several features, their
   // gradient, and hidden states if they are to be rounded, are bfloat16 too.
   m.def(
       "bilstm_layer(Tensor input, Tensor[] weights, Tensor? head, int keeps, bool bf16, bool "
-      "rounds) -> (Tensor, Tensor)");
+      "rounds, bool keeps_hidden) -> (Tensor, Tensor, Tensor)");
   // Gradients: of the input, empty where it is not wanted, by direction if it has one feature and
-  // the output is not given, and otherwise summed over them; by direction of its weights, of the
-  // recurrent ones and of both biases, empty where the output is not given, as with a head.
+  // the hidden states are not given, and otherwise summed over them; by direction of its weights,
+  // of the recurrent ones and of both biases, empty where the hidden states are not given; of the
+  // head, empty where that is not wanted.
   m.def(
       "bilstm_layer_backward(Tensor grad, Tensor input, Tensor[] weights, Tensor? head, Tensor? "
-      "output, Tensor saved, bool wants_input, bool bf16) -> (Tensor, Tensor, Tensor, Tensor)");
+      "hidden, Tensor saved, bool wants_input, bool bf16, bool wants_head) -> (Tensor, "
+      "Tensor, "
+      "Tensor, Tensor, Tensor)");
 
   m.def("hard_rank(Tensor scores, Tensor? mask, bool normalize, str ties) -> Tensor");
 

@@ -225,18 +225,21 @@ def test_the_kernels_are_well_behaved_operators() -> None:
     sequence = torch.randn(4, 3, 1)
     for given, keeps in itertools.product((weights, wanted), (0, 1, 2, 4)):
         for leaf in (sequence, sequence.clone().requires_grad_()):
-            torch.library.opcheck(OPS.bilstm_layer, (leaf, given, None, keeps, False, False))
-    hidden, saved = OPS.bilstm_layer(sequence, weights, None, 4, False, False)
-    _, kept = OPS.bilstm_layer(sequence, weights, None, 2, False, False)
+            torch.library.opcheck(OPS.bilstm_layer, (leaf, given, None, keeps, False, False, False))
+    hidden, saved, _ = OPS.bilstm_layer(sequence, weights, None, 4, False, False, False)
+    _, kept, _ = OPS.bilstm_layer(sequence, weights, None, 2, False, False, False)
     assert kept.shape == (2, 2, 3, 2, 5)
     for states, values, wants in itertools.product((None, hidden), (saved, kept), (False, True)):
-        arguments = (hidden, sequence, weights, None, states, values, wants, False)
+        arguments = (hidden, sequence, weights, None, states, values, wants, False, False)
         torch.library.opcheck(OPS.bilstm_layer_backward, arguments)
     head = torch.randn(10)
     leaf = sequence.clone().requires_grad_()
-    torch.library.opcheck(OPS.bilstm_layer, (leaf, weights, head, 4, False, False))
-    arguments = (torch.randn(2, 4, 3), sequence, weights, head, None, saved, True, False)
-    torch.library.opcheck(OPS.bilstm_layer_backward, arguments)
+    torch.library.opcheck(OPS.bilstm_layer, (leaf, weights, head, 4, False, False, False))
+    learned = head.clone().requires_grad_()
+    torch.library.opcheck(OPS.bilstm_layer, (leaf, wanted, learned, 4, False, False, True))
+    for states, wants, wants_head in itertools.product((None, hidden), *[(False, True)] * 2):
+        arguments = (torch.randn(2, 4, 3), sequence, weights, head, states, saved, wants, False)
+        torch.library.opcheck(OPS.bilstm_layer_backward, (*arguments, wants_head))
 
 
 @needs_kernels
@@ -250,11 +253,13 @@ def test_bf16_kernels_are_well_behaved_operators(features: int, rounds: bool) ->
         sequence = sequence.bfloat16()
     sequence.requires_grad_()
     for keeps in (2, 4):
-        torch.library.opcheck(OPS.bilstm_layer, (sequence, weights, None, keeps, True, rounds))
+        torch.library.opcheck(
+            OPS.bilstm_layer, (sequence, weights, None, keeps, True, rounds, False)
+        )
         detached = sequence.detach(), [weight.detach() for weight in weights], None
-        hidden, saved = OPS.bilstm_layer(*detached, keeps, True, rounds)
+        hidden, saved, _ = OPS.bilstm_layer(*detached, keeps, True, rounds, False)
         for states, wants in itertools.product((None, hidden), (False, True)):
-            arguments = (hidden, *detached, states, saved, wants, True)
+            arguments = (hidden, *detached, states, saved, wants, True, False)
             torch.library.opcheck(OPS.bilstm_layer_backward, arguments)
 
 
@@ -567,30 +572,35 @@ def test_bad_input(
 def test_the_operators_check_sizes() -> None:
     weights = [weight.detach() for weight in make_lstm(3, 1).parameters()]
     sequence = torch.randn(4, 2, 1)
-    hidden, saved = OPS.bilstm_layer(sequence, weights, None, 4, False, False)
+    hidden, saved, _ = OPS.bilstm_layer(sequence, weights, None, 4, False, False, False)
     for call in (
-        lambda: OPS.bilstm_layer(sequence, weights[:4], None, 0, False, False),
-        lambda: OPS.bilstm_layer(sequence, [*weights[:7], torch.zeros(3)], None, 0, False, False),
-        lambda: OPS.bilstm_layer(torch.randn(4, 2, 2), weights, None, 0, False, False),
+        lambda: OPS.bilstm_layer(sequence, weights[:4], None, 0, False, False, False),
+        lambda: OPS.bilstm_layer(
+            sequence, [*weights[:7], torch.zeros(3)], None, 0, False, False, False
+        ),
+        lambda: OPS.bilstm_layer(torch.randn(4, 2, 2), weights, None, 0, False, False, False),
         lambda: OPS.bilstm_layer_backward(
-            hidden[1:], sequence, weights, None, None, saved, True, False
+            hidden[1:], sequence, weights, None, None, saved, True, False, False
         ),
         lambda: OPS.bilstm_layer_backward(
-            hidden, sequence, weights, None, hidden[1:], saved, True, False
+            hidden, sequence, weights, None, hidden[1:], saved, True, False, False
         ),
         lambda: OPS.bilstm_layer_backward(
-            hidden, sequence, weights, None, None, saved[1:], True, False
+            hidden, sequence, weights, None, None, saved[1:], True, False, False
         ),
         lambda: OPS.bilstm_layer_backward(
-            hidden, sequence, weights, None, None, saved[:, :2], True, False
+            hidden, sequence, weights, None, None, saved[:, :2], True, False, False
         ),
         lambda: OPS.bilstm_layer_backward(
-            hidden, sequence, weights, None, None, saved[0], True, False
+            hidden, sequence, weights, None, None, saved[0], True, False, False
         ),
-        lambda: OPS.bilstm_layer(sequence, weights, None, -1, False, False),
-        lambda: OPS.bilstm_layer(sequence, weights, torch.zeros(5), 0, False, False),
+        lambda: OPS.bilstm_layer(sequence, weights, None, -1, False, False, False),
+        lambda: OPS.bilstm_layer(sequence, weights, torch.zeros(5), 0, False, False, False),
         lambda: OPS.bilstm_layer_backward(
-            hidden, sequence, weights, torch.zeros(6), hidden, saved, True, False
+            hidden, sequence, weights, torch.zeros(6), hidden, saved, True, False, False
+        ),
+        lambda: OPS.bilstm_layer_backward(
+            hidden, sequence, weights, None, hidden, saved, True, False, True
         ),
     ):
         with pytest.raises(RuntimeError):

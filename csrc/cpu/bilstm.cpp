@@ -257,9 +257,9 @@ void expect_to_fill(Tensor& tensor) {
 }
 
 template <class T, class S>
-std::tuple<Tensor, Tensor> run_forward(const Tensor& input, const Weights& weights,
-                                       const std::optional<Tensor>& head, int64_t keeps,
-                                       bool rounds) {
+std::tuple<Tensor, Tensor, Tensor> run_forward(const Tensor& input, const Weights& weights,
+                                               const std::optional<Tensor>& head, int64_t keeps,
+                                               bool rounds, bool keeps_hidden) {
   using Value = LstmValue<T, S>;
   const Tensor rows = rows_contiguous(input, input_dtype<T, S>(weights));
   LstmForward<T, S> call = make_forward<T, S>(rows, weights);
@@ -270,19 +270,23 @@ std::tuple<Tensor, Tensor> run_forward(const Tensor& input, const Weights& weigh
                                                  rounds ? dtype_of<Value>() : dtype_of<T>());
   const Kept kept(keeps, layer.steps);
   Tensor saved = kept.make<T, S>(rows, layer);
-  if (layer.steps == 0 || layer.batch == 0) return {output, saved};
+  Tensor hidden = torch::stable::new_empty(
+      rows, {head && keeps_hidden ? layer.steps : 0, layer.batch, 2 * layer.hidden},
+      dtype_of<Value>());
+  if (layer.steps == 0 || layer.batch == 0) return {output, saved, hidden};
   const Tensor projection = head ? dense_head<T>(*head, weights) : Tensor();
   if (head) {
     call.head = static_cast<const T*>(projection.const_data_ptr());
     for (int d = 0; d < 2; ++d)
       call.projected[d] = of_direction(static_cast<T*>(output.mutable_data_ptr()), output, d);
+    if (keeps_hidden) call.output = sequence<Value>(hidden.mutable_data_ptr(), hidden);
   } else if (rounds) {
     call.output = sequence<Value>(output.mutable_data_ptr(), output);
   } else {
     call.exact_output = sequence<T>(output.mutable_data_ptr(), output);
   }
   kept.set(call, saved.mutable_data_ptr());
-  expect_to_fill(output), expect_to_fill(saved);
+  expect_to_fill(output), expect_to_fill(saved), expect_to_fill(hidden);
   const LstmKernels<T, S> kernel = kernels<T, S>(layer.batch);
   thread_local Buffer<T> packed;
   pack(kernel.forward_packing, weights, layer, packed);
@@ -291,7 +295,7 @@ std::tuple<Tensor, Tensor> run_forward(const Tensor& input, const Weights& weigh
         kernel.forward(call, tile, scratch);
       });
   packed.trim();
-  return {output, saved};
+  return {output, saved, hidden};
 }
 
 template <class Number, class T>
@@ -303,32 +307,32 @@ void add_in_parallel(Number* sums, const T* a, const T* b, int64_t count,
   });
 }
 
-using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 template <class T, class S>
 Gradients run_backward(const Tensor& grad, const Tensor& input, const Weights& weights,
-                       const std::optional<Tensor>& head, const std::optional<Tensor>& output,
-                       const Tensor& saved, bool wants_input) {
+                       const std::optional<Tensor>& head, const std::optional<Tensor>& hidden,
+                       const Tensor& saved, bool wants_input, bool wants_head) {
   using Value = LstmValue<T, S>;
   constexpr ScalarType dtype = dtype_of<T>(), value_dtype = dtype_of<Value>();
-  const bool wants_weights = output.has_value();
+  const bool wants_weights = hidden.has_value();
   const Tensor rows = rows_contiguous(input, input_dtype<T, S>(weights));
   const bool rounded = !head && grad.scalar_type() == value_dtype;
   const Tensor incoming = rows_contiguous(grad, rounded ? value_dtype : dtype);
   const Tensor projection = head ? dense_head<T>(*head, weights) : Tensor();
-  const Tensor states = wants_weights ? rows_contiguous(*output, value_dtype) : Tensor();
+  const Tensor states = wants_weights ? rows_contiguous(*hidden, value_dtype) : Tensor();
   const Kept kept(saved.size(1), rows.size(0));
   const Tensor values = dense(saved, kept.all_steps ? dtype_of<S>() : dtype);
   LstmBackward<T, S> call{};
   call.forward = make_forward<T, S>(rows, weights);
   auto& layer = call.forward.layer;
   const int64_t numel = layer.steps * layer.batch * layer.hidden;
-  STD_TORCH_CHECK(!(head && wants_weights), "with a head the weights have no gradients");
+  STD_TORCH_CHECK(head || !wants_head, "there is no head to have a gradient");
   STD_TORCH_CHECK(grad.numel() == 2 * (head ? layer.steps * layer.batch : numel) &&
-                      (!output || output->numel() == 2 * numel) && saved.size(1) <= layer.steps &&
+                      (!hidden || hidden->numel() == 2 * numel) && saved.size(1) <= layer.steps &&
                       saved.numel() == 2 * kept.count * layer.batch * layer.hidden *
                                            (kept.all_steps ? kLstmSaved : kLstmState),
-                  "the gradient, output, or what was saved differs in size from the layer");
+                  "the gradient, hidden states, or what was saved differs in size from the layer");
   const LstmKernels<T, S> kernel = kernels<T, S>(layer.batch);
   const Plan plan(layer, kernel, kept.all_steps ? 0 : kept.segment(layer.steps),
                   wants_input && layer.features > 1);
@@ -340,8 +344,9 @@ Gradients run_backward(const Tensor& grad, const Tensor& input, const Weights& w
   Tensor input_weights = torch::stable::new_zeros(rows, {2, gates, layer.features}, dtype);
   Tensor recurrent_weights = torch::stable::new_zeros(rows, {2, gates, layer.hidden}, dtype);
   Tensor biases = torch::stable::new_zeros(rows, {2, gates}, dtype);
+  Tensor of_head = torch::stable::new_zeros(rows, {wants_head ? 2 * layer.hidden : 0}, dtype);
   const Gradients result{wants_weights ? torch::stable::narrow(input_grad, 0, 0, 1) : input_grad,
-                         input_weights, recurrent_weights, biases};
+                         input_weights, recurrent_weights, biases, of_head};
   if (numel == 0) return result;
   expect_to_fill(input_grad);
 
@@ -373,15 +378,19 @@ Gradients run_backward(const Tensor& grad, const Tensor& input, const Weights& w
     if constexpr (std::is_same_v<T, Value>) call.part_grad[0] = call.input_grad;
   }
 
-  thread_local Buffer<T> packed, packed_transposed, weight_grads;
+  thread_local Buffer<T> packed, packed_transposed, weight_grads, head_grads;
   if (!kept.all_steps) pack(kernel.forward_packing, weights, layer, packed);
   pack(kernel.backward_packing, weights, layer, packed_transposed);
   const int64_t size = wants_weights ? kernel.weight_grads_size(layer) : 0;
   T* sums = weight_grads.reserve(2 * plan.groups * size);
   std::fill(sums, sums + 2 * plan.groups * size, T(0));
+  const int64_t head_size = wants_head ? layer.hidden : 0;
+  T* head_sums = head_grads.reserve(2 * plan.groups * head_size);
+  std::fill(head_sums, head_sums + 2 * plan.groups * head_size, T(0));
   plan.run<S>(layer, [&](const LstmTile& tile, int64_t group, LstmScratch<T, S>& scratch) {
-    T* of_group = sums + (tile.direction * plan.groups + group) * size;
-    kernel.backward(call, tile, wants_weights ? of_group : nullptr, scratch);
+    const int64_t part = tile.direction * plan.groups + group;
+    kernel.backward(call, tile, wants_weights ? sums + part * size : nullptr,
+                    wants_head ? head_sums + part * head_size : nullptr, scratch);
   });
   for (int64_t d = 0; wants_weights && d < 2; ++d) {
     const auto at = [&](Tensor& grads) {
@@ -390,7 +399,11 @@ Gradients run_backward(const Tensor& grad, const Tensor& input, const Weights& w
     kernel.sum_weight_grads(layer, sums + d * plan.groups * size, plan.groups,
                             {at(input_weights), at(recurrent_weights), at(biases)});
   }
-  packed.trim(), packed_transposed.trim(), weight_grads.trim();
+  auto* head_grad = static_cast<T*>(of_head.mutable_data_ptr());
+  for (int64_t part = 0; part < 2 * plan.groups; ++part)
+    for (int64_t unit = 0; unit < head_size; ++unit)
+      head_grad[part / plan.groups * head_size + unit] += head_sums[part * head_size + unit];
+  packed.trim(), packed_transposed.trim(), weight_grads.trim(), head_grads.trim();
   const T *first = call.part_grad[0].data, *second = call.part_grad[1].data;
   if (second != nullptr && !one_feature)
     add_in_parallel(call.input_grad.data, first, second, input_grad.numel(), kernel.add);
@@ -399,9 +412,9 @@ Gradients run_backward(const Tensor& grad, const Tensor& input, const Weights& w
   return result;
 }
 
-std::tuple<Tensor, Tensor> bilstm_layer(Tensor input, std::vector<Tensor> weights,
-                                        std::optional<Tensor> head, int64_t keeps, bool bf16,
-                                        bool rounds) {
+std::tuple<Tensor, Tensor, Tensor> bilstm_layer(Tensor input, std::vector<Tensor> weights,
+                                                std::optional<Tensor> head, int64_t keeps,
+                                                bool bf16, bool rounds, bool keeps_hidden) {
   const ScalarType dtype = compute_type(input);
   const Weights typed(weights, dtype);
   STD_TORCH_CHECK(input.dim() == 3 && input.size(2) == typed.features && keeps >= 0,
@@ -409,21 +422,22 @@ std::tuple<Tensor, Tensor> bilstm_layer(Tensor input, std::vector<Tensor> weight
   const auto run = dtype == ScalarType::Double ? run_forward<double, double>
                    : bf16 && has_bf16_pairs()  ? run_forward<float, KeptWithBf16>
                                                : run_forward<float, float>;
-  return run(input, typed, head, keeps, rounds);
+  return run(input, typed, head, keeps, rounds, keeps_hidden);
 }
 
 Gradients bilstm_layer_backward(Tensor grad, Tensor input, std::vector<Tensor> weights,
-                                std::optional<Tensor> head, std::optional<Tensor> output,
-                                Tensor saved, bool wants_input, bool bf16) {
+                                std::optional<Tensor> head, std::optional<Tensor> hidden,
+                                Tensor saved, bool wants_input, bool bf16, bool wants_head) {
   const ScalarType dtype = compute_type(input);
   const Weights typed(weights, dtype);
-  STD_TORCH_CHECK(input.dim() == 3 && input.size(2) == typed.features && grad.dim() == 3 &&
-                      (!output || output->dim() == 3) && saved.dim() == 5,
-                  "input, gradient, output or what was saved has too few or too many dimensions");
+  STD_TORCH_CHECK(
+      input.dim() == 3 && input.size(2) == typed.features && grad.dim() == 3 &&
+          (!hidden || hidden->dim() == 3) && saved.dim() == 5,
+      "input, gradient, hidden states or what was saved has too few or too many dimensions");
   const auto run = dtype == ScalarType::Double ? run_backward<double, double>
                    : bf16 && has_bf16_pairs()  ? run_backward<float, KeptWithBf16>
                                                : run_backward<float, float>;
-  return run(grad, input, typed, head, output, saved, wants_input);
+  return run(grad, input, typed, head, hidden, saved, wants_input, wants_head);
 }
 
 }  // namespace

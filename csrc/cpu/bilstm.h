@@ -126,9 +126,10 @@ struct LstmKernels {
   int64_t product_rows;  // that are multiplied together
   LstmPacking<T> forward_packing, backward_packing;
   void (*forward)(const LstmForward<T, S>& call, const LstmTile& tile, LstmScratch<T, S>& scratch);
-  // Adds to the gradients of the weights, in a layout of its own, unless they are null.
+  // Adds to the gradients of the weights, in a layout of its own, and to that of the direction's
+  // part of the head [hidden], unless they are null.
   void (*backward)(const LstmBackward<T, S>& call, const LstmTile& tile, T* weight_grads,
-                   LstmScratch<T, S>& scratch);
+                   T* head_grad, LstmScratch<T, S>& scratch);
   void (*add)(LstmValue<T, S>* sums, const T* a, const T* b, int64_t count);
   void (*add_exactly)(T* sums, const T* a, const T* b, int64_t count);
   int64_t (*weight_grads_size)(const LstmLayer<T>& layer);

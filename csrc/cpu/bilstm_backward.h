@@ -39,13 +39,13 @@ class CellBefore {
 // One step of one row, from the gradient of its output, factor * grad, and that of its hidden
 // state, `panel_size` numbers from panel to panel: writes the gradients of its gates [block, gate,
 // lane], packed, and what goes back to the cell state before, and adds those of the gates and their
-// products with a single feature to the exact sums, unless they are null; returns the gradient of
-// the input, if it has one feature.
+// products with a single feature to the exact sums, and factor times the hidden state to those of
+// the head, unless they are null; returns the gradient of the input, if it has one feature.
 template <class T, class Grad>
 SODEEP_FAST_INLINE T backward_row(const LstmLayer<T>& layer, const SavedSteps<T>& steps,
                                   int direction, int64_t s, int64_t r, T factor, const Grad* grad,
                                   const T* grad_hidden, int64_t panel_size, T* grad_cell, T* packed,
-                                  int64_t next_piece, T feature, T* exact) {
+                                  int64_t next_piece, T feature, T* exact, T* of_head) {
   constexpr int lanes = kLanes<T>;
   const int64_t hidden = layer.hidden;
   const Saved<T>* saved = steps.at(s, r);
@@ -63,6 +63,8 @@ SODEEP_FAST_INLINE T backward_row(const LstmLayer<T>& layer, const SavedSteps<T>
     const LstmCell<T> back = differentiate_cell<T>(cell, before.read(unit, left), grad_of_hidden,
                                                    load<T>(grad_cell + unit));
     store<T>(grad_cell + unit, back.c);
+    if (of_head != nullptr)
+      store<T>(of_head + unit, load<T>(of_head + unit) + factor * back.hidden);
     const Vec<T> of_gates[kPanelVectors] = {back.i, back.f, back.g, back.o};
     for (int v = 0; v < kPanelVectors; ++v) {
       const int64_t at = unit * kPanelVectors + v * lanes;
@@ -112,6 +114,8 @@ struct BackwardState {
   T* grad_cell;    // [row, unit]
   T* packed;       // gradients of the gates [step, row, piece, (block, gate, lane)]
   T* exact;        // their sums [block, kExact, gate, lane], or null
+  T* of_head;      // [unit] of its gradient, what one step adds, or null
+  T* head_grad;    // [hidden]
 };
 
 // The step that the direction took after s others, the k-th of several that are gathered.
@@ -134,13 +138,15 @@ void backward_step(const LstmBackward<T, Saved<T>>& call, const LstmTile& tile,
           layer, steps, tile.direction, s, r, factor, grad + tile.direction * layer.hidden,
           state.grad_hidden + r * kPanelColumns<T>, padded_rows(tile.rows) * kPanelColumns<T>,
           state.grad_cell + r * units, packed + r * packed_row, packed_depth,
-          layer.features == 1 ? *scores.at(t, row) : T(0), state.exact);
+          layer.features == 1 ? *scores.at(t, row) : T(0), state.exact, state.of_head);
     };
     const T sum = head != nullptr             ? run(*incoming.at(t, row), head)
                   : call.grad.data != nullptr ? run(T(1), call.grad.at(t, row))
                                               : run(T(1), call.exact_grad.at(t, row));
     if (layer.features == 1 && outgoing.data != nullptr) *outgoing.at(t, row) = sum;
   }
+  for (int64_t unit = 0; state.of_head != nullptr && unit < layer.hidden; ++unit)
+    state.head_grad[unit] += std::exchange(state.of_head[unit], T(0));
   const Tiles tiles(tile.rows);
   if (s > 0)
     panel_products<T>(
@@ -197,7 +203,7 @@ void input_gradients(const LstmLayer<T>& layer, const LstmTile& tile, int64_t la
 
 template <class T>
 void lstm_backward(const LstmBackward<T, Saved<T>>& call, const LstmTile& tile, T* weight_grads,
-                   LstmScratch<T, Saved<T>>& scratch) {
+                   T* head_grad, LstmScratch<T, Saved<T>>& scratch) {
   const auto& layer = call.forward.layer;
   const bool multiplies_input = call.input_grad.data != nullptr;
   const int64_t units = unit_blocks<T>(layer.hidden) * kLanes<T>, depth = units * kPanelVectors;
@@ -216,18 +222,24 @@ void lstm_backward(const LstmBackward<T, Saved<T>>& call, const LstmTile& tile, 
                                 : 0;
   const int64_t for_packed = (total + padded_rows(1) - 1) * packed_row_size(depth);
   const int64_t for_exact = weight_grads == nullptr ? 0 : kExact * depth;
+  const int64_t for_head = head_grad == nullptr ? 0 : units;
   const int64_t for_weights =
       weight_grads == nullptr ? 0 : WeightGradsMemory<T>(layer, total).size();
-  T* grad_hidden = scratch.gradients.reserve(for_hidden + tile.rows * units + for_exact +
+  T* grad_hidden = scratch.gradients.reserve(for_hidden + tile.rows * units + for_exact + for_head +
                                              for_packed + for_input + for_weights);
   T* grad_cell = grad_hidden + for_hidden;
   T* exact = grad_cell + tile.rows * units;
-  T* packed = exact + for_exact;
+  T* of_head = exact + for_exact;
+  T* packed = of_head + for_head;
   T* sums = packed + for_packed;
   std::fill(grad_hidden, packed, T(0));
   const int64_t packed_row = packed_row_size(depth);
-  const BackwardState<T> state{grad_hidden, grad_cell, packed,
-                               weight_grads == nullptr ? nullptr : exact};
+  const BackwardState<T> state{grad_hidden,
+                               grad_cell,
+                               packed,
+                               weight_grads == nullptr ? nullptr : exact,
+                               head_grad == nullptr ? nullptr : of_head,
+                               head_grad};
 
   std::optional<InputGrads<T>> input_grads;
   if (multiplies_input) input_grads.emplace(call, tile, scratch);

@@ -103,15 +103,19 @@ SODEEP_FAST_INLINE LstmCell<T> run_cell(Vec<T> i, Vec<T> f, Vec<T> g, Vec<T> o, 
 #endif
 
 // Derivatives with respect to the gates before their activation, and to the cell state of the step
-// before, from those with respect to the hidden state and, by later steps, the cell state.
+// before, from those with respect to the hidden state and, by later steps, the cell state; and the
+// hidden state itself.
 template <class T>
 SODEEP_FAST_INLINE LstmCell<T> differentiate_cell(const LstmCell<T>& cell, Vec<T> c_before,
                                                   Vec<T> grad_h, Vec<T> grad_c) {
   const Vec<T> tanh_c = hyperbolic_tangent<T>(cell.c);
   const Vec<T> total = grad_c + grad_h * cell.o * (1 - tanh_c * tanh_c);
-  return {total * cell.g * (cell.i * (1 - cell.i)), total * c_before * (cell.f * (1 - cell.f)),
-          total * cell.i * (1 - cell.g * cell.g), grad_h * tanh_c * (cell.o * (1 - cell.o)),
-          total * cell.f};
+  return {total * cell.g * (cell.i * (1 - cell.i)),
+          total * c_before * (cell.f * (1 - cell.f)),
+          total * cell.i * (1 - cell.g * cell.g),
+          grad_h * tanh_c * (cell.o * (1 - cell.o)),
+          total * cell.f,
+          cell.o * tanh_c};
 }
 
 }  // namespace SODEEP_FAST_ISA

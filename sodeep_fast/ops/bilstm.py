@@ -44,7 +44,7 @@ def bilstm(
     `torch.no_grad()` nothing is kept.
 
     With a head it returns the hidden states times it. They themselves are then not kept and, on a
-    CPU, not even written, unless the head or the weights want gradients.
+    CPU, not even written, unless the last layer's weights or, on a GPU, the head want gradients.
 
     Arguments:
         scores: (b, n) float16, bfloat16, float32 or float64; each row is read by itself.
@@ -129,7 +129,7 @@ def _bilstm(
             return _project(_by_torch(scores, weights, precision), head)
 
     compute = torch.float64 if dtype == torch.float64 else torch.float32
-    layer_of: Callable[..., tuple[Tensor, Tensor]]
+    layer_of: Callable[..., tuple[Tensor, ...]]
     keeps: bool | int
     nothing: bool | int
     if backend == "triton":
@@ -138,23 +138,31 @@ def _bilstm(
     else:
         layer_of = torch.ops.sodeep_fast.bilstm_layer
         keeps, nothing = _keeps(scores, weights[1].shape[1] * compute.itemsize), 0
-    # The gradients of the head and of the last layer's weights need the hidden states.
-    of_head = () if head is None else (head, *weights[-WEIGHTS_PER_LAYER:])
-    wanted = torch.is_grad_enabled() and any(value.requires_grad for value in of_head)
-    fused = None if wanted else head
+    # The gradient of the last layer's weights needs the hidden states, and so does that of the head
+    # where it is not a kernel that finds it.
+    of_last = [] if head is None else weights[-WEIGHTS_PER_LAYER:]
+    fused = head
+    if backend == "triton" and _want_gradients([*of_last, head]):
+        fused = None
     sequence = scores.to(compute).t().unsqueeze(-1)
     for begin in range(0, len(weights), WEIGHTS_PER_LAYER):
         layer = weights[begin : begin + WEIGHTS_PER_LAYER]
-        saves = torch.is_grad_enabled() and any(t.requires_grad for t in (sequence, *layer))
         is_last = begin + WEIGHTS_PER_LAYER == len(weights)
+        saves = _want_gradients([sequence, *layer, head if is_last else None])
         kept = keeps if saves else nothing
         options: tuple[Any, ...] = (products,)
         if backend == "cpp":
-            options = (products == "bf16", rounds or not is_last)
-        sequence, _ = layer_of(sequence, layer, fused if is_last else None, kept, *options)
+            keeps_hidden = is_last and _want_gradients(of_last)
+            options = (products == "bf16", rounds or not is_last, keeps_hidden)
+        sequence, *_ = layer_of(sequence, layer, fused if is_last else None, kept, *options)
     if fused is not None:
         return sequence.sum(0).t()
     return _project(sequence.transpose(0, 1), head)
+
+
+def _want_gradients(values: Sequence[Tensor | None]) -> bool:
+    wanted = any(value is not None and value.requires_grad for value in values)
+    return wanted and torch.is_grad_enabled()
 
 
 def _keeps(scores: Tensor, state_bytes: int) -> int:
@@ -280,6 +288,9 @@ def _check_weights(weights: list[Tensor], scores: Tensor) -> None:
 def _register(prefix: str, value_dtype: Any, saved_like: Any) -> None:
     """Gives the two operators of one implementation their fakes and derivatives.
 
+    Those without a prefix can keep the hidden states beside a head's output, and find the gradient
+    of the head too.
+
     Arguments:
         prefix: of their names.
         value_dtype: takes the input and the option, and returns the dtype of hidden states and of
@@ -300,13 +311,19 @@ def _register(prefix: str, value_dtype: Any, saved_like: Any) -> None:
         keeps: int,
         option: bool | str,
         rounds: bool = True,
-    ) -> tuple[Tensor, Tensor]:
+        keeps_hidden: bool = False,
+    ) -> tuple[Tensor, ...]:
         n, b, _ = sequence.shape
         hidden = weights[1].shape[1]
         rounded = rounds and head is None
         dtype = value_dtype(sequence, option) if rounded else _compute_dtype(sequence)
         output = sequence.new_empty((n, b, 2 * hidden) if head is None else (2, n, b), dtype=dtype)
-        return output, saved_like(sequence, keeps, hidden, option)
+        saved = saved_like(sequence, keeps, hidden, option)
+        if prefix:
+            return output, saved
+        steps = n if keeps_hidden and head is not None else 0
+        states = (steps, b, 2 * hidden)
+        return output, saved, sequence.new_empty(states, dtype=value_dtype(sequence, option))
 
     @torch.library.register_fake(backward)
     def _(
@@ -314,18 +331,21 @@ def _register(prefix: str, value_dtype: Any, saved_like: Any) -> None:
         sequence: Tensor,
         weights: list[Tensor],
         head: Tensor | None,
-        output: Tensor | None,
+        states: Tensor | None,
         saved: Tensor,
         wants_sequence: bool,
         option: bool | str,
+        wants_head: bool = False,
     ) -> tuple[Tensor, ...]:
         n, b, features = sequence.shape
         hidden = weights[1].shape[1]
-        gates = 0 if output is None else 4 * hidden
-        directions = 1 if features > 1 or output is not None else 2
+        gates = 0 if states is None else 4 * hidden
+        directions = 1 if features > 1 or states is not None else 2
         shape = (directions, n if wants_sequence else 0, b, features)
         dtype = _compute_dtype(sequence)
-        shapes = ((2, gates, features), (2, gates, hidden), (2, gates))
+        shapes: list[tuple[int, ...]] = [(2, gates, features), (2, gates, hidden), (2, gates)]
+        if not prefix:
+            shapes.append((2 * hidden if wants_head else 0,))
         return (
             sequence.new_empty(
                 shape, dtype=value_dtype(sequence, option) if features > 1 else dtype
@@ -333,36 +353,38 @@ def _register(prefix: str, value_dtype: Any, saved_like: Any) -> None:
             *(sequence.new_empty(shape, dtype=dtype) for shape in shapes),
         )
 
-    def setup_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        sequence, weights, head, _, ctx.option, *rounds = inputs
-        ctx.others = 3 + len(rounds)  # that have no gradient
-        ctx.mark_non_differentiable(output[1])
+    def setup_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        sequence, weights, head, _, ctx.option, *flags = inputs
+        ctx.others = 2 + len(flags)  # that have no gradient
+        result, saved, *kept = output
+        ctx.mark_non_differentiable(saved, *kept)
         ctx.set_materialize_grads(False)  # of what is saved, they would be as large
         ctx.wants_weights = any(weight.requires_grad for weight in weights)
         # The hidden states are for the weights' gradients alone.
-        hidden, saved = output
-        kept = hidden if ctx.wants_weights else None
-        ctx.save_for_backward(sequence, *weights, head, kept, saved)
+        states = kept[0] if kept and head is not None else result
+        needed = states if ctx.wants_weights else None
+        ctx.save_for_backward(sequence, *weights, head, needed, saved)
 
     def differentiate_forward(
-        ctx: Any, grad: Tensor | None, _: None
+        ctx: Any, grad: Tensor | None, *_: None
     ) -> tuple[Tensor | list[Tensor | None] | None, ...]:
         for_weights: list[Tensor | None] = [None] * WEIGHTS_PER_LAYER
         if grad is None:
-            return None, for_weights, *(None,) * ctx.others
-        sequence, *weights, head, hidden, saved = ctx.saved_tensors
-        wants_sequence = ctx.needs_input_grad[0]
-        by_direction, *weight_grads = call_backward(
-            grad, sequence, weights, head, hidden, saved, wants_sequence, ctx.option
+            return None, for_weights, None, *(None,) * ctx.others
+        sequence, *weights, head, states, saved = ctx.saved_tensors
+        wants_sequence, _, wants_head, *_ = ctx.needs_input_grad
+        more = () if prefix else (wants_head,)
+        by_direction, of_input, recurrent, bias, *of_head = call_backward(
+            grad, sequence, weights, head, states, saved, wants_sequence, ctx.option, *more
         )
         if ctx.wants_weights:
-            of_input, recurrent, bias = weight_grads
             for_weights = [w[d] for d in range(2) for w in (of_input, recurrent, bias, bias)]
         for_sequence = None
         if wants_sequence:
             summed = by_direction.shape[0] == 1
             for_sequence = by_direction[0] if summed else by_direction.sum(0)
-        return for_sequence, for_weights, *(None,) * ctx.others
+        for_head = of_head[0] if wants_head else None
+        return for_sequence, for_weights, for_head, *(None,) * ctx.others
 
     def refuse(ctx: Any, *grads: Tensor) -> None:
         raise NotImplementedError(
