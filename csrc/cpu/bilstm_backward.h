@@ -40,17 +40,17 @@ class CellBefore {
 // state, `panel_size` numbers from panel to panel: writes the gradients of its gates [block, gate,
 // lane], packed, and what goes back to the cell state before, and adds those of the gates and their
 // products with a single feature to the exact sums, and factor times the hidden state to those of
-// the head, unless they are null; returns the gradient of the input, if it has one feature.
+// the head, unless they are null; returns the gradient of a single feature, if `weights` of the
+// input are given.
 template <class T, class Grad>
-SODEEP_FAST_INLINE T backward_row(const LstmLayer<T>& layer, const SavedSteps<T>& steps,
-                                  int direction, int64_t s, int64_t r, T factor, const Grad* grad,
-                                  const T* grad_hidden, int64_t panel_size, T* grad_cell, T* packed,
+SODEEP_FAST_INLINE T backward_row(const LstmLayer<T>& layer, const SavedSteps<T>& steps, int64_t s,
+                                  int64_t r, T factor, const Grad* grad, const T* grad_hidden,
+                                  int64_t panel_size, const T* weights, T* grad_cell, T* packed,
                                   int64_t next_piece, T feature, T* exact, T* of_head) {
   constexpr int lanes = kLanes<T>;
   const int64_t hidden = layer.hidden;
   const Saved<T>* saved = steps.at(s, r);
   const CellBefore<T> before(steps, hidden, s, r);
-  const T* weights = layer.weights[direction].input;
   Vec<T> input_grad = {};
   for (int64_t unit = 0; unit < hidden; unit += lanes) {
     const int64_t left = hidden - unit;
@@ -75,10 +75,10 @@ SODEEP_FAST_INLINE T backward_row(const LstmLayer<T>& layer, const SavedSteps<T>
         store<T>(of_one, load<T>(of_one) + of_gates[v]);
       }
       store_packed<T>(packed + at / kPacked, next_piece, of_gates[v]);
-      if (layer.features == 1) input_grad += of_gates[v] * load<T>(weights + at);
+      if (weights != nullptr) input_grad += of_gates[v] * load<T>(weights + at);
     }
   }
-  return layer.features == 1 ? reduce<T>(input_grad, [](T a, T b) { return a + b; }) : T(0);
+  return weights != nullptr ? reduce<T>(input_grad, [](T a, T b) { return a + b; }) : T(0);
 }
 
 // What the backward reads of a tile's steps from `begin` to `end`, of one segment unless all steps
@@ -131,19 +131,21 @@ void backward_step(const LstmBackward<T, Saved<T>>& call, const LstmTile& tile,
   const int64_t packed_depth = packed_size(depth), packed_row = packed_row_size(depth);
   T* packed = state.packed + k * tile.rows * packed_row;
   const T* head = call.forward.head;
+  const bool wants_feature = layer.features == 1 && outgoing.data != nullptr;
+  const T* weights = wants_feature ? layer.weights[tile.direction].input : nullptr;
   for (int64_t r = 0; r < tile.rows; ++r) {
     const int64_t row = tile.first + r;
     const auto run = [&](T factor, const auto* grad) {
       return backward_row(
-          layer, steps, tile.direction, s, r, factor, grad + tile.direction * layer.hidden,
+          layer, steps, s, r, factor, grad + tile.direction * layer.hidden,
           state.grad_hidden + r * kPanelColumns<T>, padded_rows(tile.rows) * kPanelColumns<T>,
-          state.grad_cell + r * units, packed + r * packed_row, packed_depth,
+          weights, state.grad_cell + r * units, packed + r * packed_row, packed_depth,
           layer.features == 1 ? *scores.at(t, row) : T(0), state.exact, state.of_head);
     };
     const T sum = head != nullptr             ? run(*incoming.at(t, row), head)
                   : call.grad.data != nullptr ? run(T(1), call.grad.at(t, row))
                                               : run(T(1), call.exact_grad.at(t, row));
-    if (layer.features == 1 && outgoing.data != nullptr) *outgoing.at(t, row) = sum;
+    if (wants_feature) *outgoing.at(t, row) = sum;
   }
   for (int64_t unit = 0; state.of_head != nullptr && unit < layer.hidden; ++unit)
     state.head_grad[unit] += std::exchange(state.of_head[unit], T(0));

@@ -137,7 +137,8 @@ def _bilstm(
         keeps, nothing = True, False
     else:
         layer_of = torch.ops.sodeep_fast.bilstm_layer
-        keeps, nothing = _keeps(scores, weights[1].shape[1] * compute.itemsize), 0
+        saved = torch.float16 if _cpp_rounds(compute, products == "bf16") else compute
+        keeps, nothing = _keeps(scores, weights[1].shape[1], compute.itemsize, saved.itemsize), 0
     # The gradient of the last layer's weights needs the hidden states, and so does that of the head
     # where it is not a kernel that finds it.
     of_last = [] if head is None else weights[-WEIGHTS_PER_LAYER:]
@@ -165,15 +166,15 @@ def _want_gradients(values: Sequence[Tensor | None]) -> bool:
     return wanted and torch.is_grad_enabled()
 
 
-def _keeps(scores: Tensor, state_bytes: int) -> int:
+def _keeps(scores: Tensor, hidden: int, state_bytes: int, saved_bytes: int) -> int:
     """Returns what a layer keeps: for how many steps all gates, or how many states in between.
 
-    `state_bytes`: of a number per hidden unit.
+    `state_bytes`, `saved_bytes`: of a number of the states, and of those that the backward reads.
     """
     steps = scores.shape[1]
-    if 2 * 5 * scores.numel() * state_bytes <= SAVED_BYTES:
+    if 2 * 5 * scores.numel() * hidden * state_bytes <= SAVED_BYTES:
         return steps
-    length = max(4, SEGMENT_BYTES // (5 * SEGMENT_ROWS * state_bytes))
+    length = max(4, SEGMENT_BYTES // (5 * SEGMENT_ROWS * hidden * saved_bytes))
     return (steps - 1) // length
 
 
@@ -225,9 +226,10 @@ def _shared_memory(index: int) -> int:
     return int(properties.shared_memory_per_block_optin)
 
 
-# The compiler cannot ask for it. This is what torch.compiler.assume_constant_result does, which
+# The compiler cannot ask for these. This is what torch.compiler.assume_constant_result does, which
 # would import the compiler, and Triton, with the package.
 _shared_memory._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_native.cpu_has_bf16._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _by_torch(scores: Tensor, weights: list[Tensor], precision: str) -> Tensor:
@@ -399,12 +401,12 @@ def _compute_dtype(sequence: Tensor) -> torch.dtype:
     return torch.float64 if sequence.dtype == torch.float64 else torch.float32
 
 
-def _cpp_rounds(sequence: Tensor, bf16: bool) -> bool:
-    return bf16 and sequence.dtype != torch.float64 and _native.cpu_has_bf16()
+def _cpp_rounds(dtype: torch.dtype, bf16: bool) -> bool:
+    return bf16 and dtype != torch.float64 and _native.cpu_has_bf16()
 
 
 def _values_of_cpp(sequence: Tensor, bf16: bool) -> torch.dtype:
-    return torch.bfloat16 if _cpp_rounds(sequence, bf16) else _compute_dtype(sequence)
+    return torch.bfloat16 if _cpp_rounds(sequence.dtype, bf16) else _compute_dtype(sequence)
 
 
 def _saved_by_cpp(sequence: Tensor, keeps: int, hidden: int, bf16: bool) -> Tensor:
@@ -412,7 +414,7 @@ def _saved_by_cpp(sequence: Tensor, keeps: int, hidden: int, bf16: bool) -> Tens
     dtype = _compute_dtype(sequence)
     if keeps < steps:
         return sequence.new_empty((2, keeps, batch, 2, hidden), dtype=dtype)
-    saved_dtype = torch.float16 if _cpp_rounds(sequence, bf16) else dtype
+    saved_dtype = torch.float16 if _cpp_rounds(sequence.dtype, bf16) else dtype
     return sequence.new_empty((2, steps, batch, 5, hidden), dtype=saved_dtype)
 
 
