@@ -81,16 +81,23 @@ class ClusterLoss(nn.Module):
             ValueError: tensors whose shapes or devices do not fit, or labels out of range.
         """
         check_batch(embeddings, labels, "embeddings", "labels")
+        finest = self._finest(embeddings, labels)
         with torch.autocast(embeddings.device.type, enabled=False):
             vectors = embeddings.to(self._compute_dtype(embeddings))
             vectors = unit_length(vectors) if self.normalize else vectors
-            return self.of_vectors(vectors, labels)
+            return self._evaluate(vectors, finest)
 
     def of_vectors(self, vectors: Tensor, labels: Tensor) -> Tensor:
         """Returns the loss of embeddings that are normalized already, if this loss normalizes."""
+        return self._evaluate(vectors, self._finest(vectors, labels))
+
+    def _finest(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Returns the classes, or raises unless they and the embeddings fit the proxies."""
         classes, size = self.proxies.shape
-        if vectors.shape[1] != size:
-            raise ValueError(f"embeddings must have shape (B, {size}), got {tuple(vectors.shape)}")
+        if embeddings.shape[1] != size:
+            raise ValueError(
+                f"embeddings must have shape (B, {size}), got {tuple(embeddings.shape)}"
+            )
         if labels.is_floating_point() or labels.dtype == torch.bool:
             raise TypeError(f"labels must be integers, got {labels.dtype}")
         finest = (labels if labels.dim() == 1 else labels[:, 0]).long()
@@ -98,6 +105,9 @@ class ClusterLoss(nn.Module):
         if low < 0 or high >= classes:
             wrong = int(low if low < 0 else high)
             raise ValueError(f"labels must be between 0 and {classes - 1}, got {wrong}")
+        return finest
+
+    def _evaluate(self, vectors: Tensor, finest: Tensor) -> Tensor:
         wide = self._compute_dtype(vectors)
         items = unit_length(self.proxies.to(wide)) / self.temperature
         return evaluate(vectors.to(wide), items, _Terms(finest, self.gather), self.chunk_size)

@@ -149,7 +149,7 @@ def _bilstm(
     for begin in range(0, len(weights), WEIGHTS_PER_LAYER):
         layer = weights[begin : begin + WEIGHTS_PER_LAYER]
         is_last = begin + WEIGHTS_PER_LAYER == len(weights)
-        saves = _want_gradients([sequence, *layer, head if is_last else None])
+        saves = _want_gradients([sequence, *layer, fused if is_last else None])
         kept = keeps if saves else nothing
         options: tuple[Any, ...] = (products,)
         if backend == "cpp":
