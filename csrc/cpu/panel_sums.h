@@ -41,7 +41,7 @@ class PanelSums {
     powers_ = powers.data(), decays_ = decays.data();
   }
 
-  // What is far from the points begin to end.
+  // What is far from the points begin to end, one at least.
   void find_far(int64_t begin, int64_t end) {
     add_far<false>(begin, end);
     add_far<true>(begin, end);

@@ -115,22 +115,14 @@ class RetrievalLoss(nn.Module):
         check_references(embeddings, labels, ref_emb, ref_labels)
         if indices_tuple is not None and self.gather and processes() > 1:
             raise ValueError("indices_tuple must be None with gather=True: it names local items")
-        with torch.autocast(embeddings.device.type, enabled=False):
-            return self._loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
-
-    def _loss(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        indices: tuple[Tensor, ...] | None,
-        ref_emb: Tensor | None,
-        ref_labels: Tensor | None,
-    ) -> Tensor:
         wide = torch.promote_types(embeddings.dtype, torch.float32)
         if ref_emb is not None:
             wide = torch.promote_types(wide, ref_emb.dtype)
-        vectors = self._vectors(embeddings.to(wide))
-        return self._loss_of_vectors(vectors, embeddings, labels, indices, ref_emb, ref_labels)
+        with torch.autocast(embeddings.device.type, enabled=False):
+            vectors = self._vectors(embeddings.to(wide))
+            return self._loss_of_vectors(
+                vectors, embeddings, labels, indices_tuple, ref_emb, ref_labels
+            )
 
     def _loss_of_vectors(
         self,
