@@ -71,13 +71,11 @@ def kernel_resources(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str,
 
 @pytest.fixture
 def rerun_on() -> Callable[[str, str, str], None]:
-    """Runs selected tests of a file in a process that is held to an older instruction set."""
+    """Runs selected tests of a file in a process that is held to another instruction set."""
 
     def rerun(file: str, selected: str, instruction_set: str) -> None:
-        order = ["baseline", "avx2", "avx512", "amx"]
-        best = _native.cpu_capability()
-        if order.index(instruction_set) >= order.index(best):
-            pytest.skip(f"this processor's best, {best}, is what the others ran")
+        if instruction_set == _native.cpu_capability():
+            pytest.skip(f"{instruction_set} is what the others ran")
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", file]
         done = subprocess.run(
             [*command, "-k", selected],
@@ -86,6 +84,8 @@ def rerun_on() -> Callable[[str, str, str], None]:
             text=True,
             check=False,
         )
+        if "SODEEP_FAST_CPU must be" in done.stdout + done.stderr:
+            pytest.skip(f"this processor has no {instruction_set}")
         assert done.returncode == 0, done.stdout + done.stderr
         assert " passed" in done.stdout
 

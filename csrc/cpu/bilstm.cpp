@@ -419,9 +419,9 @@ std::tuple<Tensor, Tensor, Tensor> bilstm_layer(Tensor input, std::vector<Tensor
   const Weights typed(weights, dtype);
   STD_TORCH_CHECK(input.dim() == 3 && input.size(2) == typed.features && keeps >= 0,
                   "input must have shape (steps, batch, features), and keeps not be negative");
-  const auto run = dtype == ScalarType::Double ? run_forward<double, double>
-                   : bf16 && has_bf16_pairs()  ? run_forward<float, KeptWithBf16>
-                                               : run_forward<float, float>;
+  const auto run = dtype == ScalarType::Double   ? run_forward<double, double>
+                   : bf16 && has_bf16_products() ? run_forward<float, KeptWithBf16>
+                                                 : run_forward<float, float>;
   return run(input, typed, head, keeps, rounds, keeps_hidden);
 }
 
@@ -434,9 +434,9 @@ Gradients bilstm_layer_backward(Tensor grad, Tensor input, std::vector<Tensor> w
       input.dim() == 3 && input.size(2) == typed.features && grad.dim() == 3 &&
           (!hidden || hidden->dim() == 3) && saved.dim() == 5,
       "input, gradient, hidden states or what was saved has too few or too many dimensions");
-  const auto run = dtype == ScalarType::Double ? run_backward<double, double>
-                   : bf16 && has_bf16_pairs()  ? run_backward<float, KeptWithBf16>
-                                               : run_backward<float, float>;
+  const auto run = dtype == ScalarType::Double   ? run_backward<double, double>
+                   : bf16 && has_bf16_products() ? run_backward<float, KeptWithBf16>
+                                                 : run_backward<float, float>;
   return run(grad, input, typed, head, hidden, saved, wants_input, wants_head);
 }
 

@@ -9,31 +9,8 @@ template <class T>
 struct SavedSteps {
   Sequence<const Saved<T>> values;  // [steps from begin on, row of the tile, kLstmSaved hidden]
   int64_t begin;
-  Sequence<T> states;  // [segment but the first, row of the tile, kLstmState hidden]
-  int64_t segment;
 
   const Saved<T>* at(int64_t s, int64_t r) const { return values.at(s - begin, r); }
-};
-
-// Reads the cell state of a row before a step, a vector of units at a time.
-template <class T>
-class CellBefore {
- public:
-  CellBefore(const SavedSteps<T>& steps, int64_t hidden, int64_t s, int64_t r) {
-    if (s > steps.begin)
-      saved_ = steps.at(s - 1, r) + 4 * hidden;
-    else if (s > 0)
-      state_ = steps.states.at(s / steps.segment - 1, r) + hidden;
-  }
-
-  SODEEP_FAST_INLINE Vec<T> read(int64_t unit, int64_t left) const {
-    if (saved_ != nullptr) return load_saved(saved_ + unit, left);
-    return state_ != nullptr ? load_first<T>(state_ + unit, left) : Vec<T>{};
-  }
-
- private:
-  const Saved<T>* saved_ = nullptr;
-  const T* state_ = nullptr;
 };
 
 // One step of one row, from the gradient of its output, factor * grad, and that of its hidden
@@ -50,32 +27,30 @@ SODEEP_FAST_INLINE T backward_row(const LstmLayer<T>& layer, const SavedSteps<T>
   constexpr int lanes = kLanes<T>;
   const int64_t hidden = layer.hidden;
   const Saved<T>* saved = steps.at(s, r);
-  const CellBefore<T> before(steps, hidden, s, r);
   Vec<T> input_grad = {};
   for (int64_t unit = 0; unit < hidden; unit += lanes) {
     const int64_t left = hidden - unit;
-    const auto read = [&](const Saved<T>* from) { return load_saved(from + unit, left); };
-    const LstmCell<T> cell{read(saved), read(saved + hidden), read(saved + 2 * hidden),
-                           read(saved + 3 * hidden), read(saved + 4 * hidden)};
+    const auto read = [&](int k) { return load_saved(saved + k * hidden + unit, left); };
+    const LstmCell<T> cell{read(0), read(1), read(2), read(3), read(4), read(5)};
     const Vec<T> grad_of_hidden =
         factor * load_value(grad + unit, left) +
         load<T>(grad_hidden + unit / kPanelColumns<T> * panel_size + unit % kPanelColumns<T>);
-    const LstmCell<T> back = differentiate_cell<T>(cell, before.read(unit, left), grad_of_hidden,
-                                                   load<T>(grad_cell + unit));
-    store<T>(grad_cell + unit, back.c);
+    const LstmCellGrads<T> back =
+        differentiate_cell<T>(cell, grad_of_hidden, load<T>(grad_cell + unit));
+    store<T>(grad_cell + unit, back.c_before);
     if (of_head != nullptr)
       store<T>(of_head + unit, load<T>(of_head + unit) + factor * back.hidden);
-    const Vec<T> of_gates[kPanelVectors] = {back.i, back.f, back.g, back.o};
-    for (int v = 0; v < kPanelVectors; ++v) {
-      const int64_t at = unit * kPanelVectors + v * lanes;
+    for (int gate = 0; gate < kGates; ++gate) {
+      const int64_t at = unit * kGates + gate * lanes;
+      const Vec<T> of_gate = back.gates[gate];
       if (exact != nullptr) {
-        T* of_feature = exact + unit * kPanelVectors * kExact + v * lanes;
+        T* of_feature = exact + unit * kGates * kExact + gate * lanes;
         T* of_one = of_feature + kPanelColumns<T>;
-        if (layer.features == 1) store<T>(of_feature, load<T>(of_feature) + feature * of_gates[v]);
-        store<T>(of_one, load<T>(of_one) + of_gates[v]);
+        if (layer.features == 1) store<T>(of_feature, load<T>(of_feature) + feature * of_gate);
+        store<T>(of_one, load<T>(of_one) + of_gate);
       }
-      store_packed<T>(packed + at / kPacked, next_piece, of_gates[v]);
-      if (weights != nullptr) input_grad += of_gates[v] * load<T>(weights + at);
+      store_packed<T>(packed + at / kPacked, next_piece, of_gate);
+      if (weights != nullptr) input_grad += of_gate * load<T>(weights + at);
     }
   }
   return weights != nullptr ? reduce<T>(input_grad, [](T a, T b) { return a + b; }) : T(0);
@@ -93,7 +68,7 @@ SavedSteps<T> read_steps(const LstmForward<T, Saved<T>>& call, const LstmTile& t
   const auto &saved = call.saved[tile.direction], states = of_tile(call.states[tile.direction]);
   if (saved.data != nullptr) {
     const auto values = of_tile(saved);
-    return {{values.data, values.step, values.row}, 0, states, call.segment};
+    return {{values.data, values.step, values.row}, 0};
   }
   const int64_t row = kLstmSaved * call.layer.hidden, step = tile.rows * row;
   LstmForward<T, Saved<T>> again = call;
@@ -104,7 +79,7 @@ SavedSteps<T> read_steps(const LstmForward<T, Saved<T>>& call, const LstmTile& t
   again.states[tile.direction] = states;
   again.saved[tile.direction] = {scratch.saved.reserve((end - begin) * step), step, row};
   lstm_forward(again, {tile.direction, 0, tile.rows}, scratch);
-  return {{again.saved[tile.direction].data, step, row}, begin, states, call.segment};
+  return {{again.saved[tile.direction].data, step, row}, begin};
 }
 
 // What a tile carries from step to step, and what it gathers of several.
@@ -132,7 +107,7 @@ void backward_step(const LstmBackward<T, Saved<T>>& call, const LstmTile& tile,
   T* packed = state.packed + k * tile.rows * packed_row;
   const T* head = call.forward.head;
   const bool wants_feature = layer.features == 1 && outgoing.data != nullptr;
-  const T* weights = wants_feature ? layer.weights[tile.direction].input : nullptr;
+  const T* weights = wants_feature ? layer.weights[tile.direction].input_transposed : nullptr;
   for (int64_t r = 0; r < tile.rows; ++r) {
     const int64_t row = tile.first + r;
     const auto run = [&](T factor, const auto* grad) {

@@ -1,28 +1,36 @@
 // The cell of an LSTM, a vector of units at a time. Included once for each instruction set, hence
 // no include guard.
+//
+// A cell is a chain of operations, longer than a processor looks ahead. Hence all gates of a few
+// vectors stand side by side: one stage is computed for all of them, then the next.
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-// The gates after their activation and the new states.
+#define SODEEP_FAST_EACH(k, count) _Pragma("GCC unroll 8") for (int k = 0; k < (count); ++k)
+
+constexpr int kCellsTogether = 3;
+
+// The gates after their activation, the new cell state, its hyperbolic tangent, and the new hidden
+// state.
 template <class T>
 struct LstmCell {
-  Vec<T> i, f, g, o, c, hidden = {};
+  Vec<T> i, f, g, o, c, tanh_c, hidden;
 };
 
 #ifndef SODEEP_FAST_ROUNDS
 
-// exp(x) to twice the digits of T, nearly, as scale + scale * part; x within [-limit, limit], NaN
-// stays NaN.
+// exp(x) to twice the digits of T, nearly, as scale + scale * part; NaN stays NaN.
 template <class T>
 struct AccurateExponential {
   Vec<T> scale, part;
 
-  SODEEP_FAST_INLINE AccurateExponential(Vec<T> x, T limit) {
-    x = minimum(broadcast<T>(limit), maximum(broadcast<T>(-limit), x));
-    const SplitExponent<T> split(x);
+  AccurateExponential() = default;
+  SODEEP_FAST_INLINE explicit AccurateExponential(Vec<T> x) {
+    constexpr T kLimit = Simd<T>::kExpLimit;
+    const SplitExponent<T> split(minimum(broadcast<T>(kLimit), maximum(broadcast<T>(-kLimit), x)));
     scale = split.scale;
-    part = split.rest + (split.rest * split.rest) * exponential_series<T, 2>(split.rest);
+    part = split.rest + (split.rest * split.rest) * series(split.rest);
   }
 
   SODEEP_FAST_INLINE Vec<T> minus_one() const { return part * scale + (scale - 1); }
@@ -36,35 +44,54 @@ struct AccurateExponential {
     const Vec<T> missing = (numerator - quotient * denominator) - quotient * lost;
     return quotient + missing * guess;
   }
+
+ private:
+  // (exp(x) - 1 - x) / x^2 on [-ln2/2, ln2/2]
+  static SODEEP_FAST_INLINE Vec<T> series(Vec<T> x) {
+    if constexpr (sizeof(T) == 8) return exponential_series<T, 2>(x);
+    // The polynomial of degree 4 with which exp(x) has the smallest relative error, 4e-9.
+    Vec<T> value = T(1.38146132e-03) * x + T(8.36870991e-03);
+    value = (value * x + T(4.16683874e-02)) * x + T(1.66665207e-01);
+    return value * x + T(4.99999935e-01);
+  }
 };
 
-template <class T>
-SODEEP_FAST_INLINE Vec<T> hyperbolic_tangent(Vec<T> x) {
-  constexpr T kSaturated = sizeof(T) == 4 ? 20 : 40;  // the result rounds to 1
-  const AccurateExponential<T> e(2 * x, kSaturated);
-  return e.divide_by_plus_one(e.minus_one());
+template <class T, int kCount>
+SODEEP_FAST_INLINE void to_hyperbolic_tangents(Vec<T> (&x)[kCount]) {
+  AccurateExponential<T> e[kCount];
+  SODEEP_FAST_EACH (k, kCount) e[k] = AccurateExponential<T>(2 * x[k]);
+  SODEEP_FAST_EACH (k, kCount) x[k] = e[k].divide_by_plus_one(e[k].minus_one());
 }
 
-template <class T>
-SODEEP_FAST_INLINE Vec<T> sigmoid(Vec<T> x) {
-  const AccurateExponential<T> e(-x, Simd<T>::kExpLimit);
-  return e.divide_by_plus_one(broadcast<T>(1));
-}
-
-// Of the gates before their activation and the cell state of the step before.
-template <class T>
-SODEEP_FAST_INLINE LstmCell<T> run_cell(Vec<T> i, Vec<T> f, Vec<T> g, Vec<T> o, Vec<T> c) {
-  LstmCell<T> cell{sigmoid<T>(i), sigmoid<T>(f), hyperbolic_tangent<T>(g), sigmoid<T>(o), {}};
-  cell.c = cell.f * c + cell.i * cell.g;
-  cell.hidden = cell.o * hyperbolic_tangent<T>(cell.c);
-  return cell;
+// From the gates before their activation, times their factors, and the cell states before.
+template <class T, int kCount>
+SODEEP_FAST_INLINE void run_cells(const Vec<T> (&gates)[kCount][kGates],
+                                  const Vec<T> (&c_before)[kCount], LstmCell<T> (&cells)[kCount]) {
+  AccurateExponential<T> e[kCount][kGates];
+  Vec<T> active[kCount][kGates], tangents[kCount];
+  SODEEP_FAST_EACH (k, kCount)
+    SODEEP_FAST_EACH (gate, kGates) e[k][gate] = AccurateExponential<T>(gates[k][gate]);
+  SODEEP_FAST_EACH (k, kCount)
+    SODEEP_FAST_EACH (gate, kGates)
+      active[k][gate] = e[k][gate].divide_by_plus_one(gate == kTangent ? e[k][gate].minus_one()
+                                                                       : broadcast<T>(1));
+  SODEEP_FAST_EACH (k, kCount) {
+    LstmCell<T>& cell = cells[k];
+    cell.i = active[k][0], cell.f = active[k][1], cell.g = active[k][2], cell.o = active[k][3];
+    cell.c = tangents[k] = fused_multiply_add<T>(cell.i, cell.g, cell.f * c_before[k]);
+  }
+  to_hyperbolic_tangents<T>(tangents);
+  SODEEP_FAST_EACH (k, kCount) {
+    cells[k].tanh_c = tangents[k];
+    cells[k].hidden = cells[k].o * tangents[k];
+  }
 }
 
 #else
 
-// 2^(factor * x), at most 2^40, to 3e-6 of itself; NaN stays NaN.
-SODEEP_FAST_INLINE Vec<float> power_of_two(Vec<float> x, float factor) {
-  const __m512 power = _mm512_min_ps(_mm512_set1_ps(40), (__m512)(x * factor));
+// 2^x, at most 2^40, to 3e-6 of itself; NaN stays NaN.
+SODEEP_FAST_INLINE Vec<float> power_of_two(Vec<float> x) {
+  const __m512 power = _mm512_min_ps(_mm512_set1_ps(40), (__m512)x);
   const Vec<float> rest = (Vec<float>)_mm512_reduce_ps(power, _MM_FROUND_TO_NEAREST_INT);
   // The polynomial of degree 4 with the smallest relative error on [-1/2, 1/2].
   Vec<float> value = 9.57053114e-03f * rest + 5.59186622e-02f;
@@ -73,49 +100,56 @@ SODEEP_FAST_INLINE Vec<float> power_of_two(Vec<float> x, float factor) {
   return (Vec<float>)_mm512_scalef_ps((__m512)value, (__m512)((Vec<float>)power - rest));
 }
 
-constexpr float kLog2E = 1.44269504f;
-
-template <class T>
-SODEEP_FAST_INLINE Vec<T> hyperbolic_tangent(Vec<T> x) {
-  const Vec<T> e = power_of_two(x, -2 * kLog2E);
-  return (1 - e) * reciprocal<T>(1 + e);
-}
-
-// What is multiplied has three digits; so the activations share their denominators, two divisions
-// instead of five.
-template <class T>
-SODEEP_FAST_INLINE LstmCell<T> run_cell(Vec<T> i, Vec<T> f, Vec<T> g, Vec<T> o, Vec<T> c) {
-  const Vec<T> of_i = 1 + power_of_two(i, -kLog2E), of_f = 1 + power_of_two(f, -kLog2E);
-  const Vec<T> e = power_of_two(g, -2 * kLog2E), of_g = 1 + e, i_g = of_i * of_g;
-  const Vec<T> inverse = reciprocal<T>(i_g * of_f), f_inverse = of_f * inverse;
-  LstmCell<T> cell;
-  cell.i = of_g * f_inverse;
-  cell.f = i_g * inverse;
-  cell.g = (1 - e) * (of_i * f_inverse);
-  cell.c = cell.f * c + (1 - e) * f_inverse;
-  const Vec<T> of_o = 1 + power_of_two(o, -kLog2E), e_c = power_of_two(cell.c, -2 * kLog2E);
-  const Vec<T> inverse_o = reciprocal<T>(of_o * (1 + e_c));
-  cell.o = (1 + e_c) * inverse_o;
-  cell.hidden = (1 - e_c) * inverse_o;
-  return cell;
+// From the gates before their activation, times their factors, and the cell states before. What is
+// multiplied has three digits; so the activations share their denominators, two divisions instead
+// of five.
+template <class T, int kCount>
+SODEEP_FAST_INLINE void run_cells(const Vec<T> (&gates)[kCount][kGates],
+                                  const Vec<T> (&c_before)[kCount], LstmCell<T> (&cells)[kCount]) {
+  Vec<T> e[kCount][kGates], of_c[kCount];
+  SODEEP_FAST_EACH (k, kCount)
+    SODEEP_FAST_EACH (gate, kGates) e[k][gate] = power_of_two(gates[k][gate]);
+  SODEEP_FAST_EACH (k, kCount) {
+    LstmCell<T>& cell = cells[k];
+    const Vec<T> of_i = 1 + e[k][0], of_f = 1 + e[k][1], of_g = 1 + e[k][kTangent];
+    const Vec<T> i_g = of_i * of_g, less = 1 - e[k][kTangent];
+    const Vec<T> inverse = reciprocal<T>(i_g * of_f), f_inverse = of_f * inverse;
+    cell.i = of_g * f_inverse;
+    cell.f = i_g * inverse;
+    cell.g = less * (of_i * f_inverse);
+    cell.c = fused_multiply_add<T>(less, f_inverse, cell.f * c_before[k]);
+  }
+  SODEEP_FAST_EACH (k, kCount) of_c[k] = power_of_two(cells[k].c * kTangentFactor);
+  SODEEP_FAST_EACH (k, kCount) {
+    LstmCell<T>& cell = cells[k];
+    const Vec<T> of_o = 1 + e[k][3], more = 1 + of_c[k];
+    const Vec<T> inverse = reciprocal<T>(of_o * more);
+    cell.o = more * inverse;
+    cell.hidden = (1 - of_c[k]) * inverse;
+    cell.tanh_c = of_o * cell.hidden;
+  }
 }
 
 #endif
 
-// Derivatives with respect to the gates before their activation, and to the cell state of the step
-// before, from those with respect to the hidden state and, by later steps, the cell state; and the
-// hidden state itself.
+// The derivatives of a cell with respect to its gates before their activation and to the cell state
+// before, and its hidden state.
 template <class T>
-SODEEP_FAST_INLINE LstmCell<T> differentiate_cell(const LstmCell<T>& cell, Vec<T> c_before,
-                                                  Vec<T> grad_h, Vec<T> grad_c) {
-  const Vec<T> tanh_c = hyperbolic_tangent<T>(cell.c);
-  const Vec<T> total = grad_c + grad_h * cell.o * (1 - tanh_c * tanh_c);
-  return {total * cell.g * (cell.i * (1 - cell.i)),
-          total * c_before * (cell.f * (1 - cell.f)),
-          total * cell.i * (1 - cell.g * cell.g),
-          grad_h * tanh_c * (cell.o * (1 - cell.o)),
+struct LstmCellGrads {
+  Vec<T> gates[kGates], c_before, hidden;
+};
+
+// From those with respect to the hidden state and, by later steps, the cell state.
+template <class T>
+SODEEP_FAST_INLINE LstmCellGrads<T> differentiate_cell(const LstmCell<T>& cell, Vec<T> grad_h,
+                                                       Vec<T> grad_c) {
+  const Vec<T> by_o = grad_h * cell.o;
+  const Vec<T> total = grad_c + by_o * (1 - cell.tanh_c * cell.tanh_c), by_i = total * cell.i;
+  const Vec<T> kept = cell.c - cell.i * cell.g;  // by f, of the cell state before
+  return {{by_i * cell.g * (1 - cell.i), total * kept * (1 - cell.f), by_i * (1 - cell.g * cell.g),
+           by_o * cell.tanh_c * (1 - cell.o)},
           total * cell.f,
-          cell.o * tanh_c};
+          cell.o * cell.tanh_c};
 }
 
 }  // namespace SODEEP_FAST_ISA

@@ -125,19 +125,30 @@ struct ForwardBlock {
     is_first = block == 0;
   }
 
-  // Of row r of the tile, whose recurrent products [gate, lane] are given.
+  // Of kCount rows of the tile from r on, whose recurrent products [row, gate, lane] are given.
+  template <int kCount>
   SODEEP_FAST_INLINE void finish(int64_t r, const T* products) const {
-    const T* in = input + r * input_row;
-    const auto gate = [&](int v) {
-      const int k = v * kLanes<T>;
-      Vec<T> sum = load<T>(products + k);
-      if constexpr (kOneFeature) sum += *in * load<T>(factor + k);
-      if constexpr (kHasProducts) sum += load<T>(in + k);
-      return sum + load<T>(bias + k);
-    };
-    T* c = cell + r * cell_row;
-    const LstmCell<T> now = run_cell<T>(gate(0), gate(1), gate(2), gate(3), load<T>(c));
-    store<T>(c, now.c);
+    Vec<T> gates[kCount][kGates], c_before[kCount];
+    LstmCell<T> cells[kCount];
+    SODEEP_FAST_EACH (k, kCount) {
+      const T* in = input + (r + k) * input_row;
+      SODEEP_FAST_EACH (gate, kGates) {
+        const int at = gate * kLanes<T>;
+        Vec<T> product = load<T>(products + k * kPanelColumns<T> + at), sum = load<T>(bias + at);
+        if constexpr (kOneFeature) sum += *in * load<T>(factor + at);
+        if constexpr (kHasProducts) sum += load<T>(in + at);
+        if constexpr (!kFactorsInWeights) product *= kGateFactors<T>[gate];
+        gates[k][gate] = product + sum;
+      }
+      c_before[k] = load<T>(cell + (r + k) * cell_row);
+    }
+    run_cells<T>(gates, c_before, cells);
+    SODEEP_FAST_EACH (k, kCount) write(r + k, cells[k]);
+  }
+
+ private:
+  SODEEP_FAST_INLINE void write(int64_t r, const LstmCell<T>& now) const {
+    store<T>(cell + r * cell_row, now.c);
     store_packed<T>(hidden + r * hidden_row, hidden_piece, now.hidden);
     if (output != nullptr) store_value(output + r * output_row, now.hidden, left);
     if (exact_output != nullptr) store_value(exact_output + r * exact_row, now.hidden, left);
@@ -151,7 +162,7 @@ struct ForwardBlock {
       store_first<T>(kept + r * kept_row + units, now.c, left);
     }
     if constexpr (kSaves) {
-      const Vec<T> values[kLstmSaved] = {now.i, now.f, now.g, now.o, now.c};
+      const Vec<T> values[kLstmSaved] = {now.i, now.f, now.g, now.o, now.c, now.tanh_c};
       for (int k = 0; k < kLstmSaved; ++k)
         store_saved(saved + r * saved_row + k * units, values[k], left);
     }
@@ -187,7 +198,8 @@ void forward_step(const LstmForward<T, Saved<T>>& call, const LstmTile& tile,
 #pragma GCC unroll 4
       for (int v = 0; v < kPanelVectors; ++v) {
         if (has_next) product.step(v);
-        if (r + v < end) block.finish(r + v, ready + (r + v - first) * kPanelColumns<T>);
+        if (r + v < end)
+          block.template finish<1>(r + v, ready + (r + v - first) * kPanelColumns<T>);
       }
     if (has_next) product.finish(products[(k + 1) % 2]);
   }
@@ -198,7 +210,9 @@ void forward_step(const LstmForward<T, Saved<T>>& call, const LstmTile& tile,
       alignas(64) T products[rows * kPanelColumns<T>];
       product<T, rows>(state.rows + first * row.size, row.size, row.piece, row.depth,
                        panels + k * stride, products);
-      for (int r = 0; r < rows; ++r) block.finish(first + r, products + r * kPanelColumns<T>);
+      for_each_rows<kCellsTogether>(rows, [&](auto together, int64_t r) {
+        block.template finish<together>(first + r, products + r * kPanelColumns<T>);
+      });
     });
   }
 #endif

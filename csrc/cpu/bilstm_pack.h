@@ -9,6 +9,22 @@
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
+constexpr int kGates = kPanelVectors;
+constexpr int kTangent = 2;  // of the gates; the others' activations are sigmoids
+
+// What the activations take the exponential of: gates, biases and the weights of a single feature
+// times factors, so that they need not be scaled at every step. The other weights are multiplied by
+// them only if that is exact. To a base of 2 where the activations have fewer digits.
+#ifdef SODEEP_FAST_ROUNDS
+constexpr bool kFactorsInWeights = false;
+constexpr float kSigmoidFactor = -1.44269504f, kTangentFactor = 2 * kSigmoidFactor;
+#else
+constexpr bool kFactorsInWeights = true;
+constexpr float kSigmoidFactor = -1, kTangentFactor = 2;
+#endif
+template <class T>
+constexpr T kGateFactors[kGates] = {kSigmoidFactor, kSigmoidFactor, kTangentFactor, kSigmoidFactor};
+
 template <class T>
 int64_t unit_blocks(int64_t hidden) {
   return (hidden + kLanes<T> - 1) / kLanes<T>;
@@ -26,7 +42,7 @@ int64_t block_stride(const LstmLayer<T>& layer) {
   return input + packed_panel_size<T>(layer.hidden);
 }
 
-// One block of weights [4 hidden, depth].
+// One block of weights [4 hidden, depth] for the forward.
 template <class T>
 void pack_block(const T* weights, int64_t hidden, int64_t depth, int64_t block, T* packed) {
   constexpr int lanes = kLanes<T>;
@@ -39,6 +55,7 @@ void pack_block(const T* weights, int64_t hidden, int64_t depth, int64_t block, 
         const int64_t unit = block * lanes + lane;
         const T* row = weights + (gate * hidden + unit) * depth + k;
         rows[lane] = load_first<T>(row, unit < hidden ? depth - k : 0);
+        if constexpr (kFactorsInWeights) rows[lane] *= kGateFactors<T>[gate];
       }
       transpose<T>(rows);
       for (int i = 0; i < lanes && k + i < depth; i += kPacked)
@@ -48,11 +65,12 @@ void pack_block(const T* weights, int64_t hidden, int64_t depth, int64_t block, 
 
 // The weights of a single feature, which are not multiplied as the others are.
 template <class T>
-void copy_block(const T* weights, int64_t hidden, int64_t block, T* to) {
+void copy_block(const T* weights, int64_t hidden, int64_t block, bool with_factors, T* to) {
   const int64_t unit = block * kLanes<T>;
-  for (int gate = 0; gate < kPanelVectors; ++gate)
+  for (int gate = 0; gate < kGates; ++gate)
     store<T>(to + block * kPanelColumns<T> + gate * kLanes<T>,
-             load_first<T>(weights + gate * hidden + unit, hidden - unit));
+             load_first<T>(weights + gate * hidden + unit, hidden - unit) *
+                 (with_factors ? kGateFactors<T>[gate] : T(1)));
 }
 
 // One panel of the columns of weights [4 hidden, columns].
@@ -116,10 +134,12 @@ void pack_forward(const LstmLayer<T>& layer, const LstmWeights<T> (&weights)[2],
     const int64_t unit = block * kLanes<T> + c % kLanes<T>;
     const int64_t row = c / kLanes<T> * layer.hidden + unit;
     to.bias[block * kPanelColumns<T> + c] =
-        unit < layer.hidden ? from.biases[0][row] + from.biases[1][row] : T(0);
+        unit < layer.hidden
+            ? (from.biases[0][row] + from.biases[1][row]) * kGateFactors<T>[c / kLanes<T>]
+            : T(0);
   }
   if (layer.features == 1)
-    copy_block(from.input, layer.hidden, block, to.input);
+    copy_block(from.input, layer.hidden, block, true, to.input);
   else
     pack_block(from.input, layer.hidden, layer.features, block, to.input + begin);
   pack_block(from.recurrent, layer.hidden, layer.hidden, block, to.recurrent + begin);
@@ -130,7 +150,8 @@ int64_t forward_pieces(const LstmLayer<T>& layer) {
   return 2 * unit_blocks<T>(layer.hidden);
 }
 
-// The backward with respect to one feature is a sum, which reads the weights as the forward does.
+// The backward with respect to one feature is a sum, which reads the weights in the forward's
+// order.
 template <class T>
 int64_t lay_out_backward(LstmLayer<T>& layer, T* memory) {
   const int64_t width = unit_blocks<T>(layer.hidden) * kPanelColumns<T>;
@@ -138,10 +159,7 @@ int64_t lay_out_backward(LstmLayer<T>& layer, T* memory) {
   int64_t size = 0;
   for (auto& direction : layer.weights) {
     const int64_t input = layer.features == 1 ? width : column_panels<T>(layer.features) * panel;
-    if (layer.features == 1)
-      direction.input = memory + size;
-    else
-      direction.input_transposed = memory + size;
+    direction.input_transposed = memory + size;
     direction.recurrent_transposed = memory + size + input;
     size += input + column_panels<T>(layer.hidden) * panel;
   }
@@ -165,7 +183,7 @@ void pack_backward(const LstmLayer<T>& layer, const LstmWeights<T> (&weights)[2]
     pack_panel(from.input, layer.hidden, layer.features, panel - recurrent, to.input_transposed);
   else
     for (int64_t block = 0; block < unit_blocks<T>(layer.hidden); ++block)
-      copy_block(from.input, layer.hidden, block, to.input);
+      copy_block(from.input, layer.hidden, block, false, to.input_transposed);
 }
 
 }  // namespace SODEEP_FAST_ISA

@@ -3,20 +3,21 @@
 
 namespace sodeep_fast {
 
-// kAmx is AVX-512 with tiles of bfloat16.
-enum class Isa { kBaseline, kAvx2, kAvx512, kAmx };
+// kAvx512Bf16 is AVX-512 with products of pairs of bfloat16, kAmx with those of tiles, too.
+enum class Isa { kBaseline, kAvx2, kAvx512, kAvx512Bf16, kAmx };
 
-// The best one that the processor has; SODEEP_FAST_CPU=baseline|avx2|avx512|amx can lower it.
+// The fastest one of this processor, or that of SODEEP_FAST_CPU.
 Isa active_isa();
 
-// Whether it has products of pairs of bfloat16 too.
-bool has_bf16_pairs();
+// Whether it multiplies bfloat16.
+inline bool has_bf16_products() { return active_isa() >= Isa::kAvx512Bf16; }
 
 // One implementation for each; the first call decides.
 template <class F>
 F pick_isa(F baseline, F avx2, F avx512) {
   switch (active_isa()) {
     case Isa::kAmx:
+    case Isa::kAvx512Bf16:
     case Isa::kAvx512:
       return avx512;
     case Isa::kAvx2:

@@ -17,8 +17,9 @@ struct Simd<float> {
   typedef float V __attribute__((vector_size(SODEEP_FAST_VECTOR_BYTES)));
   typedef int32_t I __attribute__((vector_size(SODEEP_FAST_VECTOR_BYTES)));
   static constexpr int kLanes = SODEEP_FAST_VECTOR_BYTES / 4;
-  static constexpr int kMantissaBits = 23, kBias = 127;
-  static constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  static constexpr int kMantissaBits = 23;
+  // 1.5 * 2^23: adding it rounds to an integer, and 127 more leaves the bits of its power of two.
+  static constexpr float kRound = 12582912.0f + 127;
   static constexpr float kLn2Hi = 0.693359375f, kLn2Lo = -2.12194440e-4f, kExpLimit = 87.0f;
 };
 
@@ -27,8 +28,8 @@ struct Simd<double> {
   typedef double V __attribute__((vector_size(SODEEP_FAST_VECTOR_BYTES)));
   typedef int64_t I __attribute__((vector_size(SODEEP_FAST_VECTOR_BYTES)));
   static constexpr int kLanes = SODEEP_FAST_VECTOR_BYTES / 8;
-  static constexpr int kMantissaBits = 52, kBias = 1023;
-  static constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
+  static constexpr int kMantissaBits = 52;
+  static constexpr double kRound = 6755399441055744.0 + 1023;  // 1.5 * 2^52, and likewise
   static constexpr double kLn2Hi = 6.93147180369123816490e-01, kLn2Lo = 1.90821492927058770002e-10;
   static constexpr double kExpLimit = 708.0;
 };
@@ -76,6 +77,21 @@ inline V maximum(V a, V b) {
   return a > b ? a : b;
 }
 
+// a * b + c, rounded once where the instruction set does. For sums of two products, of which the
+// compiler would choose the one that is not rounded by itself, here this one and there that one.
+template <class T>
+inline Vec<T> fused_multiply_add(Vec<T> a, Vec<T> b, Vec<T> c) {
+#if SODEEP_FAST_VECTOR_BYTES == 64
+  if constexpr (sizeof(T) == 4) return (Vec<T>)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+  if constexpr (sizeof(T) == 8) return (Vec<T>)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+#elif SODEEP_FAST_VECTOR_BYTES == 32
+  if constexpr (sizeof(T) == 4) return (Vec<T>)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+  if constexpr (sizeof(T) == 8) return (Vec<T>)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#else
+  return a * b + c;
+#endif
+}
+
 // 1 / x to more than half of the digits, for normal x whose reciprocal is normal.
 template <class T>
 inline Vec<T> reciprocal_guess(Vec<T> x) {
@@ -118,7 +134,7 @@ struct SplitExponent {
     rest = (x - power * S::kLn2Hi) - power * S::kLn2Lo;
     IntVec<T> bits;
     __builtin_memcpy(&bits, &rounded, sizeof(bits));
-    bits = (bits + S::kBias) << S::kMantissaBits;
+    bits = bits << S::kMantissaBits;
     __builtin_memcpy(&scale, &bits, sizeof(scale));
   }
 };

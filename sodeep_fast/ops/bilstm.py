@@ -20,6 +20,8 @@ INTERPRETED_SHARED = 227 << 10  # what Triton's interpreter is taken to have: as
 # which supplies them page by page at every call: that takes longer than computing the gates anew
 # (1.2 times as long in all for 128 x 100 scores and 2 layers of 128 units, one core, 2026-11).
 SAVED_BYTES = 32 << 20
+# Numbers of a step and a unit that the backward reads, kLstmSaved of csrc/cpu/bilstm.h.
+SAVED_BY_CPP = 6
 # What is computed anew at a time, of as many rows as run together, stays in a core's cache.
 SEGMENT_BYTES, SEGMENT_ROWS = 1 << 20, 64
 
@@ -37,11 +39,11 @@ def bilstm(
     What `torch.nn.LSTM(1, hidden, layers, batch_first=True, bidirectional=True)` computes from
     states of zero, once differentiable in `scores` and `weights`. The gradient of the scores alone,
     with weights that want none, costs no work for the weights. For the backward a layer keeps its
-    input and, if the weights want gradients, its hidden states; its gates and cell states too, 5
-    numbers per score, hidden unit and direction, on a CPU if they take no more than 32 MiB; on a
-    GPU always. They are float16 unless the products are "full". Otherwise it keeps the states
-    before every few steps, and computes the rest anew, a few rows and steps at a time. Under
-    `torch.no_grad()` nothing is kept.
+    input and, if the weights want gradients, its hidden states; its gates and cell states too, on a
+    GPU always, 5 numbers per score, hidden unit and direction, and on a CPU, 6 of them, if they
+    take no more than 32 MiB. They are float16 unless the products are "full". Otherwise it keeps
+    the states before every few steps, and computes the rest anew, a few rows and steps at a time.
+    Under `torch.no_grad()` nothing is kept.
 
     With a head it returns the hidden states times it. They themselves are then not kept and, on a
     CPU, not even written, unless the last layer's weights or, on a GPU, the head want gradients.
@@ -55,8 +57,8 @@ def bilstm(
         head: (2 hidden,) in the dtype of the weights. Default: none.
         precision: "full" multiplies in float32, with AMX in pieces that keep all its digits, or in
             float64 for float64 weights; "bf16" in bfloat16, summed in float32, on GPUs and where
-            the processor has AMX or AVX512_BF16, and in float32 elsewhere; "fp16" in float16 on
-            GPUs, likewise, and in float32 elsewhere. "auto" takes "bf16" or "fp16" for weights of
+            the processor does so faster than float32 (AMX; AVX512_BF16 but not Intel's), and in
+            float32 elsewhere; "fp16" in float16 on GPUs, likewise, and in float32 elsewhere. "auto" takes "bf16" or "fp16" for weights of
             that type and under autocast to it, and on GPUs "fp16" if
             `torch.backends.cudnn.rnn.fp32_precision` is "tf32", by which PyTorch's own LSTM rounds
             to as many digits. Where products are rounded, activations have five digits, and on a
@@ -172,9 +174,9 @@ def _keeps(scores: Tensor, hidden: int, state_bytes: int, saved_bytes: int) -> i
     `state_bytes`, `saved_bytes`: of a number of the states, and of those that the backward reads.
     """
     steps = scores.shape[1]
-    if 2 * 5 * scores.numel() * hidden * state_bytes <= SAVED_BYTES:
+    if 2 * SAVED_BY_CPP * scores.numel() * hidden * state_bytes <= SAVED_BYTES:
         return steps
-    length = max(4, SEGMENT_BYTES // (5 * SEGMENT_ROWS * hidden * saved_bytes))
+    length = max(4, SEGMENT_BYTES // (SAVED_BY_CPP * SEGMENT_ROWS * hidden * saved_bytes))
     return (steps - 1) // length
 
 
@@ -415,7 +417,7 @@ def _saved_by_cpp(sequence: Tensor, keeps: int, hidden: int, bf16: bool) -> Tens
     if keeps < steps:
         return sequence.new_empty((2, keeps, batch, 2, hidden), dtype=dtype)
     saved_dtype = torch.float16 if _cpp_rounds(sequence.dtype, bf16) else dtype
-    return sequence.new_empty((2, steps, batch, 5, hidden), dtype=saved_dtype)
+    return sequence.new_empty((2, steps, batch, SAVED_BY_CPP, hidden), dtype=saved_dtype)
 
 
 def _values_of_triton(sequence: Tensor, products: str) -> torch.dtype:
