@@ -58,12 +58,12 @@ def bilstm(
         precision: "full" multiplies in float32, with AMX in pieces that keep all its digits, or in
             float64 for float64 weights; "bf16" in bfloat16, summed in float32, on GPUs and where
             the processor does so faster than float32 (AMX; AVX512_BF16 but not Intel's), and in
-            float32 elsewhere; "fp16" in float16 on GPUs, likewise, and in float32 elsewhere. "auto" takes "bf16" or "fp16" for weights of
-            that type and under autocast to it, and on GPUs "fp16" if
-            `torch.backends.cudnn.rnn.fp32_precision` is "tf32", by which PyTorch's own LSTM rounds
-            to as many digits. Where products are rounded, activations have five digits, and on a
-            CPU a layer also gives the next one its hidden states, and gets their gradient, in
-            bfloat16. The scores are never rounded.
+            float32 elsewhere; "fp16" in float16 on GPUs, likewise, and in float32 elsewhere. "auto"
+            takes "bf16" or "fp16" for weights of that type and under autocast to it, and on GPUs
+            "fp16" if `torch.backends.cudnn.rnn.fp32_precision` is "tf32", by which PyTorch's own
+            LSTM rounds to as many digits. Where products are rounded, activations have five digits,
+            and on a CPU a layer also gives the next one its hidden states, and gets their gradient,
+            in bfloat16. The scores are never rounded.
         backend: "cpp", "triton", whose program holds the recurrent weights of a direction, or
             "reference", which is differentiable more than once; "auto" takes the best one built for
             the device of `scores`. It leaves weights to PyTorch's LSTM, cuDNN's, in its precision
