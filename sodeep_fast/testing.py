@@ -141,6 +141,18 @@ def derivatives(
     }
 
 
+def weights_of(module: nn.Module) -> dict[str, Tensor]:
+    """Returns a copy of a module's parameters and buffers."""
+    return {key: value.clone() for key, value in module.state_dict().items()}
+
+
+def assert_equal_weights(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    """Asserts that two copies hold the same numbers under the same names."""
+    assert ours.keys() == theirs.keys()
+    for key, value in theirs.items():
+        assert torch.equal(ours[key], value), key
+
+
 def make_bilstm(hidden: int, layers: int, scale: float = 1.0) -> nn.LSTM:
     """Returns an LSTM with random weights, which may be far larger than those it begins with."""
     lstm = nn.LSTM(1, hidden, layers, batch_first=True, bidirectional=True)
