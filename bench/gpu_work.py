@@ -25,7 +25,7 @@ RATES = {
     "specials": 4.2e12,  # special-function results: 16 a cycle on each
     "float32": 5e13,  # FLOP of products that are not
     "tensor": 7.9e14,  # FLOP of products of half types
-    "cached": 5.5e12,  # bytes that programs read again, from the second-level cache
+    "cached": 5.5e12,  # bytes from the second-level cache, as published of an H100
     "steps": 1.0,  # seconds of steps one after the other, behind which memory hides
 }
 OVERLAPPING = ("bytes", "instructions", "specials", "tensor", "cached", "steps")

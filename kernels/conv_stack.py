@@ -27,8 +27,8 @@ us for that at 5.5 TB/s. Nothing of this is measured.
     forward, saving or not      10       44.8   156, 36 us    210 us: 20 the launches
     backward to the inputs      10       44.8   156, 36 us    230 us: 20 the launches
 
-In float32 there are six times the bytes, in tiles of half that size. A row alone takes 28 to 35 us:
-20 the launches, and the rest to wait, in up to 64 steps of a loop.
+In float32 that is three times as many bytes, by tiles of half the size. A row alone takes 28 to 35
+us: 20 the launches, and the rest to wait, in up to 64 steps of a loop.
 """
 
 import math
@@ -358,7 +358,9 @@ class _Stack:
             width, left = block.channels, taps - 1 - left
         rows, positions, channels = hidden.shape
         if (positions, channels) != (entering, block.width if reverse else block.channels):
-            raise ValueError(f"a block of {tuple(block.weight.shape)} cannot take {hidden.shape}")
+            raise ValueError(
+                f"a block of {tuple(block.weight.shape)} cannot take {tuple(hidden.shape)}"
+            )
         output = self.empty(leaving, width)
         of = width
         if reverse and entering == 1 and taps == leaving and width % 8 == 0:

@@ -79,8 +79,8 @@ def test_one_row(name: str) -> None:
 
 
 def test_the_released_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The large tile, of which the interpreter has fewer to go through.
-    monkeypatch.setattr(_config, "conv_blocks", lambda *key: _config.CONV_HALF[-1].blocks)
+    # A tile that the interpreter is fastest with.
+    monkeypatch.setattr(_config, "conv_blocks", lambda *key: ConvBlocks(64, 64, 128, 4, 2))
     blocks = nn.ModuleList(ReleasedCNNSorter().children())
     check_conv_stack(blocks, make_scores("uniform", (1, 1, 100)))
 
@@ -419,3 +419,12 @@ def test_backends_that_it_has_not(backend: str) -> None:
         conv_stack(make_inputs(blocks), blocks, backend=backend)
     with pytest.raises(ValueError, match="backend must be one of"):
         conv_stack(make_inputs(blocks), blocks, backend="cudnn")
+
+
+def test_the_operators_check_their_tensors() -> None:
+    parameters, *options = arguments(make_conv_blocks(STACKS["relu"]).float())
+    with pytest.raises(ValueError, match=r"block of \(16, 3, 1\) cannot take"):
+        OPS.triton_conv_stack(torch.ones(2, 10, 2), parameters, *options, False, False)
+    parameters[1] = torch.ones(15)
+    with pytest.raises(ValueError, match="must have 16 channels"):
+        OPS.triton_conv_stack(torch.ones(2, 10, 1), parameters, *options, False, False)
