@@ -22,10 +22,18 @@ from torch import Tensor
 
 from bench import gpu_budget
 from bench.gpu_budget import Budget
+from sodeep_fast.benchmark.conv_stack import make_blocks
 from sodeep_fast.benchmark.measure import Call, interleave, quantiles
 from sodeep_fast.comparators import ByLevel, encode
 from sodeep_fast.kernels import _config
-from sodeep_fast.kernels._config import Blocks, CountsBlocks, Entry, HistogramBlocks, LstmBlocks
+from sodeep_fast.kernels._config import (
+    Blocks,
+    ConvBlocks,
+    CountsBlocks,
+    Entry,
+    HistogramBlocks,
+    LstmBlocks,
+)
 
 LAM = 10.0
 CROSSOVER = [(rows, n) for rows in (1, 8, 64, 512) for n in (1024, 4096, 16384, 65536)]
@@ -105,6 +113,21 @@ def lstm_call(
     return lambda: [calls[name]() for name in passes]
 
 
+def conv_call(scores: Tensor, tiny: bool) -> Call:
+    """Returns the values and the gradient of the scores of the released network, or of a block."""
+    from sodeep_fast.ops.conv_stack import conv_stack
+
+    blocks = make_blocks(100)
+    blocks = [block.to(scores.device, scores.dtype) for block in blocks[: 1 if tiny else None]]
+    leaf = scores.unsqueeze(1).requires_grad_()
+
+    def call() -> Tensor:
+        value = conv_stack(leaf, blocks, backend="triton")
+        return torch.autograd.grad(value, leaf, torch.ones_like(value))[0]
+
+    return call
+
+
 def sweeps(tiny: bool) -> list[Sweep]:
     """Returns what to measure: every row of every table, with candidates; what matters first."""
     single, double, any_length = torch.float32, torch.float64, _config.UNLIMITED
@@ -123,6 +146,10 @@ def sweeps(tiny: bool) -> list[Sweep]:
     ) -> Callable[..., Sweep]:
         make = partial(lstm_call, passes=passes, hidden=4 if tiny else hidden, **options)
         return partial(Sweep, f"bilstm {title}", f"LSTM_{table}", "lstm_blocks", make, single)
+
+    def conv(table: str, dtype: torch.dtype, *rest: Any) -> Sweep:
+        make = partial(conv_call, tiny=tiny)
+        return Sweep("conv_stack", f"CONV_{table}", "conv_blocks", make, dtype, *rest)
 
     ranks = of_scores("soft_rank", "PAIRWISE", "pairwise_blocks", ranks_call)
     counts = of_scores("rank_counts", "COUNTS", "counts_blocks", counts_call)
@@ -143,9 +170,19 @@ def sweeps(tiny: bool) -> list[Sweep]:
                 make(any_length, (9, 3), [LstmBlocks(rows, 16) for rows in (8, 16)])
                 for make in (forward, backward, several, full)
             ),
+            conv("HALF", torch.float16, any_length, (2, 9), [ConvBlocks(16, 16, 16, 4, 2)]),
+            conv("FULL", single, any_length, (2, 9), [ConvBlocks(16, 16, 16, 4, 2)]),
         ]
     tiles = [CountsBlocks(t, 4, i, w) for t in (1, 2, 4) for i in (64, 256) for w in (1, 2, 4, 8)]
     recurrent = [LstmBlocks(r, u) for r in (8, 16, 32) for u in (16, 32)]
+    # By the positions that blocks leave: of 16 rows few, of 512 rows many.
+    few = [ConvBlocks(16, c, d, w, 3) for c in (16, 32, 64) for d in (64, 128) for w in (2, 4)]
+    many = [
+        ConvBlocks(p, c, 64, w, s)
+        for p, c in ((64, 64), (128, 64), (128, 128), (128, 256))
+        for w in (4, 8)
+        for s in (3, 4)
+    ]
     bins = [HistogramBlocks(i, b, w) for i in (32, 64, 128) for b in (16, 32) for w in (2, 4, 8)]
     return [
         ranks(
@@ -175,6 +212,8 @@ def sweeps(tiny: bool) -> list[Sweep]:
             for batch, shape in ((528, 512), (any_length, 4096))
         ),
         several(any_length, (512, 100), recurrent),
+        conv("HALF", torch.float16, 4096, (16, 100), few),
+        conv("HALF", torch.float16, any_length, (512, 100), many),
         histogram(single, 32, (65536, 32), [HistogramBlocks(32, 32, w) for w in (1, 2, 4)]),
         # Few train in float64: what comes now may be left out for lack of time.
         ranks(
@@ -193,6 +232,14 @@ def sweeps(tiny: bool) -> list[Sweep]:
         counts(double, any_length, (512, 4096), tiles),
         histogram(double, any_length, (512, 4096), bins),
         full(any_length, (512, 100), [LstmBlocks(r, u) for r in (8, 16) for u in (8, 16)]),
+        conv("FULL", single, 4096, (16, 100), few),
+        conv(
+            "FULL",
+            single,
+            any_length,
+            (512, 100),
+            [ConvBlocks(p, c, 32, w, 3) for p in (64, 128) for c in (64, 128) for w in (4, 8)],
+        ),
     ]
 
 

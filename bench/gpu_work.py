@@ -8,6 +8,9 @@ import math
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
 
+from torch import nn
+
+from sodeep_fast.benchmark.conv_stack import make_blocks
 from sodeep_fast.benchmark.model import Shape
 from sodeep_fast.benchmark.rank_counts import targets_of
 from sodeep_fast.benchmark.soft_histogram import BINS
@@ -22,9 +25,10 @@ RATES = {
     "specials": 4.2e12,  # special-function results: 16 a cycle on each
     "float32": 5e13,  # FLOP of products that are not
     "tensor": 7.9e14,  # FLOP of products of half types
+    "cached": 5.5e12,  # bytes from the second-level cache, as published of an H100
     "steps": 1.0,  # seconds of steps one after the other, behind which memory hides
 }
-OVERLAPPING = ("bytes", "instructions", "specials", "tensor", "steps")
+OVERLAPPING = ("bytes", "instructions", "specials", "tensor", "cached", "steps")
 LAUNCH = 2e-6
 
 
@@ -38,6 +42,7 @@ class Work:
         instructions: of a thread, as compiled for sm_90.
         specials: results of the special-function units.
         tensor: FLOP on tensor cores.
+        cached: bytes read from the second-level cache.
         steps: seconds of the steps of a recurrence.
         launches: of kernels, PyTorch's own among them.
         besides: seconds of what overlaps with nothing of this.
@@ -48,6 +53,7 @@ class Work:
     instructions: float = 0.0
     specials: float = 0.0
     tensor: float = 0.0
+    cached: float = 0.0
     steps: float = 0.0
     launches: int = 1
     besides: float = 0.0
@@ -188,6 +194,44 @@ def bilstm(route: str, mode: str, shape: Shape) -> Work:
     backward = mode == "backward"
     projection = 4.0 * 256 * shape[0] * shape[1] / RATES["bytes"]
     return lstm(128, 1, shape, backward, saves=True) + Work(launches=4, besides=projection)
+
+
+# Cycles of a step of a convolution's loop, alone: products, barriers and what arrives meanwhile.
+CONV_STEP = 300
+
+
+def conv_stack(rows: int, backward: bool) -> Work:
+    """Counts kernels/conv_stack.py, of the released network for rows of 100 scores, in float16.
+
+    Blocks follow one another, each as slow as the slowest of its parts.
+    """
+    total = Work(launches=0)
+    positions = 100
+    for block in make_blocks(100):
+        conv = next(layer for layer in block.modules() if isinstance(layer, nn.Conv1d))
+        entering, positions = positions, positions - conv.kernel_size[0] + 1
+        flop = 2.0 * rows * positions * conv.weight.numel()
+        numbers = rows * (entering * conv.in_channels + positions * conv.out_channels)
+        left, width, depth = positions, conv.out_channels, conv.in_channels * conv.kernel_size[0]
+        if backward:
+            left, width, depth = entering, conv.in_channels, conv.weight.numel() // conv.in_channels
+            if positions == 1:  # a product
+                left, width, depth = 1, entering * conv.in_channels, conv.out_channels
+        align = math.gcd(width, conv.out_channels if backward else conv.in_channels, 8)
+        tile = _config.conv_blocks(False, rows * left, width, depth, align, ARCH)
+        programs = math.ceil(rows * left / tile.positions) * math.ceil(width / tile.channels)
+        read = 2.0 * (tile.positions + tile.channels) * _up(depth, tile.depth)
+        product = 2.0 * tile.positions * tile.channels * _up(depth, tile.depth)
+        work = Work(
+            # Half types, and an eighth of a byte for each sign.
+            2.125 * numbers + 2 * conv.weight.numel(),
+            tensor=programs * product,
+            cached=programs * read,
+            steps=math.ceil(depth / tile.depth) * CONV_STEP / CLOCK,
+            launches=0,
+        )
+        total += Work(work.bytes, flop, launches=1, besides=work.seconds())
+    return total
 
 
 COUNTS: dict[str, Callable[[str, str, Shape], Work]] = {

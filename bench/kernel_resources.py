@@ -24,7 +24,14 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from sodeep_fast import _native
-from sodeep_fast.kernels import _config, bilstm, rank_counts, soft_histogram, soft_rank
+from sodeep_fast.kernels import (
+    _config,
+    bilstm,
+    conv_stack,
+    rank_counts,
+    soft_histogram,
+    soft_rank,
+)
 
 ROOT = Path(__file__).parent.parent
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -54,6 +61,19 @@ LSTM_VARIANTS: dict[str, dict[str, Any]] = {
 }
 # Those that need the most, and all that is compiled of bfloat16, which differs little from float16.
 LSTM_LARGEST = ("scores saved", "several saved", "to scores", "to gates")
+# Which pass a variant of the convolution is for.
+CONV_VARIANTS: dict[str, dict[str, Any]] = {
+    "values": {"REVERSED": False, "DERIVED": False, "signs_ptr": None},
+    "values saved": {"REVERSED": False, "DERIVED": False},
+    "to inputs": {"REVERSED": True, "DERIVED": True},
+    "tangent": {"REVERSED": False, "DERIVED": True},
+}
+CONV_LARGEST = ("values saved", "to inputs")
+CONV_PRODUCTS = ("fp16", "full", "bf16", "tf32")
+CONV_SIZES = (
+    *("rows", "entering", "leaving", "channels", "taps", "left", "width", "of", "words"),
+    "signs_row",
+)
 # Kinds of comparator: the sigmoid for all levels, and the two soft ones and the step by level.
 COMPARATORS = {"sigmoid": (0,), "by level": (1, 2, 0)}
 
@@ -89,6 +109,7 @@ def compile_triton(
     arch: int,
     warps: int | None = None,
     multiples: tuple[str, ...] = (),
+    more: dict[str, int | None] | None = None,
 ) -> dict[str, Any]:
     """Compiles one variant of a Triton kernel for `arch`, and returns its resources.
 
@@ -101,8 +122,9 @@ def compile_triton(
         arch: compute capability, times ten.
         warps: of a kernel whose tile has none of its own, and which may have all registers.
         multiples: the numbers, by name, that are multiples of 16.
+        more: options of the compiler.
     """
-    options = {"num_warps": warps}
+    options: dict[str, int | None] = {"num_warps": warps}
     if warps is None:
         options = {"num_warps": blocks.warps, "maxnreg": _config.MAX_REGISTERS}
     signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
@@ -115,7 +137,7 @@ def compile_triton(
     compiled = triton.compile(
         ASTSource(kernel, signature, constants, aligned),
         target=GPUTarget("cuda", arch, 32),
-        options=options,
+        options=options | (more or {}),
     )
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(compiled.asm["cubin"])
@@ -235,6 +257,54 @@ def lstm_rows(arch: int, every: bool) -> list[dict[str, Any]]:
     return rows
 
 
+def conv_rows(arch: int, every: bool) -> list[dict[str, Any]]:
+    """Compiles the convolution's kernel for channels that 8 divides and, where every, for odd ones.
+
+    With normalization and slopes, which are the most that happens to sums.
+    """
+    rows = []
+    kernel = conv_stack.conv_stack_kernel
+    for products, variant in itertools.product(CONV_PRODUCTS, CONV_VARIANTS):
+        largest = variant in CONV_LARGEST and products in ("fp16", "full")
+        if not (largest or (every and (variant in CONV_LARGEST or products == "fp16"))):
+            continue
+        full = products in ("full", "tf32")
+        dtype = tl.float32 if full else bilstm.TRITON_DTYPES[products]
+        precision = "tf32" if products == "tf32" else "tf32x3"
+        constants = {"RELU": False, "OPERAND": dtype, "PRECISION": precision}
+        constants |= CONV_VARIANTS[variant]
+        types = {argument: "*fp32" for argument in kernel.arg_names if argument.endswith("_ptr")}
+        types |= dict.fromkeys(("input_ptr", "weight_ptr", "output_ptr"), f"*{dtype}")
+        types |= dict.fromkeys(CONV_SIZES, "i32") | {"signs_ptr": "*u8", "eps": "fp32"}
+        types = {argument: kind for argument, kind in types.items() if argument not in constants}
+        table = _config.CONV_FULL if full else _config.CONV_HALF
+        sizes = [entry.n for entry in _config.entries_of(table, arch)]
+        for size, align in itertools.product(sizes, (8, 4, 1) if every else (8,)):
+            blocks = _config.conv_blocks(full, size, 1024, 1024, align, arch)
+            tile = {"BLOCK_M": blocks.positions, "BLOCK_N": blocks.channels, "ALIGN": align}
+            row = compile_triton(
+                kernel,
+                f"{products} {variant}, by {align}",
+                types,
+                constants | tile | {"BLOCK_K": blocks.depth},
+                blocks,
+                arch,
+                warps=blocks.warps,
+                more={"num_stages": blocks.stages, "maxnreg": blocks.registers},
+            )
+            rows.append(row)
+    kernel = conv_stack.conv_stack_slopes_kernel
+    for dtype in (tl.float16, tl.float32):
+        tile = _config.ConvBlocks(*conv_stack.SLOPES_TILE, depth=0, warps=4, stages=3)
+        types = {argument: "*fp32" for argument in kernel.arg_names if argument.endswith("_ptr")}
+        types |= dict.fromkeys(("input_ptr", "output_ptr"), f"*{dtype}")
+        types |= dict.fromkeys(("rows", "positions", "channels", "words", "signs_row"), "i32")
+        types |= {"signs_ptr": "*u8", "eps": "fp32"}
+        constants = {"BLOCK_M": tile.positions, "BLOCK_N": tile.channels}
+        rows.append(compile_triton(kernel, str(dtype), types, constants, tile, arch))
+    return rows
+
+
 def triton_rows(arch: int, every: bool = True) -> list[dict[str, Any]]:
     """Compiles the Triton kernels with every tile of the tables, or with the largest rows' only.
 
@@ -246,7 +316,7 @@ def triton_rows(arch: int, every: bool = True) -> list[dict[str, Any]]:
         return [row for rows in pool.map(group_rows, groups) for row in rows]
 
 
-GROUPS = ("counts", "lstm", "pairwise", "histogram")
+GROUPS = ("counts", "lstm", "conv", "pairwise", "histogram")
 
 
 def group_rows(group: tuple[str, bool, int, bool]) -> list[dict[str, Any]]:
@@ -256,6 +326,8 @@ def group_rows(group: tuple[str, bool, int, bool]) -> list[dict[str, Any]]:
         return counts_rows(float64, arch, every)
     if name == "lstm":
         return [] if float64 else lstm_rows(arch, every)
+    if name == "conv":
+        return [] if float64 else conv_rows(arch, every)
     return (
         pairwise_rows(float64, arch, every) if name == "pairwise" else histogram_rows(float64, arch)
     )

@@ -98,6 +98,21 @@ STABLE_TORCH_LIBRARY(sodeep_fast, m) {
       "Tensor? "
       "output, Tensor saved, bool wants_input, str products) -> (Tensor, Tensor, Tensor, Tensor)");
 
+  // Channels last, (..., positions, channels). Of every block 7 parameters: weight (out, in, taps),
+  // bias, mean, variance, gain and shift of its normalization, slope; two paddings; what is added
+  // to the variance; and whether it ends in a ReLU. The second output is the signs of what went
+  // into every activation, (..., bytes), empty unless they are saved. Backward and tangent are
+  // linear in their first argument, each the other's transpose.
+  m.def(
+      "triton_conv_stack(Tensor input, Tensor?[] parameters, int[] paddings, float[] eps, bool[] "
+      "relus, bool saves, bool tf32) -> (Tensor, Tensor)");
+  m.def(
+      "triton_conv_stack_backward(Tensor grad, Tensor signs, Tensor?[] parameters, int[] paddings, "
+      "float[] eps, bool[] relus, bool tf32) -> Tensor");
+  m.def(
+      "triton_conv_stack_tangent(Tensor tangent, Tensor signs, Tensor?[] parameters, int[] "
+      "paddings, float[] eps, bool[] relus, bool tf32) -> Tensor");
+
   m.def(
       "triton_soft_rank(Tensor scores, Tensor? mask, float lam, bool normalize, str method) -> "
       "Tensor");

@@ -6,6 +6,8 @@ anywhere in the table that it names.
 """
 
 import functools
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 
@@ -46,12 +48,27 @@ class LstmBlocks(NamedTuple):
         return min(8, padded // self.units)
 
 
+class ConvBlocks(NamedTuple):
+    """The tile of one program of a convolution: its sums, and the numbers of each at a time."""
+
+    positions: int
+    channels: int
+    depth: int
+    warps: int
+    stages: int
+
+    @property
+    def registers(self) -> int | None:
+        """Returns MAX_REGISTERS, or None where sums alone keep the assembler from aiming lower."""
+        return MAX_REGISTERS if self.positions * self.channels <= 1024 else None
+
+
 class Entry(NamedTuple):
     """Blocks for rows of at most `n` elements, on GPUs of compute capability `arch` (0: any)."""
 
     arch: int
     n: int
-    blocks: Blocks | CountsBlocks | HistogramBlocks | LstmBlocks
+    blocks: Blocks | CountsBlocks | HistogramBlocks | LstmBlocks | ConvBlocks
     provenance: str
 
 
@@ -231,3 +248,80 @@ def lstm_saved_shape(steps: int, batch: int, hidden: int) -> tuple[int, ...]:
     """Returns the shape of what the forward saves: i, f, g, o and c of every step and row."""
     granules = (batch + LSTM_GRANULE - 1) // LSTM_GRANULE
     return (2, steps, granules, 5, lstm_padded(hidden), LSTM_GRANULE)
+
+
+# By the positions of all rows. Few are shared among as many programs as there can be, in long
+# steps, for a GPU then waits for its memory. Many take the tile that reads each number least often;
+# three stages of it fit into the 99 KB of shared memory that the smaller GPUs have.
+CONV_HALF = (
+    Entry(0, 4096, ConvBlocks(16, 32, 128, 4, 3), "untuned, chosen by count of programs per wave"),
+    Entry(0, UNLIMITED, ConvBlocks(128, 128, 64, 8, 3), "untuned, chosen by shared memory"),
+)
+CONV_FULL = (
+    Entry(0, 4096, ConvBlocks(16, 32, 64, 4, 3), "untuned, chosen by count of programs per wave"),
+    Entry(0, UNLIMITED, ConvBlocks(128, 64, 32, 8, 3), "untuned, chosen by count of registers"),
+)
+# Below this numbers are moved one or two at a time: a large tile has more addresses than registers.
+CONV_ALIGN = 4
+# Of a block: weight, bias; mean, variance, gain and shift of its normalization; slope.
+CONV_PARAMETERS = 7
+
+
+@functools.cache
+def conv_blocks(
+    full: bool, positions: int, width: int, depth: int, align: int, arch: int
+) -> ConvBlocks:
+    """Returns the tile for so many positions of all rows.
+
+    Arguments:
+        full: whether it multiplies in float32.
+        positions: of all rows.
+        width: sums at each position.
+        depth: numbers of each sum.
+        align: divides the sums and numbers of a position, 8 at most: so many are moved at a time.
+        arch: compute capability, times ten.
+    """
+    most = _blocks(CONV_FULL if full else CONV_HALF, positions, arch)
+    channels, depth = (max(16, _power_of_two(value)) for value in (width, depth))
+    if align < CONV_ALIGN:
+        most, depth = most._replace(positions=min(most.positions, 64)), 16
+        channels = min(channels, 32)
+    return most._replace(channels=min(most.channels, channels), depth=min(most.depth, depth))
+
+
+def conv_entering(leaving: int, parameters: Sequence[Any], paddings: Sequence[int]) -> int:
+    """Returns the positions of the inputs of blocks from those of what they return."""
+    return leaving - sum(_steps(parameters, paddings))
+
+
+def conv_layout(
+    entering: int, parameters: Sequence[Any], paddings: Sequence[int], relus: Sequence[bool]
+) -> tuple[list[int], list[int]]:
+    """Returns how blocks lay out a row.
+
+    Arguments:
+        entering: positions of the inputs.
+        parameters: CONV_PARAMETERS of each block.
+        paddings: zeros on the left and on the right of each.
+        relus: whether its activation is a ReLU.
+
+    Returns:
+        the positions before and after every block, and where each one's signs begin among the bytes
+        of a row, followed by how many these are.
+    """
+    positions = list(accumulate(_steps(parameters, paddings), initial=entering))
+    of_blocks = range(0, len(parameters), CONV_PARAMETERS)
+    sizes = []
+    for first, relu, leaving in zip(of_blocks, relus, positions[1:], strict=True):
+        bends = relu or parameters[first + CONV_PARAMETERS - 1] is not None
+        sizes.append(leaving * ((parameters[first].shape[0] + 7) // 8) if bends else 0)
+    return positions, list(accumulate(sizes, initial=0))
+
+
+def _steps(parameters: Sequence[Any], paddings: Sequence[int]) -> list[int]:
+    """Returns how many positions each block adds."""
+    sizes = [weight.shape[2] for weight in parameters[::CONV_PARAMETERS]]
+    return [
+        left + right - size + 1
+        for size, left, right in zip(sizes, paddings[::2], paddings[1::2], strict=True)
+    ]

@@ -12,7 +12,12 @@ from sodeep_fast.benchmark.report import align
 from sodeep_fast.ops import _backend
 
 KERNEL_OPERATORS = ("soft_rank", "rank_counts", "soft_histogram", "hard_rank", "bilstm")
-WITHOUT_KERNEL = {"conv_stack": "PyTorch's convolutions, channels last"}
+BY_TORCH = {
+    "conv_stack": {
+        "cpu": "PyTorch's convolutions, channels last",
+        "cuda": "PyTorch's convolutions, channels last; backend='triton' by name",
+    }
+}
 WITHOUT_GPU_KERNEL = {"hard_rank": "PyTorch's own sort"}
 
 
@@ -82,12 +87,12 @@ def _choices() -> list[tuple[str, str, str, str]]:
     devices = {"cpu": ""}
     devices["cuda"] = "" if torch.cuda.is_available() else "no GPU that torch can use"
     lines = []
-    for operator in (*KERNEL_OPERATORS, *WITHOUT_KERNEL):
+    for operator in (*KERNEL_OPERATORS, *BY_TORCH):
         for device, obstacle in devices.items():
             if obstacle:
                 backend, reason = "-", obstacle
-            elif operator in WITHOUT_KERNEL:
-                backend, reason = "torch", WITHOUT_KERNEL[operator]
+            elif operator in BY_TORCH:
+                backend, reason = "torch", BY_TORCH[operator][device]
             elif device == "cuda" and operator in WITHOUT_GPU_KERNEL:
                 backend, reason = "torch", WITHOUT_GPU_KERNEL[operator]
             else:

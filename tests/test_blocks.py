@@ -127,6 +127,7 @@ def looked_up(sweep):
     keys = {
         "pairwise_blocks": (float64, 20, 0),
         "counts_blocks": (float64, 20, 1 << 20, 2, 0),
+        "conv_blocks": ("FULL" in sweep.table, 20, 1 << 20, 1 << 20, 8, 0),
         "histogram_blocks": (float64, 20, 1 << 20, 0),
         "lstm_blocks": (
             "BACKWARD" in sweep.table, "FULL" in sweep.table, "PRODUCTS" not in sweep.table, 9, 0

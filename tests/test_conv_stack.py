@@ -1,7 +1,6 @@
 """`conv_stack` against nn.Conv1d and its equations: values, derivatives, modes, and bad input."""
 
 import copy
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -20,7 +19,7 @@ from sodeep_fast.ops._frozen_conv_stack import FrozenConvStack
 from sodeep_fast.ops.conv_stack import conv_stack
 from sodeep_fast.reference.conv_stack import conv_stack as reference
 from sodeep_fast.sorters.cnn import CNNSorter, ReleasedCNNSorter
-from sodeep_fast.testing import DEVICES, assert_as_accurate
+from sodeep_fast.testing import DEVICES, assert_as_accurate, in_turn, make_conv_blocks
 
 # Blocks by name: channels in and out, kernel size, padding, whether there is a bias and batch
 # normalization, and the slope below zero: a number, a tuple of them, 0 for ReLU, None for neither.
@@ -42,40 +41,9 @@ STACKS: dict[str, list[tuple[int, int, int, Any, bool, bool, Any]]] = {
 pytestmark = pytest.mark.usefixtures("same_weights_and_one_thread")
 
 
-def make_blocks(layers: list[tuple[int, int, int, Any, bool, bool, Any]]) -> nn.ModuleList:
-    """Blocks in float64, frozen, their statistics and affine maps not those of a fresh layer."""
-    blocks = nn.ModuleList()
-    for width, next_width, size, padding, bias, has_norm, slope in layers:
-        conv = nn.Conv1d(width, next_width, size, padding=padding, bias=bias)
-        block = nn.Sequential(conv)
-        if has_norm:
-            norm = nn.BatchNorm1d(next_width)
-            for value in (norm.running_mean, norm.running_var, norm.weight, norm.bias):
-                nn.init.uniform_(value, 0.5, 2)
-            block.append(norm)
-        if slope == 0:
-            block.append(nn.ReLU())
-        elif slope is not None:
-            slopes = torch.tensor(slope).view(-1)
-            prelu = nn.PReLU(len(slopes))
-            prelu.weight.data = slopes
-            block.append(prelu)
-        blocks.append(conv if len(block) == 1 else block)
-    return blocks.double().eval().requires_grad_(False)
-
-
 def make_inputs(blocks: nn.ModuleList, batch: int = 3, length: int = 10) -> Tensor:
     first = next(m for m in blocks.modules() if isinstance(m, nn.Conv1d))
     return torch.randn(batch, first.in_channels, length, dtype=torch.float64)
-
-
-def in_turn(inputs: Tensor, blocks: nn.ModuleList) -> Tensor:
-    """The same by PyTorch, block by block."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Using padding='same' with even kernel")
-        for block in blocks:
-            inputs = block(inputs)
-    return inputs
 
 
 def value_and_grads(
@@ -160,7 +128,7 @@ def test_worked_example() -> None:
 @pytest.mark.parametrize("wants", ["nothing", "inputs", "parameters", "both", "one weight"])
 @pytest.mark.parametrize("name", STACKS)
 def test_as_pytorch_and_the_reference(name: str, wants: str, training: bool, device: str) -> None:
-    blocks = make_blocks(STACKS[name]).train(training).to(device)
+    blocks = make_conv_blocks(STACKS[name]).train(training).to(device)
     blocks.requires_grad_(wants in ("parameters", "both"))
     if wants == "one weight":
         next(blocks.parameters()).requires_grad_()
@@ -183,7 +151,7 @@ def test_sizes_that_are_no_multiple_of_a_tile(channels: int, length: int, batch:
         (1, channels, sizes[0], 0, True, True, 0.25),
         (channels, 5, sizes[1], 0, True, True, 0),
     ]
-    blocks = make_blocks(layers)
+    blocks = make_conv_blocks(layers)
     check_accuracy(make_inputs(blocks, batch, length).float(), blocks.float(), floor=4)
 
 
@@ -206,7 +174,7 @@ def test_as_accurate_as_pytorch(sorter: Callable[[], Any], dtype: torch.dtype) -
 
 @pytest.mark.parametrize("name", ["same", "prelu", "negative slope", "whole", "slopes"])
 def test_gradcheck(name: str) -> None:
-    blocks = make_blocks(STACKS[name])
+    blocks = make_conv_blocks(STACKS[name])
     inputs = make_inputs(blocks, 2, 10).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: conv_stack(x, blocks), inputs)
     assert torch.autograd.gradgradcheck(lambda x: conv_stack(x, blocks), inputs)
@@ -214,14 +182,14 @@ def test_gradcheck(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["same", "prelu"])
 def test_gradcheck_in_training(name: str) -> None:
-    blocks = make_blocks(STACKS[name]).train().requires_grad_()
+    blocks = make_conv_blocks(STACKS[name]).train().requires_grad_()
     leaves = (make_inputs(blocks, 2, 6).requires_grad_(), *blocks.parameters())
     assert torch.autograd.gradcheck(lambda x, *_: conv_stack(x, blocks), leaves)
     assert torch.autograd.gradgradcheck(lambda x, *_: conv_stack(x, blocks), leaves)
 
 
 def test_running_statistics_follow() -> None:
-    blocks = make_blocks(STACKS["relu"]).train()
+    blocks = make_conv_blocks(STACKS["relu"]).train()
     again = copy.deepcopy(blocks)
     inputs = make_inputs(blocks)
     for _ in range(2):
@@ -235,7 +203,7 @@ def test_running_statistics_follow() -> None:
 
 
 def test_the_frozen_function_serves_what_is_fixed(frozen_calls: list[int]) -> None:
-    blocks = make_blocks(STACKS["relu"])
+    blocks = make_conv_blocks(STACKS["relu"])
     inputs = make_inputs(blocks).requires_grad_()
     conv_stack(inputs, blocks).sum().backward()
     assert frozen_calls == [3]
@@ -250,7 +218,7 @@ def test_the_frozen_function_serves_what_is_fixed(frozen_calls: list[int]) -> No
 
 
 def test_weights_that_change_are_seen() -> None:
-    blocks = make_blocks(STACKS["relu"])
+    blocks = make_conv_blocks(STACKS["relu"])
     inputs = make_inputs(blocks)
     conv_stack(inputs, blocks)
     for parameter in blocks.parameters():
@@ -259,7 +227,7 @@ def test_weights_that_change_are_seen() -> None:
 
 
 def test_large_batches_go_in_pieces(frozen_calls: list[int]) -> None:
-    blocks = make_blocks(STACKS["prelu"])
+    blocks = make_conv_blocks(STACKS["prelu"])
     inputs = make_inputs(blocks, 2 * module.ROWS + 1).requires_grad_()
     actual = value_and_grads(conv_stack, inputs, blocks)
     assert frozen_calls == [module.ROWS, module.ROWS, 1]
@@ -282,7 +250,7 @@ def test_without_a_gradient_nothing_is_kept(keep: bool) -> None:
 
 @pytest.mark.parametrize("name", ["prelu", "padded"])
 def test_strides(name: str) -> None:
-    blocks = make_blocks(STACKS[name])
+    blocks = make_conv_blocks(STACKS[name])
     channels = make_inputs(blocks).shape[1]
     base = torch.randn(11, 2 * channels, 4, dtype=torch.float64)
     for inputs in (base.permute(2, 1, 0)[:, ::2], base[0, 0, 0].expand(3, channels, 9)):
@@ -298,7 +266,7 @@ def test_strides(name: str) -> None:
 
 
 def test_empty_batch() -> None:
-    blocks = make_blocks(STACKS["relu"])
+    blocks = make_conv_blocks(STACKS["relu"])
     inputs = make_inputs(blocks, 0).requires_grad_()
     value = conv_stack(inputs, blocks)
     assert value.shape == (0, 5, 7)
@@ -308,7 +276,7 @@ def test_empty_batch() -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_what_is_not_finite_stays_in_its_row(bad: float) -> None:
-    blocks = make_blocks(STACKS["relu"])
+    blocks = make_conv_blocks(STACKS["relu"])
     inputs = make_inputs(blocks)
     inputs[1, 0, 4] = bad
     torch.testing.assert_close(conv_stack(inputs, blocks), in_turn(inputs, blocks), equal_nan=True)
@@ -316,7 +284,7 @@ def test_what_is_not_finite_stays_in_its_row(bad: float) -> None:
 
 @pytest.mark.parametrize("name", ["relu", "prelu", "whole"])
 def test_autocast(name: str) -> None:
-    blocks = make_blocks(STACKS[name]).float()
+    blocks = make_conv_blocks(STACKS[name]).float()
     inputs = make_inputs(blocks).float().requires_grad_()
     exact = value_and_grads(in_turn, inputs, blocks)
     with torch.autocast("cpu", torch.bfloat16):
@@ -344,7 +312,7 @@ def test_two_threads_give_the_same_numbers() -> None:
 
 @pytest.mark.parametrize("training", [False, True])
 def test_compile(training: bool) -> None:
-    blocks = make_blocks(STACKS["same"]).train(training).requires_grad_(training)
+    blocks = make_conv_blocks(STACKS["same"]).train(training).requires_grad_(training)
     compiled = torch.compile(conv_stack, fullgraph=True, backend="aot_eager")
     inputs = make_inputs(blocks).requires_grad_()
     actual = value_and_grads(compiled, inputs, blocks)
@@ -353,7 +321,7 @@ def test_compile(training: bool) -> None:
 
 
 def test_vmap() -> None:
-    blocks = make_blocks(STACKS["prelu"])
+    blocks = make_conv_blocks(STACKS["prelu"])
     inputs = torch.randn(3, 2, 2, 10, dtype=torch.float64).requires_grad_()
     expected = in_turn(inputs.flatten(0, 1), blocks).unflatten(0, (3, 2))
     for dim in (0, 1):
@@ -377,7 +345,7 @@ def test_vmap_over_parameters_is_refused() -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", ["prelu", "whole"])
 def test_function_transforms(name: str) -> None:
-    blocks = make_blocks(STACKS[name])
+    blocks = make_conv_blocks(STACKS[name])
     inputs = make_inputs(blocks)
     results = []
     for function in (conv_stack, in_turn):

@@ -37,7 +37,7 @@ def test_every_operator_with_a_gpu_kernel_is_opchecked() -> None:
     texts = "\n".join(checked(file) for file in Path(__file__).parent.glob("test_*_gpu.py"))
     # What was built without nvcc has the CUDA C++ kernels all the same elsewhere.
     served = {name for name in operators() if has_kernel(name)} | CUDA_CPP
-    assert len(served) == 15
+    assert len(served) == 18
     for name in served:
         # That of the Triton kernels, or of a test of both with a prefix for them.
         pattern = rf"OPS\.{name}\b|ops\.{name}\b|\{{prefix\}}{name.removeprefix('triton_')}\""

@@ -16,10 +16,10 @@ from bench import gpu_losses
 from bench.gpu_bench import TARGETS, recipe_of
 from bench.gpu_ceilings import COPY, FLOAT32
 from bench.gpu_rows import add_rates
-from bench.gpu_work import SOFT_RANK_INSTRUCTIONS, Work, count_pairs, lstm, passes_of
+from bench.gpu_work import SOFT_RANK_INSTRUCTIONS, Work, conv_stack, count_pairs, lstm, passes_of
 
 ROOT = Path(__file__).parent.parent
-KERNELS = ("soft_rank", "rank_counts", "soft_histogram", "bilstm")
+KERNELS = ("soft_rank", "rank_counts", "soft_histogram", "bilstm", "conv_stack")
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -100,6 +100,12 @@ def test_the_counts_are_those_of_the_kernels_files():
     for backward, low, high in ((False, 52, 115), (True, 75, 125)):
         time = 1e6 * lstm(128, 1, (512, 100), backward, saves=True).seconds()
         assert low < time < high
+    for backward, about, alone in ((False, 210, 35), (True, 230, 28)):
+        work = conv_stack(512, backward)
+        assert 1e6 * work.seconds() == pytest.approx(about, rel=0.02)
+        assert 1e6 * conv_stack(1, backward).seconds() == pytest.approx(alone, rel=0.02)
+        assert work.flop == pytest.approx(44.8e9, rel=1e-3)
+        assert work.bytes == pytest.approx(156e6, rel=5e-3)
     for mode, about in (("forward", 40), ("backward", 50)):
         time = passes_of("soft_rank", "cuda-linear", mode, (8, 100_000))[0].seconds()
         assert 1e6 * time == pytest.approx(about, rel=0.1)

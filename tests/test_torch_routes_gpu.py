@@ -1,6 +1,6 @@
-"""What has no GPU kernel of its own, on a GPU: hard_rank, conv_stack and the search for targets.
+"""What PyTorch's operators serve on a GPU: hard_rank, conv_stack and the search for targets.
 
-They are made of PyTorch's operators there, so there is none of ours to opcheck.
+There is none of ours in them to opcheck; conv_stack in Triton has tests of its own.
 """
 
 from collections.abc import Callable

@@ -67,6 +67,24 @@ def test_lstm_compiles_without_spills(kernel_resources, kernel, largest, others,
         assert row["shared"] <= lstm_shared_bytes(int(hidden), products == "full")
 
 
+@pytest.mark.parametrize("arch", [80, 90, 100])
+def test_conv_stack_compiles_without_spills(kernel_resources, arch):
+    rows = [row for row in kernel_resources if row["arch"] == arch]
+    rows = [row for row in rows if row["kernel"].startswith("conv_stack")]
+    largest = {("fp16", "values saved"), ("fp16", "to inputs")}
+    largest |= {("full", variant) for _, variant in largest}
+    variants = {(*names, 8) for names in largest}
+    if arch == 90:
+        others = {("fp16", "values"), ("fp16", "tangent")}
+        others |= {(name, variant) for name in ("bf16", "tf32") for _, variant in largest}
+        variants = {(*names, align) for names in largest | others for align in (8, 4, 1)}
+    expected = {f"{products} {variant}, by {align}" for products, variant, align in variants}
+    assert {row["variant"].rsplit(" (", 1)[0] for row in rows} == expected | {"fp16", "fp32"}
+    assert [row for row in rows if row["stack"]] == []
+    # What an RTX has; fewer stages would be compiled for it.
+    assert max(row["shared"] for row in rows) <= 99 << 10
+
+
 def test_ceiling_is_made_of_exponentials():
     """The benchmark's kernel compiles, to nothing but exponentials between a load and a store."""
     program = """

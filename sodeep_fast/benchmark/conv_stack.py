@@ -103,7 +103,7 @@ def _within(actual: Tensor, exact: Tensor, bound: float, what: str) -> None:
 
 
 def route(backend: str, method: str) -> Function:
-    """Ours, which has one backend and one method."""
+    """Ours by default, which has one method."""
     check_choice(backend, ("auto",), "backend")
     check_choice(method, ("auto",), "method")
     return build(conv_stack, torch.float32)("cpu")

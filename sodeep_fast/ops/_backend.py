@@ -27,6 +27,7 @@ KERNELS = {
     "shared_labels": ("cpp",),
     "soft_histogram": ("cpp", "triton"),
     "bilstm": ("cpp", "triton"),
+    "conv_stack": ("triton",),
 }
 
 

@@ -1,9 +1,9 @@
-"""A stack of one-dimensional convolutions: the public function, its checks and its two routes.
+"""A stack of one-dimensional convolutions: the public function, its checks and its routes.
 
 Frozen, which is how a loss uses it, the stack is one function that computes no more than the
-gradient of its inputs; see `_frozen_conv_stack`. Otherwise autograd records it layer by layer, and
-so does `torch.compile`, which fuses as it likes.
-Both work on images of one line, (b, c, 1, t), which unlike sequences can be channels last in
+gradient of its inputs; see `_frozen_conv_stack`, and `kernels/conv_stack.py` for the one in Triton.
+Otherwise autograd records it layer by layer, and so does `torch.compile`, which fuses as it likes.
+PyTorch's work on images of one line, (b, c, 1, t), which unlike sequences can be channels last in
 memory: oneDNN has the faster kernels for these.
 """
 
@@ -14,8 +14,12 @@ from typing import Any, NamedTuple, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from sodeep_fast import _native
 from sodeep_fast._checks import FLOATING
+from sodeep_fast.ops import _backend
 from sodeep_fast.ops._frozen_conv_stack import FrozenConvStack, convolve
+from sodeep_fast.ops._vmap import batching_rule
+from sodeep_fast.reference.conv_stack import conv_stack as reference_conv_stack
 
 # Rows that go through all the blocks together: of 16 to 512 rows of SoDeep's network (float32 and
 # bfloat16, one core of a Zen 5, 2026-11), 256 were fastest. What a block writes is then below the
@@ -31,7 +35,7 @@ class Block(NamedTuple):
     activation: nn.ReLU | nn.PReLU | None
 
 
-def conv_stack(inputs: Tensor, blocks: Sequence[nn.Module]) -> Tensor:
+def conv_stack(inputs: Tensor, blocks: Sequence[nn.Module], *, backend: str = "auto") -> Tensor:
     """Applies blocks of one-dimensional convolution, batch normalization and ReLU or PReLU.
 
     The network of SoDeep's convolutional sorter (Engilberge et al., CVPR 2019), section 3.1.1. The
@@ -44,6 +48,10 @@ def conv_stack(inputs: Tensor, blocks: Sequence[nn.Module]) -> Tensor:
         blocks: modules, each an `nn.Conv1d` (stride, dilation and groups 1, padded with zeros or
             not at all), or an `nn.Sequential` of one, then an `nn.BatchNorm1d` or not, then an
             `nn.ReLU`, `nn.PReLU` or neither.
+        backend: "auto" is PyTorch's convolutions, oneDNN's and cuDNN's. "triton" is, on a GPU, one
+            kernel for each block, for batch normalization in evaluation mode, at most one slope in
+            a PReLU and parameters that want no gradient; not yet measured on a GPU, which is why
+            "auto" does not take it. "reference" updates no running statistics. Default: "auto".
 
     Returns:
         (b, c', t'), with the channels of the last block and the positions that its kernels leave.
@@ -52,7 +60,8 @@ def conv_stack(inputs: Tensor, blocks: Sequence[nn.Module]) -> Tensor:
         TypeError: inputs that are not floating point or not of the parameters' dtype, or a block
             of other layers.
         ValueError: inputs that are not (b, c, t), no blocks, channels that do not follow from one
-            block to the next, a stride, dilation or group other than 1, or more kernel than row.
+            block to the next, a stride, dilation or group other than 1, more kernel than row, an
+            unknown backend, or one that is not available here or for these blocks.
 
     Example:
         >>> import torch, sodeep_fast
@@ -63,6 +72,11 @@ def conv_stack(inputs: Tensor, blocks: Sequence[nn.Module]) -> Tensor:
     """
     parts = [_parse(block, i) for i, block in enumerate(blocks)]
     _check(inputs, parts)
+    # By itself it takes cuDNN, which is well kept: ours has not been measured on a GPU yet.
+    if backend != "auto":
+        if _backend.resolve(backend, inputs, operator="conv_stack") == "reference":
+            return reference_conv_stack(inputs, blocks)
+        return _run_triton(inputs, parts)
     image = inputs.unsqueeze(2)
     compiling = torch.compiler.is_compiling()
     if inputs.device.type == "cpu" and not compiling and _is_frozen(parts):
@@ -145,24 +159,72 @@ def _padding(conv: nn.Conv1d) -> tuple[int, int]:
 
 def _is_frozen(parts: list[Block]) -> bool:
     """Returns whether the blocks are a fixed function of their inputs alone."""
-    for conv, norm, activation in parts:
+    return _why_not_frozen(parts) is None
+
+
+def _why_not_frozen(parts: list[Block]) -> str | None:
+    """Says why the blocks are no fixed function of their inputs alone, or returns None."""
+    for i, (conv, norm, activation) in enumerate(parts):
         if norm is not None and (norm.training or norm.running_mean is None):
-            return False
+            return f"blocks[{i}] normalizes by the statistics of the batch"
         if isinstance(activation, nn.PReLU) and not _has_one_slope(activation):
-            return False
+            return f"the PReLU of blocks[{i}] has a slope for each channel"
         parameters = [conv.weight, conv.bias]
         parameters += [] if norm is None else [norm.weight, norm.bias]
         parameters += [activation.weight] if isinstance(activation, nn.PReLU) else []
         if torch.is_grad_enabled() and any(p is not None and p.requires_grad for p in parameters):
-            return False
-    return True
+            return f"parameters of blocks[{i}] want gradients"
+    return None
+
+
+def _compute_dtype(inputs: Tensor) -> torch.dtype:
+    """Returns the dtype that frozen blocks are computed in."""
+    device = inputs.device.type
+    if torch.is_autocast_enabled(device) and inputs.dtype != torch.float64:
+        return torch.get_autocast_dtype(device)
+    return inputs.dtype
+
+
+def _run_triton(inputs: Tensor, parts: list[Block]) -> Tensor:
+    """Returns all blocks' output by the Triton kernels, or raises ValueError saying why not."""
+    obstacle = "float64 is left to PyTorch" if inputs.dtype == torch.float64 else None
+    obstacle = obstacle or _why_not_frozen(parts)
+    if obstacle is not None:
+        raise ValueError(f"backend='triton' is not available for these blocks: {obstacle}")
+    dtype = _compute_dtype(inputs)
+    # As they are: a kernel reads slopes and statistics, for which the host would have to wait.
+    parameters: list[Tensor | None] = []
+    for conv, norm, activation in parts:
+        parameters += [conv.weight.to(dtype), conv.bias]
+        parameters += [None] * 4
+        if norm is not None:
+            parameters[-4:] = [norm.running_mean, norm.running_var, norm.weight, norm.bias]
+        parameters.append(activation.weight if isinstance(activation, nn.PReLU) else None)
+    output, _ = torch.ops.sodeep_fast.triton_conv_stack(
+        inputs.to(dtype).mT,
+        parameters,
+        [width for part in parts for width in _padding(part.conv)],
+        [0.0 if part.norm is None else part.norm.eps for part in parts],
+        [isinstance(part.activation, nn.ReLU) for part in parts],
+        torch.is_grad_enabled(),  # under vmap, `requires_grad` does not tell
+        inputs.device.type == "cuda" and _allows_tf32(),
+    )
+    return output.mT
+
+
+def _allows_tf32() -> bool:
+    """Returns whether convolutions of float32 may round their factors to TF32."""
+    cudnn: Any = torch.backends.cudnn
+    return bool(cudnn.conv.fp32_precision == "tf32")
+
+
+# The compiler cannot ask for it; see `bilstm`.
+_allows_tf32._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _run_frozen(image: Tensor, parts: list[Block]) -> Tensor:
     """Returns all blocks' output, a few rows at a time, with batch normalization folded."""
-    dtype = image.dtype
-    if torch.is_autocast_enabled("cpu") and dtype != torch.float64:
-        dtype = torch.get_autocast_dtype("cpu")
+    dtype = _compute_dtype(image)
     folded = [_fold(part.conv, part.norm) for part in parts]
     # Channels last, which oneDNN would otherwise make of them at every call.
     weights = [
@@ -252,3 +314,104 @@ class SharedPReLU(torch.autograd.Function):
             # To be differentiated again, or where reading the slope would wait for a GPU.
             return torch.where(hidden > 0, grad, slope.to(grad.dtype) * grad), for_slope
         return torch.ops.aten.leaky_relu_backward(grad, hidden, slope.item(), False), for_slope
+
+
+def _register() -> None:
+    """Gives the Triton operators their fakes, derivatives and vmap rules."""
+    forward, backward, tangent = (
+        f"triton_conv_stack{suffix}" for suffix in ("", "_backward", "_tangent")
+    )
+    call_backward, call_tangent = (
+        getattr(torch.ops.sodeep_fast, name) for name in (backward, tangent)
+    )
+
+    def layout_of(
+        entering: int, parameters: list[Tensor | None], paddings: list[int], relus: list[bool]
+    ) -> tuple[int, int, int]:
+        """The positions of what is returned, its channels, and the bytes of signs, of a row."""
+        from sodeep_fast.kernels._config import CONV_PARAMETERS, conv_layout
+
+        positions, offsets = conv_layout(entering, parameters, paddings, relus)
+        return positions[-1], parameters[-CONV_PARAMETERS].shape[0], offsets[-1]
+
+    @torch.library.register_fake(f"sodeep_fast::{forward}")
+    def _(
+        inputs: Tensor,
+        parameters: Any,
+        paddings: Any,
+        eps: Any,
+        relus: Any,
+        saves: bool,
+        tf32: bool,
+    ) -> tuple[Tensor, Tensor]:
+        *leading, entering, _ = inputs.shape
+        leaving, width, size = layout_of(entering, parameters, paddings, relus)
+        signs = inputs.new_empty((*leading, size if saves else 0), dtype=torch.uint8)
+        return inputs.new_empty((*leading, leaving, width)), signs
+
+    @torch.library.register_fake(f"sodeep_fast::{backward}")
+    def _(grad: Tensor, signs: Tensor, parameters: Any, paddings: Any, *options: Any) -> Tensor:
+        from sodeep_fast.kernels._config import conv_entering
+
+        *leading, leaving, _ = grad.shape
+        entering = conv_entering(leaving, parameters, paddings)
+        return grad.new_empty((*leading, entering, parameters[0].shape[1]))
+
+    @torch.library.register_fake(f"sodeep_fast::{tangent}")
+    def _(
+        tangent: Tensor,
+        signs: Tensor,
+        parameters: Any,
+        paddings: Any,
+        eps: Any,
+        relus: Any,
+        tf32: bool,
+    ) -> Tensor:
+        *leading, entering, _ = tangent.shape
+        leaving, width, _ = layout_of(entering, parameters, paddings, relus)
+        return tangent.new_empty((*leading, leaving, width))
+
+    def no_gradients(parameters: list[Tensor | None]) -> list[None] | None:
+        """What autograd takes for them: a list that holds a None is to it no list of tensors."""
+        return None if any(value is None for value in parameters) else [None] * len(parameters)
+
+    def setup_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        _, parameters, *ctx.options, saves, ctx.tf32 = inputs
+        result, signs = output
+        # Without signs there is no derivative.
+        ctx.mark_non_differentiable(*((signs,) if saves else (result, signs)))
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(signs, *parameters)
+
+    def differentiate_forward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Any, ...]:
+        signs, *parameters = ctx.saved_tensors
+        if grad is not None:
+            grad = call_backward(grad, signs, parameters, *ctx.options, ctx.tf32)
+        return grad, no_gradients(parameters), *[None] * 5
+
+    def setup_linear(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, signs, parameters, *ctx.options = inputs
+        ctx.save_for_backward(signs, *parameters)
+
+    def differentiate_linear(transpose: Any) -> Any:
+        def differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+            signs, *parameters = ctx.saved_tensors
+            grad = transpose(grad, signs, parameters, *ctx.options)
+            return grad, None, no_gradients(parameters), *[None] * 4
+
+        return differentiate
+
+    for name, differentiate, setup, tensors in (
+        (forward, differentiate_forward, setup_forward, 1),
+        (backward, differentiate_linear(call_tangent), setup_linear, 2),
+        (tangent, differentiate_linear(call_backward), setup_linear, 2),
+    ):
+        torch.library.register_autograd(f"sodeep_fast::{name}", differentiate, setup_context=setup)
+        torch.library.register_vmap(f"sodeep_fast::{name}", batching_rule(name, tensors))
+
+
+if _native.HAS_CPU:
+    _register()
+    if _backend.has_triton():
+        for _function in ("conv_stack", "conv_stack_backward", "conv_stack_tangent"):
+            _backend.register_triton(f"triton_{_function}", "conv_stack", _function)
