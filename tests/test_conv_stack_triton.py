@@ -335,7 +335,7 @@ def test_vmap() -> None:
 
 @pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN:UserWarning")
 def test_tf32_is_pytorchs_choice() -> None:
-    from sodeep_fast.ops.conv_stack import _allows_tf32
+    from sodeep_fast.ops._triton_conv_stack import _allows_tf32
 
     found = []
     for allowed in (True, False):

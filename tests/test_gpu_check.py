@@ -46,7 +46,7 @@ def test_measures_nothing_and_says_so(tmp_path):
 def test_reports_a_failure_and_goes_on(tmp_path):
     """A python3 that fails at everything but saying that there is no GPU."""
     (tmp_path / "python3").write_text(
-        '#!/bin/sh\ncase "$*" in *-c*) echo none ;; *) exit 3 ;; esac\n'
+        '#!/bin/sh\ncase "$*" in "-P -c "*) echo none ;; *) exit 3 ;; esac\n'
     )
     (tmp_path / "python3").chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
