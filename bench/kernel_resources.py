@@ -204,7 +204,7 @@ def counts_rows(float64: bool, arch: int, every: bool) -> list[dict[str, Any]]:
 def lstm_rows(arch: int, every: bool) -> list[dict[str, Any]]:
     """Compiles the LSTM's kernels for as many hidden units as fit, and for an odd number."""
     rows = []
-    precisions = tuple(bilstm.DTYPES) if every else ("full", "fp16")
+    precisions = tuple(bilstm.TRITON_DTYPES) if every else ("full", "fp16")
     for products, name in itertools.product(precisions, LSTM_VARIANTS):
         if name not in LSTM_LARGEST and (products == "bf16" or not every):
             continue
