@@ -83,7 +83,7 @@ TARGETS = {
     ),
     # Of one layer; all networks of the sorters are in bench/gpu_networks.py.
     "bilstm": Target(
-        routes=(("triton", "fp16"),),
+        routes=(("triton", "fp16"), ("cuda", "fp16")),
         shapes=((512, 100), (1, 100), (16, 100), (4096, 100)),
         graph_shapes=((1, 100), (512, 100)),
         rivals=("nn.LSTM",),

@@ -29,18 +29,21 @@ from bench.gpu_graphs import as_graph
 from bench.gpu_rows import peak_and_launches
 from bench.gpu_work import RATES, lstm, lstm_products
 from bench.gpu_work import conv_stack as conv_stack_work
-from sodeep_fast import LSTMSorter, hard_rank
+from sodeep_fast import LSTMSorter, _native, hard_rank
 from sodeep_fast.benchmark import Unavailable
 from sodeep_fast.benchmark.conv_stack import WORK, in_turn, make_blocks, make_images
 from sodeep_fast.benchmark.environment import environment
 from sodeep_fast.benchmark.measure import Call, interleave, quantiles
 from sodeep_fast.benchmark.report import align, bytes_text, time_text
 from sodeep_fast.kernels import _config
+from sodeep_fast.ops.bilstm import CUDA_HIDDEN
+from sodeep_fast.ops.bilstm import bilstm as lstm_states
 from sodeep_fast.ops.conv_stack import conv_stack
 
 Network = Callable[[Tensor], Tensor]
 GRAPH_BATCH = 16  # up to which replays of a CUDA graph are timed too
 RELEASED_LENGTH = 100
+BY_CUDA = "ours, cuda"
 SHARED = 227 << 10  # bytes of shared memory that a program can have on an H200
 
 
@@ -72,19 +75,23 @@ class Case:
             "bytes": self.layers * numbers * per_number,
         }
 
-    def expected(self) -> float | None:
-        """Returns the seconds that our kernels should take on an H200; None where cuDNN serves."""
+    def expected(self) -> dict[str, float]:
+        """Returns the seconds that our kernels should take on an H200; none where cuDNN serves."""
         passes = (False,) if self.mode == "inference" else (False, True)
         if not self.hidden:
-            return sum(conv_stack_work(self.batch, backward).seconds() for backward in passes)
+            works = [conv_stack_work(self.batch, backward) for backward in passes]
+            return {"ours, triton, autocast": sum(work.seconds() for work in works)}
         if _config.lstm_shared_bytes(self.hidden, False) > SHARED:
-            return None
+            return {}
         saves = self.mode != "inference"
-        shape = (self.batch, self.n)
-        works = [lstm(self.hidden, self.layers, shape, backward, saves) for backward in passes]
+        size = (self.hidden, self.layers, (self.batch, self.n))
         # Those of the weights are a product more for each layer.
         extra = self.work()["FLOP"] / 3 if self.mode == "training" else 0.0
-        return sum(work.seconds() for work in works) + extra / RATES["tensor"]
+        return {
+            name: sum(lstm(*size, backward, saves, route).seconds() for backward in passes)
+            + extra / RATES["tensor"]
+            for name, route in (("ours", "triton"), (BY_CUDA, "cuda"))
+        }
 
 
 def cases() -> list[Case]:
@@ -138,6 +145,13 @@ def lstm_networks(case: Case, device: str) -> tuple[dict[str, Network], list[Ten
         with torch.autocast(device, kept):
             return network(rows).float()
 
+    def by_cuda(rows: Tensor) -> Tensor:
+        weights = [weight for layer in sorter.lstm.all_weights for weight in layer]
+        if case.head == "dense":
+            return sorter.project(lstm_states(rows, weights, backend="cuda"))
+        ranks = lstm_states(rows, weights, sorter.linear.weight[0], backend="cuda")
+        return ranks + sorter.linear.bias
+
     networks: dict[str, Network] = {
         "ours": sorter.relative_ranks,
         "ours, autocast": partial(half, sorter.relative_ranks),
@@ -146,6 +160,8 @@ def lstm_networks(case: Case, device: str) -> tuple[dict[str, Network], list[Ten
         "cuDNN, packed": packed,
         "cuDNN, packed, autocast": partial(half, packed),
     }
+    if device == "cuda" and _native.HAS_CUDA and case.hidden <= CUDA_HIDDEN:
+        networks[BY_CUDA] = by_cuda
     return networks, list(sorter.parameters()) if trained else []
 
 
@@ -271,7 +287,7 @@ def measure(case: Case, device: str, seconds: float, rates: dict[str, int]) -> d
 
     Returns:
         it, the median seconds of every way, the rates that it achieves, its memory and launches,
-        errors, the floor, the expected time of ours, and why there are no graphs of some.
+        errors, the floor, the expected times of ours, and why there are no graphs of some.
     """
     calls, errors = calls_of(case, device)
     usage = usage_of(calls, device)  # before graphs hold memory of their own
@@ -310,7 +326,6 @@ def report(result: dict[str, Any]) -> str:
     steps = f"; {case.layers * case.n * (1 if case.mode == 'inference' else 2)} steps in turn"
     lines = [f"{title(case)}: floor {time_text(max(result['floor'].values()))} ({parts})"]
     lines[0] += steps if case.hidden else ""
-    ours = "ours" if case.hidden else "ours, triton, autocast"
     cells = []
     for name, time in sorted(seconds.items(), key=lambda item: item[1]):
         graph = name.endswith(", graph")
@@ -325,7 +340,7 @@ def report(result: dict[str, Any]) -> str:
             (
                 name,
                 time_text(time),
-                time_text(result["expected"]) if name == ours and result["expected"] else "",
+                time_text(result["expected"][name]) if name in result["expected"] else "",
                 ratio,
                 "" if error is None else f"{error:.1e}",
                 *usage_cells(result["usage"].get(name)),

@@ -28,6 +28,7 @@ RATES = {
     "cached": 5.5e12,  # bytes from the second-level cache, as published of an H100
     "steps": 1.0,  # seconds of steps one after the other, behind which memory hides
 }
+MMA = 2540  # FLOP a cycle of a multiprocessor by mma.sync, 62 % of what its tensor cores have
 OVERLAPPING = ("bytes", "instructions", "specials", "tensor", "cached", "steps")
 LAUNCH = 2e-6
 
@@ -157,21 +158,31 @@ def lstm_products(hidden: int, layers: int, batch: int, n: int) -> float:
     return layers * 8 * numbers * hidden + (layers - 1) * 16 * numbers * hidden
 
 
-def lstm(hidden: int, layers: int, shape: Shape, backward: bool, saves: bool) -> Work:
-    """Counts kernels/bilstm.py, the layers that it serves, in a half type.
+def lstm(
+    hidden: int, layers: int, shape: Shape, backward: bool, saves: bool, route: str = "triton"
+) -> Work:
+    """Counts the layers that kernels/bilstm.py or, by "cuda", csrc/cuda/bilstm.cu serves in a half.
 
     A step is between what it takes if products, special functions and instructions overlap and if
     they follow one another; here it is halfway. A larger tile or wave multiplies it.
     """
     rows, n = shape
     padded = _config.lstm_padded(hidden)
-    blocks = _config.lstm_blocks(backward, False, True, rows, ARCH)
-    programs = 2 * math.ceil(rows / blocks.rows)
-    cells = blocks.rows * padded
-    weights = 8 * padded * padded / 128  # cycles: bytes of shared memory, 128 a cycle
+    by_cuda = route.startswith("cuda")
+    tile = 8 if by_cuda else _config.lstm_blocks(backward, False, True, rows, ARCH).rows
+    programs = 2 * math.ceil(rows / tile)
+    cells = tile * padded
+    # Cycles: of the special functions, of what a warp issues, and of the products.
     special = (2 if backward else 7) * cells / 16
-    issued = (1020 if backward else 800) * cells / 1024
-    step = (max(weights, special, issued) + weights + special + issued) / 2 / CLOCK
+    if by_cuda:
+        issued = (710 if backward else 600) * cells / 1024
+        # From registers, and the other factor from shared memory, which every warp reads.
+        products = [8 * padded**2 * tile / MMA, (4 if backward else 1) * padded**2 / 128]
+    else:
+        issued = (1020 if backward else 800) * cells / 1024
+        products = [8 * padded**2 / 128]  # bytes of shared memory, 128 a cycle
+    parts = [*products, special, issued]
+    step = (max(parts) + sum(parts)) / 2 / CLOCK
     steps = n * math.ceil(programs / MULTIPROCESSORS) * step
     numbers = float(rows * n * 2 * hidden)
     states = 4 * numbers
@@ -193,7 +204,8 @@ def bilstm(route: str, mode: str, shape: Shape) -> Work:
     """Counts a layer of 128 units and its projection: a product, a bias, and copies."""
     backward = mode == "backward"
     projection = 4.0 * 256 * shape[0] * shape[1] / RATES["bytes"]
-    return lstm(128, 1, shape, backward, saves=True) + Work(launches=4, besides=projection)
+    layer = lstm(128, 1, shape, backward, saves=True, route=route)
+    return layer + Work(launches=4, besides=projection)
 
 
 # Cycles of a step of a convolution's loop, alone: products, barriers and what arrives meanwhile.

@@ -32,6 +32,7 @@ from sodeep_fast.kernels import (
     soft_histogram,
     soft_rank,
 )
+from sodeep_fast.kernels._products import TRITON_DTYPES
 
 ROOT = Path(__file__).parent.parent
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -226,13 +227,13 @@ def counts_rows(float64: bool, arch: int, every: bool) -> list[dict[str, Any]]:
 def lstm_rows(arch: int, every: bool) -> list[dict[str, Any]]:
     """Compiles the LSTM's kernels for as many hidden units as fit, and for an odd number."""
     rows = []
-    precisions = tuple(bilstm.DTYPES) if every else ("full", "fp16")
+    precisions = tuple(TRITON_DTYPES) if every else ("full", "fp16")
     for products, name in itertools.product(precisions, LSTM_VARIANTS):
         if name not in LSTM_LARGEST and (products == "bf16" or not every):
             continue
         full, backward = products == "full", name.startswith("to ")
         kernel = LSTM_KERNELS[backward]
-        dtype = bilstm.TRITON_DTYPES[products]
+        dtype = TRITON_DTYPES[products]
         constants = {"DTYPE": dtype, "OPERAND": dtype, **LSTM_VARIANTS[name]}
         constants |= {} if products == "fp16" else {"largest_ptr": None, "scale_ptr": None}
         types = {argument: "*fp32" for argument in kernel.arg_names if argument.endswith("_ptr")}
@@ -269,7 +270,7 @@ def conv_rows(arch: int, every: bool) -> list[dict[str, Any]]:
         if not (largest or (every and (variant in CONV_LARGEST or products == "fp16"))):
             continue
         full = products in ("full", "tf32")
-        dtype = tl.float32 if full else bilstm.TRITON_DTYPES[products]
+        dtype = tl.float32 if full else TRITON_DTYPES[products]
         precision = "tf32" if products == "tf32" else "tf32x3"
         constants = {"RELU": False, "OPERAND": dtype, "PRECISION": precision}
         constants |= CONV_VARIANTS[variant]

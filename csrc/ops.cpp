@@ -97,6 +97,22 @@ STABLE_TORCH_LIBRARY(sodeep_fast, m) {
       "triton_bilstm_layer_backward(Tensor grad, Tensor input, Tensor[] weights, Tensor? head, "
       "Tensor? "
       "output, Tensor saved, bool wants_input, str products) -> (Tensor, Tensor, Tensor, Tensor)");
+  // The same, but for "full" products, by CUDA C++; and the kernels that both of these run, which
+  // write into the buffers that csrc/cuda/bilstm.h describes.
+  m.def(
+      "cuda_bilstm_layer(Tensor input, Tensor[] weights, Tensor? head, bool saves, str products) "
+      "-> (Tensor, Tensor)");
+  m.def(
+      "cuda_bilstm_layer_backward(Tensor grad, Tensor input, Tensor[] weights, Tensor? head, "
+      "Tensor? output, Tensor saved, bool wants_input, str products) -> (Tensor, Tensor, Tensor, "
+      "Tensor)");
+  m.def(
+      "cuda_bilstm_steps(Tensor entering, Tensor[] weights, Tensor? head, Tensor(a!) output, "
+      "Tensor(b!)? saved, bool bf16) -> ()");
+  m.def(
+      "cuda_bilstm_steps_backward(Tensor grad, Tensor[] weights, Tensor? head, Tensor saved, "
+      "Tensor? largest, Tensor(a!)? by_scores, Tensor(b!)? gates, Tensor(c!)? scale, bool bf16) -> "
+      "()");
 
   // Channels last, (..., positions, channels). Of every block 7 parameters: weight (out, in, taps),
   // bias, mean, variance, gain and shift of its normalization, slope; two paddings; what is added

@@ -35,7 +35,7 @@ Memory hides behind the steps: what the next one reads is on its way. A row alon
 input, 26.8 GFLOP and 315 MB, 75 us, and as much in the backward.
 """
 
-from collections.abc import Sequence
+import functools
 from typing import Any
 
 import torch
@@ -43,9 +43,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sodeep_fast.kernels import _config
+from sodeep_fast.kernels import _config, _lstm_layer
 from sodeep_fast.kernels._arch import arch_of
 from sodeep_fast.kernels._lstm_cell import gate_gradients, gates, hyperbolic_tangent
+from sodeep_fast.kernels._products import TRITON_DTYPES, operand_dtype
 
 # Rows that lie next to each other in what is saved.
 GRANULE = tl.constexpr(_config.LSTM_GRANULE)
@@ -328,54 +329,10 @@ def bilstm_bwd_kernel(
         step = then
 
 
-DTYPES = {"full": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-TRITON_DTYPES = {"full": tl.float32, "bf16": tl.bfloat16, "fp16": tl.float16}
-
-
-def operand_dtype(products: str) -> tl.dtype:
-    """Returns the type that rounded numbers are multiplied in.
-
-    It is the type that they are rounded to, but for Triton's interpreter, which cannot multiply
-    bfloat16.
-    """
-    interpreted = triton.knobs.runtime.interpret and products == "bf16"
-    return tl.float32 if interpreted else TRITON_DTYPES[products]
-
-
-def _product(left: Tensor, right: Tensor, products: str) -> Tensor:
-    """Returns the matrix product in float32, multiplied as `products` says."""
-    dtype = DTYPES[products]
-    left, right = left.to(dtype), right.to(dtype)
-    if dtype != torch.float32 and left.is_cuda:
-        return torch.mm(left, right, out_dtype=torch.float32)
-    return left.float() @ right.float()
-
-
-class _Layer:
-    """The arguments that both passes share, and how to launch a kernel."""
-
-    def __init__(self, input: Tensor, weights: Sequence[Tensor], products: str) -> None:
-        self.steps, self.batch, self.features = input.shape
-        self.hidden = weights[1].shape[1]
-        shapes = ((4 * self.hidden, self.features), (4 * self.hidden, self.hidden))
-        shapes += ((4 * self.hidden,),) * 2
-        if [tuple(weight.shape) for weight in weights] != [*shapes, *shapes]:
-            raise ValueError(f"weights must be two directions' of shapes {shapes}")
-        self.input = input.float()
-        self.weights = [weight.contiguous() for weight in weights]
-        self.products = products
-        self.padded = _config.lstm_padded(self.hidden)
-
-    def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Returns memory for a result, on the device of the input."""
-        return torch.empty(shape, dtype=dtype, device=self.input.device)
-
-    def of_both(self, which: int) -> tuple[Tensor, Tensor]:
-        """Returns one of the four weights, of both directions."""
-        return self.weights[which], self.weights[4 + which]
-
+class _Layer(_lstm_layer.Layer):
     def launch(self, kernel: Any, backward: bool, *buffers: Any, **options: Any) -> None:
         """Runs a kernel for every tile of rows and both directions."""
+        padded = _config.lstm_padded(self.hidden)
         full, scalar = self.products == "full", self.features == 1
         blocks = _config.lstm_blocks(backward, full, scalar, self.batch, arch_of(self.input))
         with torch.cuda.device_of(self.input):
@@ -387,133 +344,31 @@ class _Layer:
                 **options,
                 DTYPE=TRITON_DTYPES[self.products],
                 OPERAND=operand_dtype(self.products),
-                HIDDEN=self.padded,
+                HIDDEN=padded,
                 ROWS=blocks.rows,
-                num_warps=blocks.warps(self.padded),
+                num_warps=blocks.warps(padded),
             )
 
-    def forward(self, saves: bool) -> tuple[Tensor, Tensor]:
-        """Returns the hidden states, and what the backward reads."""
-        output = self.empty(self.steps, self.batch, 2 * self.hidden)
-        half = self.products != "full"
-        saved = self.empty(
-            *_config.lstm_saved_shape(self.steps if saves else 0, self.batch, self.hidden),
-            dtype=torch.float16 if half else torch.float32,
-        )
-        if output.numel() > 0:
-            scalar = self.features == 1
-            entering = self.input
-            if not scalar:
-                rows = entering.reshape(-1, self.features)
-                entering = _product(rows, torch.cat(self.of_both(0)).t(), self.products)
-                entering = entering.view(self.steps, self.batch, -1)
-            self.launch(
-                bilstm_fwd_kernel, False, entering, *entering.stride()[:2],
-                *(weight for k in range(4) for weight in self.of_both(k)),
-                output, saved if saves else None, SCALAR=scalar,
-            )  # fmt: skip
-        return output, saved
+    def run(
+        self, entering: Tensor, head: Tensor | None, output: Tensor, saved: Tensor | None
+    ) -> None:
+        """Runs all steps; there is no head."""
+        self.launch(
+            bilstm_fwd_kernel, False, entering, *entering.stride()[:2],
+            *(weight for k in range(4) for weight in self.of_both(k)),
+            output, saved, SCALAR=self.features == 1,
+        )  # fmt: skip
 
-    def backward(
-        self, grad: Tensor, output: Tensor | None, saved: Tensor, wants_input: bool
-    ) -> tuple[Tensor, ...]:
-        """Returns the gradients of the input and of the weights."""
-        steps, batch = self.steps, self.batch
-        by_scores = gates = scale = largest = None
-        # What the weights' gradients are made of gives that of the scores too.
-        if output is None and self.features == 1:
-            by_scores = self.empty(2, steps, batch, 1)
-        else:
-            gates = self.empty(steps, batch, 8 * self.hidden, dtype=DTYPES[self.products])
-        grad = grad.float().contiguous()
-        if self.products == "fp16":
-            largest = torch.linalg.vector_norm(grad, float("inf"), dim=(0, 2))
-            scale = self.empty(batch)
+    def run_backward(
+        self, grad: Tensor, head: Tensor | None, saved: Tensor, *buffers: Tensor | None
+    ) -> None:
+        """Runs all steps backwards; there is no head."""
+        largest, *found = buffers
         self.launch(
             bilstm_bwd_kernel, True, grad, saved, largest, *self.of_both(0), *self.of_both(1),
-            by_scores, gates, scale,
+            *found,
         )  # fmt: skip
-        if gates is None:
-            return by_scores, *self.no_weights(0)
-        for_input = self.empty(1, 0, batch, self.features)
-        if wants_input:
-            rows = gates.view(-1, 8 * self.hidden)
-            for_input = _product(rows, torch.cat(self.of_both(0)), self.products)
-            for_input = for_input.view(1, steps, batch, self.features)
-            if scale is not None:
-                for_input *= scale[:, None]
-        if output is None:
-            return for_input, *self.no_weights(0)
-        return for_input, *self.weight_gradients(gates, scale, output)
-
-    def no_weights(self, gates: int) -> tuple[Tensor, ...]:
-        """Returns gradients of 0, or of no weights at all."""
-        device = self.input.device
-        shapes = ((2, gates, self.features), (2, gates, self.hidden), (2, gates))
-        return tuple(torch.zeros(shape, device=device) for shape in shapes)
-
-    def weight_gradients(
-        self, gates: Tensor, scale: Tensor | None, output: Tensor
-    ) -> tuple[Tensor, ...]:
-        """Returns the gradients of the weights from those of the gates of all steps."""
-        common = None
-        if scale is not None:
-            # One scale for all rows; what it makes 0 is less than the others' rounding.
-            common = scale.max()
-            gates = gates * (scale / common).to(gates.dtype)[:, None]
-        gates = gates.view(self.steps, self.batch, 2, 4 * self.hidden)
-        # The scores are never rounded.
-        products = "full" if self.features == 1 else self.products
-        rows = self.input.reshape(-1, self.features)
-        for_input, recurrent = [], []
-        for d in range(2):
-            own = gates[:, :, d].reshape(-1, 4 * self.hidden)
-            for_input.append(_product(own.t(), rows, products))
-            # The hidden states of the step before, in the direction's own order.
-            now, before = (slice(-1), slice(1, None)) if d else (slice(1, None), slice(-1))
-            own = gates[now, :, d].reshape(-1, 4 * self.hidden)
-            states = output[before, :, d * self.hidden : (d + 1) * self.hidden]
-            states = states.reshape(-1, self.hidden)
-            recurrent.append(_product(own.t(), states, self.products))
-        biases = gates.sum((0, 1), dtype=torch.float32)
-        found = torch.stack(for_input), torch.stack(recurrent), biases
-        return found if common is None else tuple(value * common for value in found)
 
 
-def bilstm_layer(
-    input: Tensor, weights: Sequence[Tensor], head: Tensor | None, saves: bool, products: str
-) -> tuple[Tensor, Tensor]:
-    """Implements the operator `triton_bilstm_layer`."""
-    output, saved = _Layer(input, weights, products).forward(saves)
-    if head is not None:
-        by_direction = output.view(*input.shape[:2], 2, -1) * head.float().view(2, -1)
-        output = by_direction.sum(-1).movedim(-1, 0).contiguous()
-    return output, saved
-
-
-def bilstm_layer_backward(
-    grad: Tensor,
-    input: Tensor,
-    weights: Sequence[Tensor],
-    head: Tensor | None,
-    output: Tensor | None,
-    saved: Tensor,
-    wants_input: bool,
-    products: str,
-) -> tuple[Tensor, ...]:
-    """Implements the operator `triton_bilstm_layer_backward`."""
-    layer = _Layer(input, weights, products)
-    if head is not None:
-        by_direction = grad.float().movedim(0, -1).unsqueeze(-1) * head.float().view(2, -1)
-        grad = by_direction.flatten(-2)
-    if grad.numel() == 0:
-        directions = 2 if output is None and layer.features == 1 else 1
-        steps = layer.steps if wants_input else 0
-        for_input = layer.empty(directions, steps, layer.batch, layer.features)
-        return for_input, *layer.no_weights(0 if output is None else 4 * layer.hidden)
-    if output is None and not wants_input:
-        directions = 2 if layer.features == 1 else 1
-        return layer.empty(directions, 0, layer.batch, layer.features), *layer.no_weights(0)
-    if saved.numel() == 0:
-        saved = layer.forward(True)[1]
-    return layer.backward(grad, output, saved, wants_input)
+bilstm_layer = functools.partial(_lstm_layer.forward, _Layer)
+bilstm_layer_backward = functools.partial(_lstm_layer.backward, _Layer)

@@ -42,7 +42,7 @@ from torch import Tensor
 
 from sodeep_fast.kernels import _config
 from sodeep_fast.kernels._arch import arch_of
-from sodeep_fast.kernels.bilstm import DTYPES, operand_dtype
+from sodeep_fast.kernels._products import operand_dtype
 
 
 @triton.jit
@@ -305,6 +305,7 @@ class _Block:
         }
 
 
+PRODUCTS = {torch.float32: "full", torch.bfloat16: "bf16", torch.float16: "fp16"}
 # Positions and channels of a program that has no product to make: 8 numbers a thread.
 SLOPES_TILE = (32, 32)
 # What a kernel takes of a block that has none of it.
@@ -374,7 +375,6 @@ class _Stack:
             full, rows * leaving, width, taps * channels, align, arch_of(hidden)
         )
         grid = (triton.cdiv(rows * leaving, tile.positions) * triton.cdiv(width, tile.channels),)
-        products = next(name for name, dtype in DTYPES.items() if dtype == hidden.dtype)
         with torch.cuda.device_of(hidden):
             conv_stack_kernel[grid](
                 hidden,
@@ -391,7 +391,7 @@ class _Stack:
                 words=triton.cdiv(width, 8),
                 **{**NOTHING, **options},
                 REVERSED=reverse,
-                OPERAND=operand_dtype(products),
+                OPERAND=operand_dtype(PRODUCTS[hidden.dtype]),
                 PRECISION=self.precision,
                 ALIGN=align,
                 BLOCK_M=tile.positions,

@@ -68,7 +68,8 @@ def _versions() -> list[tuple[str, str]]:
 def _backends() -> list[tuple[str, str, str]]:
     cpp = "C++, for CPU tensors" if _native.HAS_CPU else "built where there is a C++ compiler"
     architectures = _native.cuda_architectures()
-    cuda = "CUDA C++, for CUDA tensors"
+    kernels = [name for name in KERNEL_OPERATORS if _backend.has_kernels(name, "cuda")]
+    cuda = f"CUDA C++, for CUDA tensors of {' and '.join(kernels)}"
     if architectures:
         cuda += f"; compiled for {', '.join(architectures)}"
         cuda += "" if _native.HAS_CUDA else "; not loaded: this torch has no CUDA"

@@ -534,7 +534,7 @@ def without(k: int) -> list[Tensor]:
             without(8),
             {"backend": "cuda"},
             ValueError,
-            "bilstm has no cuda kernels yet",
+            "it serves CUDA tensors, and this one is on cpu",
         ),
         (
             torch.ones(2, 3),

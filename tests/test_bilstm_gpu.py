@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sodeep_fast import LSTMSorter, bilstm
+from sodeep_fast import LSTMSorter, _native, bilstm
 from sodeep_fast.ops import bilstm as module
 from sodeep_fast.testing import (
     assert_as_accurate,
@@ -24,7 +24,9 @@ OPS = torch.ops.sodeep_fast
 SHAPES = [(50, 1, 1, 1), (3, 2, 7, 2), (513, 2, 7, 1), (65, 9, 33, 2), (13, 101, 60, 2)]
 SHAPES += [(8, 20, 64, 1), (600, 5, 16, 1)]
 LARGER = [(13, 101, 100, 2), (530, 20, 128, 1), (64, 100, 128, 2), (1, 101, 127, 2)]
-every_precision = pytest.mark.parametrize("precision", ["full", "bf16", "fp16"])
+HALF = [(backend, half) for backend in ("triton", "cuda") for half in ("bf16", "fp16")]
+every_kernel = pytest.mark.parametrize(("backend", "precision"), [("triton", "full"), *HALF])
+both_backends = pytest.mark.parametrize("backend", ["triton", "cuda"])
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +39,8 @@ def on_gpu(hidden: int, layers: int, scale: float = 1.0) -> nn.LSTM:
 
 
 def ours(lstm: nn.LSTM, precision: str = "full", backend: str = "triton") -> Any:
+    if backend == "cuda" and not _native.HAS_CUDA:
+        pytest.skip("the CUDA library is not built")
     weights = list(lstm.parameters())
     return lambda scores: bilstm(scores, weights, backend=backend, precision=precision)
 
@@ -79,16 +83,16 @@ def test_full_is_as_accurate_as_torch(
     check(actual, eager, exactly(lstm, scores), 2 * torch.finfo(torch.float32).eps)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize(("backend", "precision"), HALF)
 @pytest.mark.parametrize(("b", "n", "hidden", "layers"), [*SHAPES, *LARGER])
 def test_half_is_as_accurate_as_torch(
-    b: int, n: int, hidden: int, layers: int, precision: str
+    b: int, n: int, hidden: int, layers: int, backend: str, precision: str
 ) -> None:
     lstm = on_gpu(hidden, layers)
     scores = make_scores("normal", (b, n), device="cuda")
     with torch.autocast("cuda", module.HALVES[precision]):
         eager = bilstm_derivatives(lambda x: torchs(lstm)(x).float(), lstm, scores)
-    actual = bilstm_derivatives(ours(lstm, precision), lstm, scores)
+    actual = bilstm_derivatives(ours(lstm, precision, backend), lstm, scores)
     check(actual, eager, exactly(lstm, scores), torch.finfo(module.HALVES[precision]).eps)
 
 
@@ -102,15 +106,15 @@ def test_by_default_as_accurate_as_torch(b: int, n: int, hidden: int, layers: in
     check(actual, eager, exactly(lstm, scores), torch.finfo(torch.float16).eps)
 
 
-@every_precision
-def test_many_rows(precision: str) -> None:
+@every_kernel
+def test_many_rows(backend: str, precision: str) -> None:
     """Several waves of programs; each row has what it has alone."""
     lstm = on_gpu(60, 2).requires_grad_(False)
     scores = make_scores("normal", (5003, 30), device="cuda")
-    whole = ours(lstm, precision)(scores)
+    whole = ours(lstm, precision, backend)(scores)
     assert whole.isfinite().all()
     for rows in (slice(0, 1), slice(2500, 2511), slice(5002, 5003)):
-        torch.testing.assert_close(whole[rows], ours(lstm, precision)(scores[rows]))
+        torch.testing.assert_close(whole[rows], ours(lstm, precision, backend)(scores[rows]))
 
 
 def test_long_rows() -> None:
@@ -123,27 +127,28 @@ def test_long_rows() -> None:
 
 
 @pytest.mark.large
-def test_more_than_two_to_the_31_numbers() -> None:
+@both_backends
+def test_more_than_two_to_the_31_numbers(backend: str) -> None:
     """What is saved is indexed in 64 bits."""
     if torch.cuda.get_device_properties(0).total_memory < 40e9:
         pytest.skip("needs 40 GB of GPU memory")
     lstm = on_gpu(128, 1).requires_grad_(False)
     torch.use_deterministic_algorithms(False)  # which would fill the memory first
     scores = make_scores("normal", (20_000, 100), device="cuda").requires_grad_()
-    hidden = ours(lstm, "fp16")(scores)  # 10 numbers a score and hidden unit: 2.56e9
+    hidden = ours(lstm, "fp16", backend)(scores)  # 10 numbers a score and hidden unit: 2.56e9
     (grad,) = torch.autograd.grad(hidden[..., 0].sum(), scores)
     few = scores[-9:].detach().requires_grad_()
-    (expected,) = torch.autograd.grad(ours(lstm, "fp16")(few)[..., 0].sum(), few)
+    (expected,) = torch.autograd.grad(ours(lstm, "fp16", backend)(few)[..., 0].sum(), few)
     torch.testing.assert_close(grad[-9:], expected)
 
 
-@every_precision
-def test_what_is_not_finite_stays_in_its_row(precision: str) -> None:
+@every_kernel
+def test_what_is_not_finite_stays_in_its_row(backend: str, precision: str) -> None:
     lstm = on_gpu(33, 2).requires_grad_(False)
 
     def run(scores: Tensor, incoming: Tensor) -> tuple[Tensor, Tensor]:
         leaf = scores.clone().requires_grad_()
-        hidden = ours(lstm, precision)(leaf)
+        hidden = ours(lstm, precision, backend)(leaf)
         return hidden.detach(), torch.autograd.grad(hidden, leaf, incoming)[0]
 
     scores = make_scores("normal", (20, 9), device="cuda")
@@ -161,41 +166,48 @@ def test_what_is_not_finite_stays_in_its_row(precision: str) -> None:
 
 
 @pytest.mark.parametrize("exponent", [-90, 90])
-def test_fp16_gradients_have_their_own_scale(exponent: int) -> None:
+@both_backends
+def test_fp16_gradients_have_their_own_scale(exponent: int, backend: str) -> None:
     lstm = on_gpu(100, 2).requires_grad_(False)
     found = []
     for factor in (1.0, 2.0**exponent):
         scores = make_scores("normal", (9, 40), device="cuda").requires_grad_()
-        hidden = ours(lstm, "fp16")(scores)
+        hidden = ours(lstm, "fp16", backend)(scores)
         incoming = make_scores("normal", hidden.shape, seed=1, device="cuda")
         found.append(torch.autograd.grad(hidden, scores, factor * incoming)[0] / factor)
     assert torch.equal(*found)
 
 
-@every_precision
+@every_kernel
 @pytest.mark.parametrize("shape", [(0, 5), (3, 0), (0, 0)])
-def test_empty(shape: tuple[int, int], precision: str) -> None:
+def test_empty(shape: tuple[int, int], backend: str, precision: str) -> None:
     lstm = on_gpu(4, 2)
     scores = torch.zeros(shape, device="cuda", requires_grad=True)
-    hidden = ours(lstm, precision)(scores)
+    hidden = ours(lstm, precision, backend)(scores)
     hidden.sum().backward()
     assert hidden.shape == (*shape, 8)
     assert scores.grad.shape == shape
     assert not any(weight.grad.any() for weight in lstm.parameters())
 
 
-@every_precision
-def test_deterministic(precision: str) -> None:
+@every_kernel
+def test_deterministic(backend: str, precision: str) -> None:
     lstm = on_gpu(60, 2)
     scores = make_scores("normal", (600, 40), device="cuda")
-    first = bilstm_derivatives(ours(lstm, precision), lstm, scores)
+    first = bilstm_derivatives(ours(lstm, precision, backend), lstm, scores)
     for _ in range(3):
-        again = bilstm_derivatives(ours(lstm, precision), lstm, scores)
+        again = bilstm_derivatives(ours(lstm, precision, backend), lstm, scores)
         assert all(torch.equal(again[name], first[name]) for name in ("hidden", "scores"))
 
 
-@every_precision
-def test_opcheck(precision: str) -> None:
+@every_kernel
+def test_opcheck(backend: str, precision: str) -> None:
+    if backend == "cuda" and not _native.HAS_CUDA:
+        pytest.skip("the CUDA library is not built")
+    layer, layer_backward = {
+        "triton": (OPS.triton_bilstm_layer, OPS.triton_bilstm_layer_backward),
+        "cuda": (OPS.cuda_bilstm_layer, OPS.cuda_bilstm_layer_backward),
+    }[backend]
     weights = [weight.detach() for weight in on_gpu(20, 1).parameters()]
     for features in (1, 3):
         weights[0], weights[4] = torch.randn(2, 80, features, device="cuda")
@@ -203,14 +215,14 @@ def test_opcheck(precision: str) -> None:
         sequence = torch.randn(4, 9, features, device="cuda")
         for given, saves in ((weights, True), (weights, False), (wanted, True)):
             leaf = sequence.clone().requires_grad_()
-            torch.library.opcheck(OPS.triton_bilstm_layer, (leaf, given, None, saves, precision))
-        hidden, saved = OPS.triton_bilstm_layer(sequence, weights, None, True, precision)
+            torch.library.opcheck(layer, (leaf, given, None, saves, precision))
+        hidden, saved = layer(sequence, weights, None, True, precision)
         for states in (None, hidden):
             for wants in (False, True):
                 arguments = (hidden, sequence, weights, None, states, saved, wants, precision)
-                torch.library.opcheck(OPS.triton_bilstm_layer_backward, arguments)
+                torch.library.opcheck(layer_backward, arguments)
         head, leaf = torch.randn(40, device="cuda"), sequence.clone().requires_grad_()
-        torch.library.opcheck(OPS.triton_bilstm_layer, (leaf, weights, head, True, precision))
+        torch.library.opcheck(layer, (leaf, weights, head, True, precision))
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's compiler sets off deprecations of its own
@@ -244,16 +256,17 @@ def test_compile_of_the_sorter(hidden: int) -> None:
     torch.testing.assert_close(compiled(scores), sorter.relative_ranks(scores))
 
 
-def test_another_stream() -> None:
+@both_backends
+def test_another_stream(backend: str) -> None:
     lstm = on_gpu(33, 2).requires_grad_(False)
     scores = make_scores("normal", (64, 50), device="cuda")
-    expected = ours(lstm)(scores * 2)
+    expected = ours(lstm, "fp16", backend)(scores * 2)
     torch.cuda.synchronize()
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         # The doubled scores exist on this stream only: a kernel elsewhere would read too early.
         torch.cuda._sleep(20_000_000)
-        hidden = ours(lstm)(scores * 2)
+        hidden = ours(lstm, "fp16", backend)(scores * 2)
     stream.synchronize()
     assert torch.equal(hidden, expected)
 
@@ -261,21 +274,22 @@ def test_another_stream() -> None:
 @pytest.mark.skipif(
     not torch.cuda.is_available() or torch.cuda.device_count() < 2, reason="needs two GPUs"
 )
-def test_another_device() -> None:
+@both_backends
+def test_another_device(backend: str) -> None:
     lstm = on_gpu(33, 2).requires_grad_(False)
     scores = make_scores("normal", (64, 50), device="cuda:1")
-    expected = ours(lstm)(scores.to("cuda:0"))
-    assert torch.equal(ours(lstm.to("cuda:1"))(scores).to("cuda:0"), expected)
+    expected = ours(lstm, "fp16", backend)(scores.to("cuda:0"))
+    assert torch.equal(ours(lstm.to("cuda:1"), "fp16", backend)(scores).to("cuda:0"), expected)
 
 
-@every_precision
-def test_cuda_graph(precision: str) -> None:
+@every_kernel
+def test_cuda_graph(backend: str, precision: str) -> None:
     lstm = on_gpu(64, 2).requires_grad_(False)
     scores = make_scores("normal", (64, 50), device="cuda").requires_grad_()
     incoming = make_scores("normal", (64, 50, 128), seed=1, device="cuda")
 
     def both() -> tuple[Tensor, Tensor]:
-        hidden = ours(lstm, precision)(scores)
+        hidden = ours(lstm, precision, backend)(scores)
         return hidden, torch.autograd.grad(hidden, scores, incoming)[0]
 
     graph, captured = capture_graph(both)
@@ -288,15 +302,16 @@ def test_cuda_graph(precision: str) -> None:
             assert torch.equal(replayed, eager)
 
 
-def test_runs_the_named_kernels() -> None:
+@both_backends
+def test_runs_the_named_kernels(backend: str) -> None:
     """One launch of ours for both directions of a layer, forward and backward."""
     lstm = on_gpu(128, 1).requires_grad_(False)
     scores = make_scores("normal", (64, 50), device="cuda").requires_grad_()
     grad = torch.randn(64, 50, 256, device="cuda")
-    ours(lstm, "fp16")(scores).backward(grad)
+    ours(lstm, "fp16", backend)(scores).backward(grad)
     torch.use_deterministic_algorithms(False)  # which fills memory
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        torch.autograd.grad(ours(lstm, "fp16")(scores), scores, grad)
+        torch.autograd.grad(ours(lstm, "fp16", backend)(scores), scores, grad)
         torch.cuda.synchronize()
     launched = [
         event.name
@@ -304,8 +319,9 @@ def test_runs_the_named_kernels() -> None:
         if event.device_type == torch.autograd.DeviceType.CUDA and "bilstm" in event.name
     ]
     assert len(launched) == 2, launched
-    assert "bilstm_fwd_kernel" in launched[0]
-    assert "bilstm_bwd_kernel" in launched[1]
+    names = {"triton": ("fwd", "bwd"), "cuda": ("forward", "backward")}[backend]
+    for name, kernel in zip(names, launched, strict=True):
+        assert f"bilstm_{name}_kernel" in kernel
 
 
 @pytest.mark.parametrize(("hidden", "dtype"), [(512, torch.float32), (16, torch.float64)])

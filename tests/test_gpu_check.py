@@ -148,7 +148,9 @@ def test_benchmark_runs_dry(tmp_path):
     } <= measured
     graphs = {row["operator"]: set() for row in rows}
     missing = {row["provider"] for row in rows if row["status"] == "missing"}
-    assert missing - {"torchsort"} == {"cuda-direct", "cuda-linear", "triton-direct"}
+    assert missing - {"torchsort"} == {
+        *("cuda-direct", "cuda-linear", "cuda-fp16", "triton-direct"),
+    }
     for row in rows:
         if row["note"] == "replay of a CUDA graph":
             graphs[row["operator"]].add(row["provider"])
@@ -207,7 +209,7 @@ def test_networks_run_dry(tmp_path):
         assert {"ours", "cuDNN", "ours, autocast", "cuDNN, autocast"} <= row["seconds"].keys()
         assert max(row["floor"].values()) > 0
         assert row["achieved"].keys() == row["seconds"].keys()
-        assert row["expected"] > 0
+        assert min(row["expected"].values()) > 0
     assert "floor" in done.stdout
     assert "0 ways that are wrong" in done.stdout
 

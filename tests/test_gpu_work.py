@@ -65,7 +65,7 @@ def test_every_triton_kernel_has_its_cost_beside_it(name):
 def test_every_cuda_kernel_has_its_cost_beside_it():
     texts = {path: path.read_text() for path in (ROOT / "csrc/cuda").glob("*.cu*")}
     kernels = re.findall(r"__global__[^;{]*?(\w+)_kernel\(", "\n".join(texts.values()))
-    assert len(kernels) == 6
+    assert len(kernels) == 8
     costs = [
         text.split("#pragma once")[0].split("Expected on an H200")[1]
         for text in texts.values()
@@ -97,8 +97,11 @@ def test_the_counts_are_those_of_the_kernels_files():
         (passes_of("soft_histogram", "triton-auto", "forward", shape)[0], 910),
     ):
         assert 1e6 * work.seconds() - 2 * work.launches == pytest.approx(expected, rel=0.05)
-    for backward, low, high in ((False, 52, 115), (True, 75, 125)):
-        time = 1e6 * lstm(128, 1, (512, 100), backward, saves=True).seconds()
+    for route, backward, low, high in (
+        *(("triton", False, 52, 115), ("triton", True, 75, 125)),
+        *(("cuda", False, 43, 80), ("cuda", True, 69, 103)),
+    ):
+        time = 1e6 * lstm(128, 1, (512, 100), backward, saves=True, route=route).seconds()
         assert low < time < high
     for backward, about, alone in ((False, 210, 35), (True, 230, 28)):
         work = conv_stack(512, backward)

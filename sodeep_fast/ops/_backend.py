@@ -26,7 +26,6 @@ KERNELS = {
     "graded_precision": ("cpp",),
     "shared_labels": ("cpp",),
     "soft_histogram": ("cpp", "triton"),
-    "bilstm": ("cpp", "triton"),
     "conv_stack": ("triton",),
 }
 
@@ -37,11 +36,16 @@ def has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
+def has_kernels(operator: str, backend: str) -> bool:
+    """Returns whether an operator has kernels of this backend, built here or not."""
+    return backend in KERNELS.get(operator, BACKENDS)
+
+
 def _missing(backend: str, device: str, operator: str, method: str) -> str | None:
     """Says why `backend` cannot serve a tensor on `device`, or returns None if it can."""
     if backend == "reference":
         return None
-    if backend not in KERNELS.get(operator, BACKENDS):
+    if not has_kernels(operator, backend):
         return f"{operator} has no {backend} kernels yet"
     if not _native.HAS_CPU:
         return "sodeep_fast was installed without its compiled library"
@@ -107,11 +111,11 @@ def resolve(
     return backend
 
 
-def register_triton(operator: str, module: str, function: str) -> None:
+def register_lazily(operator: str, module: str, function: str) -> None:
     """Makes `sodeep_fast.kernels.<module>.<function>` serve `operator`, importing it when called.
 
     Importing Triton takes longer than importing the rest of the package. The kernels are registered
-    for CPU tensors too, which they serve under TRITON_INTERPRET=1.
+    for CPU tensors too, which they serve under TRITON_INTERPRET=1, and those of CUDA C++ in tests.
     """
 
     @functools.cache

@@ -140,4 +140,4 @@ if _native.HAS_CPU:
     _register()
     if _backend.has_triton():
         for _function in ("conv_stack", "conv_stack_backward", "conv_stack_tangent"):
-            _backend.register_triton(f"triton_{_function}", "conv_stack", _function)
+            _backend.register_lazily(f"triton_{_function}", "conv_stack", _function)

@@ -15,6 +15,7 @@ from sodeep_fast.reference.bilstm import bilstm as reference_bilstm
 PRECISIONS = ("auto", "full", "bf16", "fp16")
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 WEIGHTS_PER_LAYER = 8  # of both directions
+CUDA_HIDDEN = 128  # hidden units whose recurrent weights, in a half type, fill half the registers
 INTERPRETED_SHARED = 227 << 10  # what Triton's interpreter is taken to have: as much as an H200
 # What a layer may keep of its gates for its backward. glibc gives larger blocks back to the system,
 # which supplies them page by page at every call: that takes longer than computing the gates anew
@@ -46,7 +47,8 @@ def bilstm(
     Under `torch.no_grad()` nothing is kept.
 
     With a head it returns the hidden states times it. They themselves are then not kept and, on a
-    CPU, not even written, unless the last layer's weights or, on a GPU, the head want gradients.
+    CPU and by "cuda", not even written, unless the last layer's weights or, on a GPU, the head want
+    gradients.
 
     Arguments:
         scores: (b, n) float16, bfloat16, float32 or float64; each row is read by itself.
@@ -64,11 +66,13 @@ def bilstm(
             LSTM rounds to as many digits. Where products are rounded, activations have five digits,
             and on a CPU a layer also gives the next one its hidden states, and gets their gradient,
             in bfloat16. The scores are never rounded.
-        backend: "cpp", "triton", whose program holds the recurrent weights of a direction, or
-            "reference", which is differentiable more than once; "auto" takes the best one built for
-            the device of `scores`. It leaves weights to PyTorch's LSTM, cuDNN's, in its precision
-            and scores rounded as it rounds them, that a CUDA multiprocessor has no room for (on an
-            H200, more than 128 hidden units, and 64 if "full") and those of float64.
+        backend: "cpp"; "triton", whose program holds the recurrent weights of a direction in shared
+            memory; "cuda", whose threads hold them in registers, for up to 128 hidden units and
+            products of half types; or "reference", which is differentiable more than once. "auto"
+            takes the best one built for the device of `scores`. It leaves weights to PyTorch's
+            LSTM, cuDNN's, in its precision and scores rounded as it rounds them, that a CUDA
+            multiprocessor has no room for (on an H200, more than 128 hidden units, and 64 if
+            "full") and those of float64.
 
     Returns:
         (b, n, 2 hidden) of the last layer, or (b, n) with a head, in the dtype of the weights. A
@@ -123,10 +127,11 @@ def _bilstm(
     if backend == "reference":
         return _project(reference_bilstm(scores, weights), head)
     products = _products(precision, dtype, scores.device.type)
-    if backend == "triton":
-        obstacle = _why_not_triton(weights, products)
-        if obstacle and asked == "triton":
-            raise ValueError(f"backend='triton' is not available for these weights: {obstacle}")
+    on_gpu = backend in ON_GPU
+    if on_gpu:
+        obstacle = ON_GPU[backend](weights, products)
+        if obstacle and asked == backend:
+            raise ValueError(f"backend={backend!r} is not available for these weights: {obstacle}")
         if obstacle:
             return _project(_by_torch(scores, weights, precision), head)
 
@@ -134,8 +139,8 @@ def _bilstm(
     layer_of: Callable[..., tuple[Tensor, ...]]
     keeps: bool | int
     nothing: bool | int
-    if backend == "triton":
-        layer_of = torch.ops.sodeep_fast.triton_bilstm_layer
+    if on_gpu:
+        layer_of = getattr(torch.ops.sodeep_fast, f"{backend}_bilstm_layer")
         keeps, nothing = True, False
     else:
         layer_of = torch.ops.sodeep_fast.bilstm_layer
@@ -145,7 +150,7 @@ def _bilstm(
     # where it is not a kernel that finds it.
     of_last = [] if head is None else weights[-WEIGHTS_PER_LAYER:]
     fused = head
-    if backend == "triton" and _want_gradients([*of_last, head]):
+    if on_gpu and _want_gradients([*of_last, head]):
         fused = None
     sequence = scores.to(compute).t().unsqueeze(-1)
     for begin in range(0, len(weights), WEIGHTS_PER_LAYER):
@@ -220,6 +225,22 @@ def _why_not_triton(weights: list[Tensor], products: str) -> str | None:
         f"the recurrent weights of {hidden} hidden units, and what else a program needs, take "
         f"{needed} bytes in precision {products!r}, and a multiprocessor has {most}"
     )
+
+
+def _why_not_cuda(weights: list[Tensor], products: str) -> str | None:
+    """Says why the CUDA C++ kernels cannot serve these weights, or returns None if they can."""
+    hidden = weights[1].shape[1]
+    if weights[0].dtype == torch.float64:
+        return "they are float64"
+    if products == "full":
+        return "it multiplies in half types, and the precision is 'full', which 'triton' has"
+    if hidden > CUDA_HIDDEN:
+        return f"the registers of a block have room for {CUDA_HIDDEN} hidden units, not {hidden}"
+    return None
+
+
+# What tells whether a GPU's kernels can serve weights.
+ON_GPU = {"triton": _why_not_triton, "cuda": _why_not_cuda}
 
 
 def _shared_memory(index: int) -> int:
@@ -420,11 +441,11 @@ def _saved_by_cpp(sequence: Tensor, keeps: int, hidden: int, bf16: bool) -> Tens
     return sequence.new_empty((2, steps, batch, SAVED_BY_CPP, hidden), dtype=saved_dtype)
 
 
-def _values_of_triton(sequence: Tensor, products: str) -> torch.dtype:
+def _values_on_gpu(sequence: Tensor, products: str) -> torch.dtype:
     return sequence.dtype
 
 
-def _saved_by_triton(sequence: Tensor, saves: bool, hidden: int, products: str) -> Tensor:
+def _saved_on_gpu(sequence: Tensor, saves: bool, hidden: int, products: str) -> Tensor:
     from sodeep_fast.kernels._config import lstm_saved_shape
 
     steps, batch, _ = sequence.shape
@@ -435,7 +456,9 @@ def _saved_by_triton(sequence: Tensor, saves: bool, hidden: int, products: str) 
 
 if _native.HAS_CPU:
     _register("", _values_of_cpp, _saved_by_cpp)
-    _register("triton_", _values_of_triton, _saved_by_triton)
-    if _backend.has_triton():
-        for _function in ("bilstm_layer", "bilstm_layer_backward"):
-            _backend.register_triton(f"triton_{_function}", "bilstm", _function)
+    for _name in ON_GPU:
+        _register(f"{_name}_", _values_on_gpu, _saved_on_gpu)
+    for _function in ("bilstm_layer", "bilstm_layer_backward"):
+        _backend.register_lazily(f"cuda_{_function}", "bilstm_cuda", _function)
+        if _backend.has_triton():
+            _backend.register_lazily(f"triton_{_function}", "bilstm", _function)

@@ -235,4 +235,4 @@ if _native.HAS_CPU:
     if _backend.has_triton():
         for _suffix in ("", "_tangent", "_backward", "_double_backward"):
             _function = f"rank_counts{_suffix}"
-            _backend.register_triton(f"triton_{_function}", "rank_counts", _function)
+            _backend.register_lazily(f"triton_{_function}", "rank_counts", _function)

@@ -167,4 +167,4 @@ if _native.HAS_CPU:
     _register("triton_")
     if _backend.has_triton():
         for _function in ("soft_histogram", "soft_histogram_backward", "soft_histogram_tangent"):
-            _backend.register_triton(f"triton_{_function}", "soft_histogram", _function)
+            _backend.register_lazily(f"triton_{_function}", "soft_histogram", _function)

@@ -153,4 +153,4 @@ if _native.HAS_CPU:
     _register("triton_")
     if _backend.has_triton():
         for _function in ("soft_rank", "soft_rank_backward", "soft_rank_double_backward"):
-            _backend.register_triton(f"triton_{_function}", "soft_rank", _function)
+            _backend.register_lazily(f"triton_{_function}", "soft_rank", _function)

@@ -29,6 +29,16 @@ struct dim3 {
 };
 inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 
+struct alignas(8) float2 {
+  float x, y;
+};
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+
 namespace cuda_emulator {
 
 constexpr size_t kStackBytes = 64 << 10;
@@ -140,6 +150,16 @@ V atomicAdd(V* address, V value) {
   const V old = *address;
   *address = old + value;
   return old;
+}
+inline unsigned __float_as_uint(float x) {
+  unsigned bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  return bits;
+}
+inline float __uint_as_float(unsigned bits) {
+  float x;
+  std::memcpy(&x, &bits, sizeof(x));
+  return x;
 }
 inline float __fdividef(float x, float y) { return x / y; }
 inline long long __float2ll_rn(float x) { return std::llrint(x); }

@@ -1,8 +1,6 @@
-// The CUDA implementations of the operators: torch's tensors in, plain launchers called, tensors
-// out.
+// The CUDA implementation of soft_rank's operators: torch's tensors in, plain launchers called,
+// tensors out.
 
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -14,19 +12,13 @@
 
 #include "boundary.h"
 #include "cuda/soft_rank.h"
+#include "cuda/stream.h"
 
 namespace sodeep_fast {
 namespace {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-void* current_stream(int32_t device) {
-  void* stream = nullptr;
-  STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(device, &stream) == 0,
-                  "torch gave no CUDA stream for device ", device);
-  return stream;
-}
 
 // Ranks keep the precision that they were computed in; gradients take that of the scores.
 Tensor run(int derivative, const Tensor& scores, const Tensor* grad, const Tensor* grad_grad,
@@ -35,7 +27,7 @@ Tensor run(int derivative, const Tensor& scores, const Tensor* grad, const Tenso
   STD_TORCH_CHECK(method == "auto" || method == "direct" || method == "linear",
                   "method must be auto, direct or linear, got ", method);
   const int32_t device = scores.get_device_index();
-  const torch::stable::accelerator::DeviceGuard guard(device);
+  const DeviceStream on(scores);
   const ScalarType dtype = compute_type(scores);
 
   const Tensor dense_scores = dense(scores, dtype);
@@ -73,7 +65,7 @@ Tensor run(int derivative, const Tensor& scores, const Tensor* grad, const Tenso
     workspace = torch::stable::new_empty(dense_scores, {bytes}, ScalarType::Byte);
     call.workspace = workspace.mutable_data_ptr();
   }
-  const char* error = sodeep_fast_soft_rank(&call, current_stream(device));
+  const char* error = sodeep_fast_soft_rank(&call, on.stream);
   STD_TORCH_CHECK(error == nullptr, "soft_rank: ", error == nullptr ? "" : error);
   return derivative == 0 ? out : as_type(out, scores.scalar_type());
 }

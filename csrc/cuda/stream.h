@@ -1,0 +1,26 @@
+// Where an operator's kernels go. tests/cuda_emulator has the same for tensors of the CPU.
+#pragma once
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+
+namespace sodeep_fast {
+namespace {  // as torch's own types are not seen from outside of a library
+
+// Makes the device of a tensor the current one for as long as it lives, and knows its stream.
+struct DeviceStream {
+  explicit DeviceStream(const torch::stable::Tensor& tensor) : guard(tensor.get_device_index()) {
+    const int32_t device = tensor.get_device_index();
+    STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(device, &stream) == 0,
+                    "torch gave no CUDA stream for device ", device);
+  }
+
+  torch::stable::accelerator::DeviceGuard guard;
+  void* stream = nullptr;
+};
+
+}  // namespace
+}  // namespace sodeep_fast

@@ -1,0 +1,382 @@
+"""The CUDA C++ kernels of bilstm over tests/cuda_emulator, against PyTorch's LSTM in float64."""
+
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils import cpp_extension
+
+from sodeep_fast import _native, bilstm
+from sodeep_fast.kernels import _config
+from sodeep_fast.ops import _backend
+from sodeep_fast.ops import bilstm as module
+from sodeep_fast.testing import (
+    assert_as_accurate,
+    bilstm_derivatives,
+    make_bilstm,
+    make_scores,
+)
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++"),
+    pytest.mark.skipif(not _native.HAS_CPU, reason="the C++ kernels are not built"),
+    pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN:UserWarning"),
+]
+
+ROOT = Path(__file__).parent.parent
+OPS = torch.ops.sodeep_fast
+# Of scores, rows, steps, hidden units and layers: tiles and blocks of units that are full, and not.
+SHAPES = [(3, 2, 1, 1), (13, 1, 7, 2), (8, 7, 16, 1), (1, 7, 33, 2), (3, 2, 64, 1), (13, 2, 100, 2)]
+SHAPES += [(8, 7, 128, 1), (1, 2, 127, 2)]
+every_precision = pytest.mark.parametrize("precision", ["bf16", "fp16"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _emulated(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Makes the kernels and their binding serve tensors of the CPU."""
+    folder = tmp_path_factory.mktemp("emulated")
+    library = folder / "bilstm.so"
+    sanitized = ["-fsanitize=undefined,float-cast-overflow", "-fno-sanitize-recover=all"]
+    common = ["g++", "-std=c++17", "-O1", "-fPIC", "-Wall", "-Wno-unknown-pragmas"]
+    common += [f"-I{ROOT / 'tests/cuda_emulator'}", f"-I{ROOT / 'csrc'}"]
+    kernels = [*sanitized, "-x", "c++", "-c", str(ROOT / "csrc/cuda/bilstm.cu")]
+    headers = [f"-isystem{path}" for path in cpp_extension.include_paths()]
+    headers += [f"-isystem{sysconfig.get_paths()['include']}"]
+    define = "-DTORCH_TARGET_VERSION=0x020a000000000000"
+    binding = [*headers, define, "-c", str(ROOT / "csrc/cuda/bilstm_bind.cpp")]
+    for name, flags in (("kernels", kernels), ("binding", binding)):
+        subprocess.run([*common, *flags, "-o", str(folder / f"{name}.o")], check=True)
+    objects = [str(folder / "kernels.o"), str(folder / "binding.o")]
+    torchs = [f"-L{path}" for path in cpp_extension.library_paths()] + ["-ltorch_cpu", "-lc10"]
+    command = ["g++", "-shared", *sanitized, *objects, *torchs, "-o", str(library)]
+    subprocess.run(command, check=True)
+    torch.ops.load_library(library)
+
+
+@pytest.fixture(autouse=True)
+def _serves_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr(_backend, "_missing", lambda *_: None)
+
+
+def ours(lstm: nn.LSTM, precision: str = "fp16") -> Any:
+    weights = list(lstm.parameters())
+    return lambda scores: bilstm(scores, weights, backend="cuda", precision=precision)
+
+
+def torchs(lstm: nn.LSTM) -> Any:
+    return lambda scores: lstm(scores.unsqueeze(-1))[0].float()
+
+
+def exactly(lstm: nn.LSTM, scores: Tensor) -> dict[str, Tensor]:
+    exact = make_bilstm(lstm.hidden_size, lstm.num_layers)
+    exact.load_state_dict(lstm.state_dict())
+    call = exact.double()
+    return bilstm_derivatives(lambda x: call(x.unsqueeze(-1))[0], exact, scores.double())
+
+
+def frozen_gradient(lstm: nn.LSTM, scores: Tensor, precision: str) -> Tensor:
+    """The gradient of the scores where no weight wants one, as `bilstm_derivatives` finds it."""
+    weights = [weight.detach() for weight in lstm.parameters()]
+    leaf = scores.clone().requires_grad_()
+    hidden = bilstm(leaf, weights, backend="cuda", precision=precision)
+    incoming = make_scores("normal", hidden.shape, seed=5)
+    return torch.autograd.grad(hidden, leaf, incoming)[0]
+
+
+@every_precision
+@pytest.mark.parametrize(("b", "n", "hidden", "layers"), SHAPES)
+def test_as_accurate_as_torch(b: int, n: int, hidden: int, layers: int, precision: str) -> None:
+    lstm = make_bilstm(hidden, layers)
+    scores = make_scores("normal", (b, n))
+    # oneDNN has no LSTM in float16.
+    onednn = torch.backends.mkldnn.flags(enabled=precision != "fp16")
+    with torch.autocast("cpu", module.HALVES[precision]), onednn:
+        eager = bilstm_derivatives(torchs(lstm), lstm, scores)
+    exact = exactly(lstm, scores)
+    found = bilstm_derivatives(ours(lstm, precision), lstm, scores)
+    found["frozen"] = frozen_gradient(lstm, scores, precision)
+    for known in (eager, exact):
+        known["frozen"] = known["scores"]
+    for name, value in found.items():
+        assert value.dtype == torch.float32
+        assert_as_accurate(
+            value.double(),
+            eager[name].double(),
+            exact[name].numpy().astype(np.longdouble),
+            floor=torch.finfo(module.HALVES[precision]).eps * float(exact[name].abs().max()),
+            what=name,
+        )
+
+
+@every_precision
+def test_tiles(precision: str) -> None:
+    """Neither the tile that a row is in nor the rows beside it change anything."""
+    lstm = make_bilstm(5, 2).requires_grad_(False)
+    scores = make_scores("normal", (11, 3))
+    whole = ours(lstm, precision)(scores)
+    assert torch.equal(whole, torch.cat([ours(lstm, precision)(row) for row in scores.split(1)]))
+
+
+@every_precision
+@pytest.mark.parametrize(("hidden", "layers"), [(9, 2), (16, 1), (40, 1)])
+def test_head(hidden: int, layers: int, precision: str) -> None:
+    """The kernels' products with a head are PyTorch's, and neither keep hidden states."""
+    lstm = make_bilstm(hidden, layers).requires_grad_(False)
+    weights, head = list(lstm.parameters()), torch.randn(2 * hidden)
+    scores = make_scores("normal", (11, 5)).requires_grad_()
+    options = {"precision": precision, "backend": "cuda"}
+    actual = bilstm(scores, weights, head, **options)
+    expected = bilstm(scores, weights, **options) @ head
+    torch.testing.assert_close(actual, expected)
+    incoming = torch.randn_like(expected)
+    ours_, theirs = (torch.autograd.grad(y, scores, incoming)[0] for y in (actual, expected))
+    close = torch.finfo(module.HALVES[precision]).eps * float(theirs.abs().max())
+    torch.testing.assert_close(ours_, theirs, rtol=0, atol=close)
+    with torch.no_grad():
+        assert torch.equal(bilstm(scores, weights, head, **options), actual)
+
+
+def test_head_and_what_is_not_finite() -> None:
+    lstm = make_bilstm(5, 1).requires_grad_(False)
+    weights, head = list(lstm.parameters()), torch.randn(10)
+    others = [0, 2, 3, 5, 6, 8]
+    scores, incoming = make_scores("normal", (9, 3)), make_scores("normal", (9, 3), seed=1)
+    found = []
+    for bad in (False, True):
+        leaf = scores.clone().requires_grad_()
+        if bad:
+            incoming[1, 0], incoming[4, 1], incoming[7, 2] = torch.nan, torch.inf, -torch.inf
+        ranks = bilstm(leaf, weights, head, backend="cuda", precision="fp16")
+        found.append(torch.autograd.grad(ranks, leaf, incoming)[0])
+    assert torch.equal(found[0][others], found[1][others])
+    assert found[1][1].isnan().any()
+
+
+@every_precision
+def test_what_was_not_saved_is_computed_anew(precision: str) -> None:
+    weights = [weight.detach() for weight in make_bilstm(9, 1).parameters()]
+    for features in (1, 3):
+        weights[0], weights[4] = torch.randn(2, 36, features)
+        sequence, grad = torch.randn(4, 10, features), torch.randn(4, 10, 18)
+        found = []
+        for saves in (True, False):
+            output, saved = OPS.cuda_bilstm_layer(sequence, weights, None, saves, precision)
+            assert saved.shape == _config.lstm_saved_shape(4 * saves, 10, 9)
+            found.append(
+                OPS.cuda_bilstm_layer_backward(
+                    grad, sequence, weights, None, output, saved, True, precision
+                )
+            )
+        for once, anew in zip(*found, strict=True):
+            assert torch.equal(once, anew)
+
+
+@pytest.mark.parametrize("exponent", [-90, -40, 40, 90])
+def test_fp16_gradients_have_their_own_scale(exponent: int) -> None:
+    """What is a power of two larger or smaller has the same digits."""
+    lstm = make_bilstm(6, 2).requires_grad_(False)
+    found = []
+    for factor in (1.0, 2.0**exponent):
+        scores = make_scores("normal", (9, 4)).requires_grad_()
+        hidden = ours(lstm)(scores)
+        incoming = make_scores("normal", hidden.shape, seed=1)
+        found.append(torch.autograd.grad(hidden, scores, factor * incoming)[0] / factor)
+    assert torch.equal(*found)
+
+
+def test_fp16_rows_of_different_scales() -> None:
+    lstm = make_bilstm(6, 2)
+    scores = make_scores("normal", (9, 4))
+    factors = torch.logspace(-6, 6, 9)[:, None, None]
+
+    def scaled(function: Any) -> Any:
+        return lambda x: function(x) * factors.to(x.dtype)
+
+    exact = make_bilstm(6, 2)
+    exact.load_state_dict(lstm.state_dict())
+    call = scaled(lambda x: exact(x.unsqueeze(-1))[0])
+    expected = bilstm_derivatives(call, exact.double(), scores.double())
+    found = bilstm_derivatives(scaled(ours(lstm)), lstm, scores)
+    for row, value in enumerate(found["scores"]):
+        error = (value.double() - expected["scores"][row]).abs().max()
+        assert error < 2e-3 * expected["scores"][row].abs().max()
+    for name, value in found.items():
+        assert (value.double() - expected[name]).abs().max() < 3e-3 * expected[name].abs().max()
+
+
+@every_precision
+def test_what_is_not_finite_stays_in_its_row(precision: str) -> None:
+    lstm = make_bilstm(5, 2).requires_grad_(False)
+    others = [0, 2, 3, 5, 6, 8]
+
+    def run(scores: Tensor, incoming: Tensor) -> tuple[Tensor, Tensor]:
+        leaf = scores.clone().requires_grad_()
+        hidden = ours(lstm, precision)(leaf)
+        return hidden.detach(), torch.autograd.grad(hidden, leaf, incoming)[0]
+
+    scores, incoming = make_scores("normal", (9, 3)), make_scores("normal", (9, 3, 10), seed=1)
+    hidden, grad = run(scores, incoming)
+    bad = scores.clone()
+    bad[1, 2], bad[4, 0], bad[7, 1] = torch.nan, torch.inf, -torch.inf
+    bad_hidden, bad_grad = run(bad, incoming)
+    assert torch.equal(bad_hidden[others], hidden[others])
+    assert torch.equal(bad_grad[others], grad[others])
+    assert bad_hidden[1].isnan().all()
+    incoming[1, 0, 3], incoming[4, 1, 0], incoming[7, 2, 2] = torch.nan, torch.inf, -torch.inf
+    _, bad_grad = run(scores, incoming)
+    assert torch.equal(bad_grad[others], grad[others])
+    assert bad_grad[1].isnan().any()
+
+
+@every_precision
+def test_large_scores_and_weights_saturate(precision: str) -> None:
+    lstm = make_bilstm(7, 2, 30.0)
+    with torch.no_grad():
+        lstm.weight_hh_l0[3, 2] = 1e6  # beyond float16
+    scores = make_scores("outliers", (3, 6)).requires_grad_()
+    hidden = ours(lstm, precision)(scores)
+    assert hidden.isfinite().all()
+    assert hidden.abs().max() <= 1
+    (grad,) = torch.autograd.grad(hidden.sum(), scores)
+    assert grad.isfinite().all()
+
+
+@every_precision
+@pytest.mark.parametrize("hidden", [9, 18])
+def test_nothing_out_of_bounds(
+    monkeypatch: pytest.MonkeyPatch, hidden: int, precision: str
+) -> None:
+    """Inputs lie in memory full of NaN, and outputs in memory that stays as it was.
+
+    All of them one number further than where pairs are aligned.
+    """
+    from sodeep_fast.kernels import bilstm_cuda as kernels
+
+    outer: list[Tensor] = []
+
+    def guarded(layer: Any, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        size, edge = int(np.prod(shape)), 256 if len(shape) == 6 else 257
+        outer.append(torch.full((size + 514,), 7.0, dtype=dtype))
+        return outer[-1][edge : edge + size].view(shape)
+
+    def surrounded(value: Tensor) -> Tensor:
+        memory = torch.full((value.numel() + 514,), torch.nan)
+        memory[257:-257] = value.flatten()
+        return memory[257:-257].view(value.shape)
+
+    for features in (1, 3):
+        weights = [weight.detach() for weight in make_bilstm(hidden, 1).parameters()]
+        weights[0], weights[4] = torch.randn(2, 4 * hidden, features)
+        sequence, grad = torch.randn(3, 11, features), torch.randn(3, 11, 2 * hidden)
+        found = []
+        for guards in (False, True):
+            if guards:
+                monkeypatch.setattr(kernels._Layer, "empty", guarded)
+                sequence, grad = surrounded(sequence), surrounded(grad)
+                weights = [surrounded(weight) for weight in weights]
+            arguments = (sequence, weights, None)
+            output, saved = kernels.bilstm_layer(*arguments, True, precision)
+            for states in (None, output):
+                found += kernels.bilstm_layer_backward(
+                    grad, *arguments, states, saved, True, precision
+                )
+            found.append(output)
+        monkeypatch.undo()
+        half = len(found) // 2
+        for expected, value in zip(found[:half], found[half:], strict=True):
+            assert torch.equal(value, expected)
+    assert len(outer) >= 8
+    for memory in outer:
+        assert (memory[:256] == 7).all()
+        assert (memory[-256:] == 7).all()
+
+
+@every_precision
+@pytest.mark.parametrize("shape", [(0, 5), (3, 0), (0, 0)])
+def test_empty(shape: tuple[int, int], precision: str) -> None:
+    weights = [weight.detach().requires_grad_() for weight in make_bilstm(4, 2).parameters()]
+    scores = torch.zeros(shape, requires_grad=True)
+    hidden = bilstm(scores, weights, backend="cuda", precision=precision)
+    assert hidden.shape == (*shape, 8)
+    hidden.sum().backward()
+    for leaf in (scores, *weights):
+        assert leaf.grad.shape == leaf.shape
+        assert not leaf.grad.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_types(dtype: torch.dtype) -> None:
+    lstm = make_bilstm(6, 2)
+    name = {half: name for name, half in module.HALVES.items()}[dtype]
+    scores = make_scores("normal", (3, 5), dtype=dtype).requires_grad_()
+    halves = [weight.detach().to(dtype).requires_grad_() for weight in lstm.parameters()]
+    hidden = bilstm(scores, halves, backend="cuda")
+    assert hidden.dtype == dtype
+    floats = [half.detach().float() for half in halves]
+    expected = bilstm(scores, floats, backend="cuda", precision=name)
+    assert torch.equal(hidden, expected.to(dtype))
+    hidden.sum().backward()
+    assert all(leaf.grad.dtype == dtype for leaf in (scores, *halves))
+
+
+def test_opcheck() -> None:
+    weights = [weight.detach() for weight in make_bilstm(5, 1).parameters()]
+    for features in (1, 2):
+        weights[0], weights[4] = torch.randn(2, 20, features)
+        wanted = [weight.clone().requires_grad_() for weight in weights]
+        sequence = torch.randn(3, 2, features)
+        for given, saves in ((weights, True), (weights, False), (wanted, True)):
+            leaf = sequence.clone().requires_grad_()
+            torch.library.opcheck(OPS.cuda_bilstm_layer, (leaf, given, None, saves, "fp16"))
+        hidden, saved = OPS.cuda_bilstm_layer(sequence, weights, None, True, "fp16")
+        for states in (None, hidden):
+            arguments = (hidden, sequence, weights, None, states, saved, True, "fp16")
+            torch.library.opcheck(OPS.cuda_bilstm_layer_backward, arguments)
+        head, leaf = torch.randn(10), sequence.clone().requires_grad_()
+        torch.library.opcheck(OPS.cuda_bilstm_layer, (leaf, weights, head, True, "fp16"))
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning")
+def test_compile() -> None:
+    lstm = make_bilstm(3, 2)
+    compiled = torch.compile(ours(lstm), fullgraph=True, backend="aot_eager")
+    scores = make_scores("normal", (3, 4))
+    actual = bilstm_derivatives(compiled, lstm, scores)
+    for name, value in bilstm_derivatives(ours(lstm), lstm, scores).items():
+        assert torch.equal(actual[name], value), name
+
+
+def test_weights_that_it_cannot_serve() -> None:
+    lstm = make_bilstm(129, 1)
+    scores = torch.zeros(1, 2)
+    with pytest.raises(ValueError, match=r"'cuda' is not available.* room for 128 .*, not 129"):
+        ours(lstm)(scores)
+    with pytest.raises(ValueError, match=r"the precision is 'full', which 'triton' has"):
+        ours(make_bilstm(3, 1), "full")(scores)
+    double = [weight.double() for weight in lstm.parameters()]
+    with pytest.raises(ValueError, match="they are float64"):
+        bilstm(scores, double, backend="cuda")
+
+
+def test_the_named_kernels_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sodeep_fast.kernels import bilstm_cuda as kernels
+
+    launched = []
+
+    class Spy:
+        def __getattr__(self, name: str) -> Any:
+            launched.append(name)
+            return getattr(OPS, name)
+
+    monkeypatch.setattr(kernels, "OPS", Spy())
+    scores = torch.randn(9, 3, requires_grad=True)
+    ours(make_bilstm(4, 1).requires_grad_(False))(scores).sum().backward()
+    # Both directions in one launch.
+    assert launched == ["cuda_bilstm_steps", "cuda_bilstm_steps_backward"]
