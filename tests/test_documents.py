@@ -78,3 +78,15 @@ def test_the_lock_and_the_commit_hooks_pin_the_same_versions():
     hooks = (ROOT / ".pre-commit-config.yaml").read_text()
     for name, version in re.findall(r'"([\w-]+)==([\d.]+)"', hooks):
         assert lock[name] == version
+
+
+@in_a_clone
+def test_every_package_is_installed():
+    (listed,) = re.findall(
+        r"^packages = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(), re.M | re.S
+    )
+    found = {
+        ".".join(file.parent.relative_to(ROOT).parts)
+        for file in (ROOT / "sodeep_fast").rglob("__init__.py")
+    }
+    assert set(re.findall(r'"(.+?)"', listed)) == found | {"sodeep_fast.kernels"}

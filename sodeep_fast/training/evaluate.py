@@ -10,7 +10,7 @@ from sodeep_fast import metrics
 from sodeep_fast.ops.hard_rank import hard_rank
 from sodeep_fast.sorters.protocol import Sorter, relative_ranks
 from sodeep_fast.synthetic import DISTRIBUTIONS, generate_batch, generate_scores
-from sodeep_fast.testing import DISTRIBUTIONS as STRANGE
+from sodeep_fast.testing.scores import DISTRIBUTIONS as STRANGE
 from sodeep_fast.training.objective import gradient_cosine, spearman_gradient
 
 Maker = Callable[[torch.Generator, tuple[int, int]], Tensor]

@@ -1,0 +1,51 @@
+"""What tests and benchmarks share: devices, score distributions and the tolerance rule."""
+
+from sodeep_fast.testing.accuracy import (
+    assert_as_accurate,
+    check_against_reference,
+    derivatives,
+    exact_soft_rank,
+)
+from sodeep_fast.testing.convolutions import (
+    check_conv_stack,
+    conv_signs,
+    in_turn,
+    in_turn_by_signs,
+    make_conv_blocks,
+)
+from sodeep_fast.testing.counts import (
+    check_counts_against_reference,
+    check_triton_counts,
+    counts_of,
+)
+from sodeep_fast.testing.graphs import capture_graph
+from sodeep_fast.testing.networks import (
+    assert_equal_weights,
+    bilstm_derivatives,
+    make_bilstm,
+    weights_of,
+)
+from sodeep_fast.testing.scores import DEVICES, DISTRIBUTIONS, make_scores
+
+__all__ = [
+    "DEVICES",
+    "DISTRIBUTIONS",
+    "assert_as_accurate",
+    "assert_equal_weights",
+    "bilstm_derivatives",
+    "capture_graph",
+    "check_against_reference",
+    "check_conv_stack",
+    "check_counts_against_reference",
+    "check_triton_counts",
+    "conv_signs",
+    "counts_of",
+    "derivatives",
+    "exact_soft_rank",
+    "in_turn",
+    "in_turn_by_signs",
+    "make_bilstm",
+    "make_conv_blocks",
+    "make_scores",
+    "weights_of",
+]

@@ -1,0 +1,125 @@
+"""The tolerance rule: at most twice the error of plain PyTorch in the same precision."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def exact_soft_rank(
+    scores: Tensor, grad: Tensor, lam: float, targets: Tensor
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns soft ranks and the gradient of their product with `grad`, in extended precision.
+
+    The truth that kernels and eager PyTorch are both measured against, for one row.
+
+    Arguments:
+        scores: (n,) scores of any floating-point dtype, taken as exact.
+        grad: (n,) incoming gradient.
+        lam: steepness.
+        targets: (t,) indices of the items that are wanted.
+
+    Returns:
+        (t,) ranks and (t,) gradients, as NumPy long doubles.
+    """
+    row, incoming = (value.detach().numpy().astype(np.longdouble) for value in (scores, grad))
+    own, own_incoming = row[targets.numpy(), None], incoming[targets.numpy(), None]
+    x = np.longdouble(lam) * (row[None] - own)
+    # exp of a negative number only; anything below its range is an exact zero.
+    small = np.exp(np.maximum(-np.abs(x), np.longdouble(-11000)))
+    beaten_by = np.where(x >= 0, 1, small) / (1 + small)
+    slope = small / (1 + small) ** 2
+    ranks = beaten_by.sum(-1) + np.longdouble(0.5)
+    gradient = np.longdouble(lam) * (slope * (incoming[None] - own_incoming)).sum(-1)
+    return ranks, gradient
+
+
+def assert_as_accurate(
+    actual: Tensor, eager: Tensor, exact: np.ndarray, *, floor: float, what: str = "value"
+) -> None:
+    """Asserts that `actual` is at most twice as far from `exact` as `eager` is, plus `floor`.
+
+    The error is the largest of the row: rounding errors fall on elements at random, so an element
+    of `eager` may be exact by luck.
+    """
+    ours, theirs = (
+        float(np.abs(value.detach().numpy().astype(np.longdouble) - exact).max(initial=0))
+        for value in (actual, eager)
+    )
+    assert ours <= 2 * theirs + floor, f"{what}: error {ours:.3e} > 2 * {theirs:.3e} + {floor:.3e}"
+
+
+def derivatives(
+    function: Callable[[Tensor], Tensor], scores: Tensor, grad: Tensor, grad_grad: Tensor
+) -> dict[str, Tensor]:
+    """Returns a function's value and its first and second derivatives along given directions.
+
+    "grad" is the gradient of (value * grad), "for_grad" and "second" those of (gradient *
+    grad_grad) with respect to `grad` and to `scores`.
+    """
+    scores = scores.detach().requires_grad_()
+    grad = grad.detach().requires_grad_()
+    value = function(scores)
+    (first,) = torch.autograd.grad(value, scores, grad, create_graph=True)
+    for_grad, second = torch.autograd.grad(
+        first, (grad, scores), grad_grad.to(first.dtype), materialize_grads=True
+    )
+    return {
+        "value": value.detach(),
+        "grad": first.detach(),
+        "for_grad": for_grad,
+        "second": second,
+    }
+
+
+def check_against_reference(
+    function: Callable[[Tensor], Tensor],
+    reference: Callable[[Tensor], Tensor],
+    scores: Tensor,
+    lam: float,
+) -> None:
+    """Asserts that a rank function and its derivatives are as accurate as eager PyTorch.
+
+    The truth is the reference in float64 on the CPU; eager PyTorch is the reference in the dtype
+    and on the device of `scores`. Short rows only: the reference materialises all pairs.
+    """
+    check_derivatives(function, reference, scores, (1.0, lam / 4, lam**2 / 10))
+
+
+def check_derivatives(
+    function: Callable[[Tensor], Tensor],
+    reference: Callable[[Tensor], Tensor],
+    scores: Tensor,
+    terms: tuple[float, float, float],
+) -> None:
+    """Compares values and derivatives, sums over the row of terms up to so much each."""
+    generator = torch.Generator().manual_seed(1)
+    compute = torch.float64 if scores.dtype == torch.float64 else torch.float32
+    shape = reference(scores).shape
+    grad = torch.randn(shape, generator=generator, dtype=torch.float64)
+    grad_grad = torch.randn(scores.shape, generator=generator, dtype=torch.float64)
+    grad, grad_grad = grad.to(scores.device, compute), grad_grad.to(scores.device, scores.dtype)
+    actual = derivatives(function, scores, grad, grad_grad)
+    eager = derivatives(reference, scores, grad, grad_grad)
+    exact = derivatives(reference, *(x.cpu().double() for x in (scores, grad, grad_grad)))
+    rounding = 4 * torch.finfo(compute).eps * scores.shape[-1]
+    # A term of a derivative is weighted by a gradient or by a difference of two.
+    largest = [float(g.abs().max()) if g.numel() else 0.0 for g in (grad, grad_grad)]
+    scales = {
+        "value": terms[0],
+        "grad": terms[1] * largest[0],
+        "for_grad": terms[1] * largest[1],
+        "second": terms[2] * largest[0] * largest[1],
+    }
+    for name, scale in scales.items():
+        assert actual[name].dtype == eager[name].dtype, name
+        largest_value = float(exact[name].abs().max()) if exact[name].numel() else 0.0
+        last_rounding = torch.finfo(actual[name].dtype).eps * largest_value
+        assert_as_accurate(
+            actual[name].cpu().double(),
+            eager[name].cpu().double(),
+            exact[name].numpy().astype(np.longdouble),
+            floor=rounding * scale + last_rounding,
+            what=name,
+        )
