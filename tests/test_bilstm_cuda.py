@@ -17,10 +17,21 @@ from sodeep_fast.kernels import _config
 from sodeep_fast.ops import _backend
 from sodeep_fast.ops import bilstm as module
 from sodeep_fast.testing import (
-    assert_as_accurate,
     bilstm_derivatives,
     make_bilstm,
     make_scores,
+)
+from sodeep_fast.testing.lstm import (
+    bilstm_under_autocast,
+    by_kernels,
+    check_bilstm_accuracy,
+    check_empty,
+    check_half_types,
+    check_rows_of_different_scales,
+    check_rows_that_are_not_finite,
+    check_saturation,
+    check_scale_of_gradients,
+    exact_bilstm,
 )
 
 pytestmark = [
@@ -65,20 +76,8 @@ def _serves_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_backend, "_missing", lambda *_: None)
 
 
-def ours(lstm: nn.LSTM, precision: str = "fp16") -> Any:
-    weights = list(lstm.parameters())
-    return lambda scores: bilstm(scores, weights, backend="cuda", precision=precision)
-
-
-def torchs(lstm: nn.LSTM) -> Any:
-    return lambda scores: lstm(scores.unsqueeze(-1))[0].float()
-
-
-def exactly(lstm: nn.LSTM, scores: Tensor) -> dict[str, Tensor]:
-    exact = make_bilstm(lstm.hidden_size, lstm.num_layers)
-    exact.load_state_dict(lstm.state_dict())
-    call = exact.double()
-    return bilstm_derivatives(lambda x: call(x.unsqueeze(-1))[0], exact, scores.double())
+def by_cuda(lstm: nn.LSTM, precision: str = "fp16") -> Any:
+    return by_kernels(lstm, "cuda", precision)
 
 
 def frozen_gradient(lstm: nn.LSTM, scores: Tensor, precision: str) -> Tensor:
@@ -95,24 +94,12 @@ def frozen_gradient(lstm: nn.LSTM, scores: Tensor, precision: str) -> Tensor:
 def test_as_accurate_as_torch(b: int, n: int, hidden: int, layers: int, precision: str) -> None:
     lstm = make_bilstm(hidden, layers)
     scores = make_scores("normal", (b, n))
-    # oneDNN has no LSTM in float16.
-    onednn = torch.backends.mkldnn.flags(enabled=precision != "fp16")
-    with torch.autocast("cpu", module.HALVES[precision]), onednn:
-        eager = bilstm_derivatives(torchs(lstm), lstm, scores)
-    exact = exactly(lstm, scores)
-    found = bilstm_derivatives(ours(lstm, precision), lstm, scores)
+    eager, exact = bilstm_under_autocast(lstm, scores, precision), exact_bilstm(lstm, scores)
+    found = bilstm_derivatives(by_cuda(lstm, precision), lstm, scores)
     found["frozen"] = frozen_gradient(lstm, scores, precision)
     for known in (eager, exact):
         known["frozen"] = known["scores"]
-    for name, value in found.items():
-        assert value.dtype == torch.float32
-        assert_as_accurate(
-            value.double(),
-            eager[name].double(),
-            exact[name].numpy().astype(np.longdouble),
-            floor=torch.finfo(module.HALVES[precision]).eps * float(exact[name].abs().max()),
-            what=name,
-        )
+    check_bilstm_accuracy(found, eager, exact, torch.finfo(module.HALVES[precision]).eps)
 
 
 @every_precision
@@ -120,8 +107,8 @@ def test_tiles(precision: str) -> None:
     """Neither the tile that a row is in nor the rows beside it change anything."""
     lstm = make_bilstm(5, 2).requires_grad_(False)
     scores = make_scores("normal", (11, 3))
-    whole = ours(lstm, precision)(scores)
-    assert torch.equal(whole, torch.cat([ours(lstm, precision)(row) for row in scores.split(1)]))
+    whole = by_cuda(lstm, precision)(scores)
+    assert torch.equal(whole, torch.cat([by_cuda(lstm, precision)(row) for row in scores.split(1)]))
 
 
 @every_precision
@@ -180,72 +167,21 @@ def test_what_was_not_saved_is_computed_anew(precision: str) -> None:
 
 @pytest.mark.parametrize("exponent", [-90, -40, 40, 90])
 def test_fp16_gradients_have_their_own_scale(exponent: int) -> None:
-    """What is a power of two larger or smaller has the same digits."""
-    lstm = make_bilstm(6, 2).requires_grad_(False)
-    found = []
-    for factor in (1.0, 2.0**exponent):
-        scores = make_scores("normal", (9, 4)).requires_grad_()
-        hidden = ours(lstm)(scores)
-        incoming = make_scores("normal", hidden.shape, seed=1)
-        found.append(torch.autograd.grad(hidden, scores, factor * incoming)[0] / factor)
-    assert torch.equal(*found)
+    check_scale_of_gradients(make_bilstm(6, 2), "cuda", exponent)
 
 
 def test_fp16_rows_of_different_scales() -> None:
-    lstm = make_bilstm(6, 2)
-    scores = make_scores("normal", (9, 4))
-    factors = torch.logspace(-6, 6, 9)[:, None, None]
-
-    def scaled(function: Any) -> Any:
-        return lambda x: function(x) * factors.to(x.dtype)
-
-    exact = make_bilstm(6, 2)
-    exact.load_state_dict(lstm.state_dict())
-    call = scaled(lambda x: exact(x.unsqueeze(-1))[0])
-    expected = bilstm_derivatives(call, exact.double(), scores.double())
-    found = bilstm_derivatives(scaled(ours(lstm)), lstm, scores)
-    for row, value in enumerate(found["scores"]):
-        error = (value.double() - expected["scores"][row]).abs().max()
-        assert error < 2e-3 * expected["scores"][row].abs().max()
-    for name, value in found.items():
-        assert (value.double() - expected[name]).abs().max() < 3e-3 * expected[name].abs().max()
+    check_rows_of_different_scales("cuda")
 
 
 @every_precision
 def test_what_is_not_finite_stays_in_its_row(precision: str) -> None:
-    lstm = make_bilstm(5, 2).requires_grad_(False)
-    others = [0, 2, 3, 5, 6, 8]
-
-    def run(scores: Tensor, incoming: Tensor) -> tuple[Tensor, Tensor]:
-        leaf = scores.clone().requires_grad_()
-        hidden = ours(lstm, precision)(leaf)
-        return hidden.detach(), torch.autograd.grad(hidden, leaf, incoming)[0]
-
-    scores, incoming = make_scores("normal", (9, 3)), make_scores("normal", (9, 3, 10), seed=1)
-    hidden, grad = run(scores, incoming)
-    bad = scores.clone()
-    bad[1, 2], bad[4, 0], bad[7, 1] = torch.nan, torch.inf, -torch.inf
-    bad_hidden, bad_grad = run(bad, incoming)
-    assert torch.equal(bad_hidden[others], hidden[others])
-    assert torch.equal(bad_grad[others], grad[others])
-    assert bad_hidden[1].isnan().all()
-    incoming[1, 0, 3], incoming[4, 1, 0], incoming[7, 2, 2] = torch.nan, torch.inf, -torch.inf
-    _, bad_grad = run(scores, incoming)
-    assert torch.equal(bad_grad[others], grad[others])
-    assert bad_grad[1].isnan().any()
+    check_rows_that_are_not_finite(make_bilstm(5, 2), "cuda", precision)
 
 
 @every_precision
 def test_large_scores_and_weights_saturate(precision: str) -> None:
-    lstm = make_bilstm(7, 2, 30.0)
-    with torch.no_grad():
-        lstm.weight_hh_l0[3, 2] = 1e6  # beyond float16
-    scores = make_scores("outliers", (3, 6)).requires_grad_()
-    hidden = ours(lstm, precision)(scores)
-    assert hidden.isfinite().all()
-    assert hidden.abs().max() <= 1
-    (grad,) = torch.autograd.grad(hidden.sum(), scores)
-    assert grad.isfinite().all()
+    check_saturation("cuda", precision)
 
 
 @every_precision
@@ -301,29 +237,12 @@ def test_nothing_out_of_bounds(
 @every_precision
 @pytest.mark.parametrize("shape", [(0, 5), (3, 0), (0, 0)])
 def test_empty(shape: tuple[int, int], precision: str) -> None:
-    weights = [weight.detach().requires_grad_() for weight in make_bilstm(4, 2).parameters()]
-    scores = torch.zeros(shape, requires_grad=True)
-    hidden = bilstm(scores, weights, backend="cuda", precision=precision)
-    assert hidden.shape == (*shape, 8)
-    hidden.sum().backward()
-    for leaf in (scores, *weights):
-        assert leaf.grad.shape == leaf.shape
-        assert not leaf.grad.any()
+    check_empty(shape, "cuda", precision)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_types(dtype: torch.dtype) -> None:
-    lstm = make_bilstm(6, 2)
-    name = {half: name for name, half in module.HALVES.items()}[dtype]
-    scores = make_scores("normal", (3, 5), dtype=dtype).requires_grad_()
-    halves = [weight.detach().to(dtype).requires_grad_() for weight in lstm.parameters()]
-    hidden = bilstm(scores, halves, backend="cuda")
-    assert hidden.dtype == dtype
-    floats = [half.detach().float() for half in halves]
-    expected = bilstm(scores, floats, backend="cuda", precision=name)
-    assert torch.equal(hidden, expected.to(dtype))
-    hidden.sum().backward()
-    assert all(leaf.grad.dtype == dtype for leaf in (scores, *halves))
+    check_half_types(dtype, "cuda")
 
 
 def test_opcheck() -> None:
@@ -346,10 +265,10 @@ def test_opcheck() -> None:
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning")
 def test_compile() -> None:
     lstm = make_bilstm(3, 2)
-    compiled = torch.compile(ours(lstm), fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(by_cuda(lstm), fullgraph=True, backend="aot_eager")
     scores = make_scores("normal", (3, 4))
     actual = bilstm_derivatives(compiled, lstm, scores)
-    for name, value in bilstm_derivatives(ours(lstm), lstm, scores).items():
+    for name, value in bilstm_derivatives(by_cuda(lstm), lstm, scores).items():
         assert torch.equal(actual[name], value), name
 
 
@@ -357,9 +276,9 @@ def test_weights_that_it_cannot_serve() -> None:
     lstm = make_bilstm(129, 1)
     scores = torch.zeros(1, 2)
     with pytest.raises(ValueError, match=r"'cuda' is not available.* room for 128 .*, not 129"):
-        ours(lstm)(scores)
+        by_cuda(lstm)(scores)
     with pytest.raises(ValueError, match=r"the precision is 'full', which 'triton' has"):
-        ours(make_bilstm(3, 1), "full")(scores)
+        by_cuda(make_bilstm(3, 1), "full")(scores)
     double = [weight.double() for weight in lstm.parameters()]
     with pytest.raises(ValueError, match="they are float64"):
         bilstm(scores, double, backend="cuda")
@@ -377,6 +296,6 @@ def test_the_named_kernels_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(kernels, "OPS", Spy())
     scores = torch.randn(9, 3, requires_grad=True)
-    ours(make_bilstm(4, 1).requires_grad_(False))(scores).sum().backward()
+    by_cuda(make_bilstm(4, 1).requires_grad_(False))(scores).sum().backward()
     # Both directions in one launch.
     assert launched == ["cuda_bilstm_steps", "cuda_bilstm_steps_backward"]

@@ -2,19 +2,27 @@
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from sodeep_fast import LSTMSorter, _native, bilstm
+from sodeep_fast import LSTMSorter, _native
 from sodeep_fast.ops import bilstm as module
 from sodeep_fast.testing import (
-    assert_as_accurate,
     bilstm_derivatives,
     capture_graph,
     make_bilstm,
     make_scores,
+)
+from sodeep_fast.testing.lstm import (
+    bilstm_under_autocast,
+    by_kernels,
+    by_torch,
+    check_bilstm_accuracy,
+    check_empty,
+    check_rows_that_are_not_finite,
+    check_scale_of_gradients,
+    exact_bilstm,
 )
 
 pytestmark = pytest.mark.gpu
@@ -38,36 +46,14 @@ def on_gpu(hidden: int, layers: int, scale: float = 1.0) -> nn.LSTM:
     return make_bilstm(hidden, layers, scale).cuda()
 
 
-def ours(lstm: nn.LSTM, precision: str = "full", backend: str = "triton") -> Any:
+def needs_kernels(backend: str) -> None:
     if backend == "cuda" and not _native.HAS_CUDA:
         pytest.skip("the CUDA library is not built")
-    weights = list(lstm.parameters())
-    return lambda scores: bilstm(scores, weights, backend=backend, precision=precision)
 
 
-def torchs(lstm: nn.LSTM) -> Any:
-    return lambda scores: lstm(scores.unsqueeze(-1))[0]
-
-
-def exactly(lstm: nn.LSTM, scores: Tensor) -> dict[str, Tensor]:
-    """PyTorch's LSTM in float64 on the CPU."""
-    exact = make_bilstm(lstm.hidden_size, lstm.num_layers)
-    exact.load_state_dict(lstm.state_dict())
-    return bilstm_derivatives(torchs(exact.double()), exact, scores.cpu().double())
-
-
-def check(
-    actual: dict[str, Tensor], eager: dict[str, Tensor], exact: dict[str, Tensor], eps: float
-) -> None:
-    for name, value in actual.items():
-        assert value.dtype == torch.float32, name
-        assert_as_accurate(
-            value.cpu().double(),
-            eager[name].cpu().double(),
-            exact[name].numpy().astype(np.longdouble),
-            floor=eps * float(exact[name].abs().max()),
-            what=name,
-        )
+def ours(lstm: nn.LSTM, precision: str = "full", backend: str = "triton") -> Any:
+    needs_kernels(backend)
+    return by_kernels(lstm, backend, precision)
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
@@ -78,9 +64,11 @@ def test_full_is_as_accurate_as_torch(
     lstm = on_gpu(hidden, layers, scale)
     scores = make_scores("normal", (b, n), device="cuda")
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        eager = bilstm_derivatives(torchs(lstm), lstm, scores)
+        eager = bilstm_derivatives(by_torch(lstm), lstm, scores)
     actual = bilstm_derivatives(ours(lstm), lstm, scores)
-    check(actual, eager, exactly(lstm, scores), 2 * torch.finfo(torch.float32).eps)
+    check_bilstm_accuracy(
+        actual, eager, exact_bilstm(lstm, scores), 2 * torch.finfo(torch.float32).eps
+    )
 
 
 @pytest.mark.parametrize(("backend", "precision"), HALF)
@@ -90,10 +78,11 @@ def test_half_is_as_accurate_as_torch(
 ) -> None:
     lstm = on_gpu(hidden, layers)
     scores = make_scores("normal", (b, n), device="cuda")
-    with torch.autocast("cuda", module.HALVES[precision]):
-        eager = bilstm_derivatives(lambda x: torchs(lstm)(x).float(), lstm, scores)
+    eager = bilstm_under_autocast(lstm, scores, precision)
     actual = bilstm_derivatives(ours(lstm, precision, backend), lstm, scores)
-    check(actual, eager, exactly(lstm, scores), torch.finfo(module.HALVES[precision]).eps)
+    check_bilstm_accuracy(
+        actual, eager, exact_bilstm(lstm, scores), torch.finfo(module.HALVES[precision]).eps
+    )
 
 
 @pytest.mark.parametrize(("b", "n", "hidden", "layers"), LARGER)
@@ -101,9 +90,9 @@ def test_by_default_as_accurate_as_torch(b: int, n: int, hidden: int, layers: in
     """Float32 weights: float16 products against PyTorch's, of TF32."""
     lstm = on_gpu(hidden, layers)
     scores = make_scores("normal", (b, n), device="cuda")
-    eager = bilstm_derivatives(torchs(lstm), lstm, scores)
+    eager = bilstm_derivatives(by_torch(lstm), lstm, scores)
     actual = bilstm_derivatives(ours(lstm, "auto", "auto"), lstm, scores)
-    check(actual, eager, exactly(lstm, scores), torch.finfo(torch.float16).eps)
+    check_bilstm_accuracy(actual, eager, exact_bilstm(lstm, scores), torch.finfo(torch.float16).eps)
 
 
 @every_kernel
@@ -122,7 +111,7 @@ def test_long_rows() -> None:
     scores = make_scores("normal", (3, 20_000), device="cuda")
     exact = make_bilstm(16, 1).double()
     exact.load_state_dict(lstm.state_dict())
-    expected = torchs(exact)(scores.cpu().double())
+    expected = by_torch(exact)(scores.cpu().double())
     torch.testing.assert_close(ours(lstm)(scores).cpu().double(), expected, rtol=0, atol=1e-5)
 
 
@@ -144,50 +133,22 @@ def test_more_than_two_to_the_31_numbers(backend: str) -> None:
 
 @every_kernel
 def test_what_is_not_finite_stays_in_its_row(backend: str, precision: str) -> None:
-    lstm = on_gpu(33, 2).requires_grad_(False)
-
-    def run(scores: Tensor, incoming: Tensor) -> tuple[Tensor, Tensor]:
-        leaf = scores.clone().requires_grad_()
-        hidden = ours(lstm, precision, backend)(leaf)
-        return hidden.detach(), torch.autograd.grad(hidden, leaf, incoming)[0]
-
-    scores = make_scores("normal", (20, 9), device="cuda")
-    incoming = make_scores("normal", (20, 9, 66), seed=1, device="cuda")
-    hidden, grad = run(scores, incoming)
-    bad, bad_incoming = scores.clone(), incoming.clone()
-    bad[1, 2], bad[4, 0], bad[7, 1] = torch.nan, torch.inf, -torch.inf
-    bad_incoming[9, 0, 3], bad_incoming[10, 1, 0] = torch.nan, torch.inf
-    others = [k for k in range(20) if k not in (1, 4, 7, 9, 10)]
-    bad_hidden, bad_grad = run(bad, bad_incoming)
-    assert torch.equal(bad_hidden[others], hidden[others])
-    assert torch.equal(bad_grad[others], grad[others])
-    assert bad_hidden[1].isnan().all()
-    assert bad_grad[9].isnan().any()
+    needs_kernels(backend)
+    check_rows_that_are_not_finite(on_gpu(33, 2), backend, precision, steps=9, device="cuda")
 
 
 @pytest.mark.parametrize("exponent", [-90, 90])
 @both_backends
 def test_fp16_gradients_have_their_own_scale(exponent: int, backend: str) -> None:
-    lstm = on_gpu(100, 2).requires_grad_(False)
-    found = []
-    for factor in (1.0, 2.0**exponent):
-        scores = make_scores("normal", (9, 40), device="cuda").requires_grad_()
-        hidden = ours(lstm, "fp16", backend)(scores)
-        incoming = make_scores("normal", hidden.shape, seed=1, device="cuda")
-        found.append(torch.autograd.grad(hidden, scores, factor * incoming)[0] / factor)
-    assert torch.equal(*found)
+    needs_kernels(backend)
+    check_scale_of_gradients(on_gpu(100, 2), backend, exponent, steps=40, device="cuda")
 
 
 @every_kernel
 @pytest.mark.parametrize("shape", [(0, 5), (3, 0), (0, 0)])
 def test_empty(shape: tuple[int, int], backend: str, precision: str) -> None:
-    lstm = on_gpu(4, 2)
-    scores = torch.zeros(shape, device="cuda", requires_grad=True)
-    hidden = ours(lstm, precision, backend)(scores)
-    hidden.sum().backward()
-    assert hidden.shape == (*shape, 8)
-    assert scores.grad.shape == shape
-    assert not any(weight.grad.any() for weight in lstm.parameters())
+    needs_kernels(backend)
+    check_empty(shape, backend, precision, device="cuda")
 
 
 @every_kernel
@@ -331,7 +292,7 @@ def test_cudnn_serves_the_others(hidden: int, dtype: torch.dtype) -> None:
     with pytest.raises(ValueError, match="not available for these weights"):
         ours(lstm, "auto")(scores)
     found = bilstm_derivatives(ours(lstm, "auto", "auto"), lstm, scores)
-    expected = bilstm_derivatives(torchs(lstm), lstm, scores)
+    expected = bilstm_derivatives(by_torch(lstm), lstm, scores)
     for name, value in found.items():
         torch.testing.assert_close(value, expected[name], msg=name)
     with torch.no_grad():

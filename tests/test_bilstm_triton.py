@@ -13,10 +13,22 @@ from sodeep_fast.kernels._config import LstmBlocks
 from sodeep_fast.ops import _backend
 from sodeep_fast.ops import bilstm as module
 from sodeep_fast.testing import (
-    assert_as_accurate,
     bilstm_derivatives,
     make_bilstm,
     make_scores,
+)
+from sodeep_fast.testing.lstm import (
+    bilstm_under_autocast,
+    by_kernels,
+    by_torch,
+    check_bilstm_accuracy,
+    check_empty,
+    check_half_types,
+    check_rows_of_different_scales,
+    check_rows_that_are_not_finite,
+    check_saturation,
+    check_scale_of_gradients,
+    exact_bilstm,
 )
 
 pytestmark = [
@@ -42,23 +54,8 @@ def _same_weights() -> None:
     torch.manual_seed(0)
 
 
-def ours(lstm: nn.LSTM, precision: str = "full") -> Any:
-    weights = list(lstm.parameters())
-    return lambda scores: bilstm(scores, weights, backend="triton", precision=precision)
-
-
-def torchs(lstm: nn.LSTM) -> Any:
-    return lambda scores: lstm(scores.unsqueeze(-1))[0].float()
-
-
-def torchs_double(lstm: nn.LSTM) -> Any:
-    return lambda scores: lstm(scores.unsqueeze(-1))[0]
-
-
-def exactly(lstm: nn.LSTM, scores: Tensor) -> dict[str, Tensor]:
-    exact = make_bilstm(lstm.hidden_size, lstm.num_layers)
-    exact.load_state_dict(lstm.state_dict())
-    return bilstm_derivatives(torchs_double(exact), exact.double(), scores.double())
+def by_triton(lstm: nn.LSTM, precision: str = "full") -> Any:
+    return by_kernels(lstm, "triton", precision)
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
@@ -68,15 +65,10 @@ def test_full_is_as_accurate_as_torch(
 ) -> None:
     lstm = make_bilstm(hidden, layers, scale)
     scores = make_scores("normal", (b, n))
-    exact, eager = exactly(lstm, scores), bilstm_derivatives(torchs(lstm), lstm, scores)
-    for name, value in bilstm_derivatives(ours(lstm), lstm, scores).items():
-        assert_as_accurate(
-            value.double(),
-            eager[name].double(),
-            exact[name].numpy().astype(np.longdouble),
-            floor=2 * torch.finfo(torch.float32).eps * float(exact[name].abs().max()),
-            what=name,
-        )
+    eager = bilstm_derivatives(by_torch(lstm), lstm, scores)
+    actual = bilstm_derivatives(by_triton(lstm), lstm, scores)
+    eps = 2 * torch.finfo(torch.float32).eps
+    check_bilstm_accuracy(actual, eager, exact_bilstm(lstm, scores), eps)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -86,20 +78,10 @@ def test_half_is_as_accurate_as_torch(
 ) -> None:
     lstm = make_bilstm(hidden, layers)
     scores = make_scores("normal", (b, n))
-    # oneDNN has no LSTM in float16.
-    onednn = torch.backends.mkldnn.flags(enabled=precision != "fp16")
-    with torch.autocast("cpu", module.HALVES[precision]), onednn:
-        eager = bilstm_derivatives(torchs(lstm), lstm, scores)
-    exact = exactly(lstm, scores)
-    for name, value in bilstm_derivatives(ours(lstm, precision), lstm, scores).items():
-        assert value.dtype == torch.float32
-        assert_as_accurate(
-            value.double(),
-            eager[name].double(),
-            exact[name].numpy().astype(np.longdouble),
-            floor=torch.finfo(module.HALVES[precision]).eps * float(exact[name].abs().max()),
-            what=name,
-        )
+    eager = bilstm_under_autocast(lstm, scores, precision)
+    actual = bilstm_derivatives(by_triton(lstm, precision), lstm, scores)
+    eps = torch.finfo(module.HALVES[precision]).eps
+    check_bilstm_accuracy(actual, eager, exact_bilstm(lstm, scores), eps)
 
 
 @pytest.mark.parametrize("rows", [8, 16])
@@ -109,11 +91,11 @@ def test_tiles(monkeypatch: pytest.MonkeyPatch, rows: int, precision: str) -> No
     lstm = make_bilstm(5, 2)
     scores = make_scores("normal", (19, 3))
     with torch.no_grad():
-        alone = torch.cat([ours(lstm, precision)(row) for row in scores.split(1)])
+        alone = torch.cat([by_triton(lstm, precision)(row) for row in scores.split(1)])
     monkeypatch.setattr(_config, "lstm_blocks", lambda *key: LstmBlocks(rows, 16))
-    found = bilstm_derivatives(ours(lstm, precision), lstm, scores)
+    found = bilstm_derivatives(by_triton(lstm, precision), lstm, scores)
     assert torch.equal(found["hidden"], alone)
-    exact = exactly(lstm, scores)
+    exact = exact_bilstm(lstm, scores)
     for name, value in found.items():
         torch.testing.assert_close(value.double(), exact[name], rtol=0.05, atol=0.05, msg=name)
 
@@ -164,7 +146,7 @@ def test_every_combination_of_gradients() -> None:
     lstm = make_bilstm(3, 2)
     weights = list(lstm.parameters())
     scores = make_scores("normal", (2, 4))
-    expected = bilstm_derivatives(torchs(lstm), lstm, scores)
+    expected = bilstm_derivatives(by_torch(lstm), lstm, scores)
     incoming = make_scores("normal", (2, 4, 6), seed=5)
     values = [expected["scores"], *list(expected.values())[2:]]
     for wanted in ({0}, {1}, {2}, {7}, {9}, {14}, {0, 5}, {1, 8, 16}):
@@ -195,71 +177,21 @@ def test_nothing_is_kept_without_gradients(precision: str) -> None:
 
 @pytest.mark.parametrize("exponent", [-90, -40, 0, 40, 90])
 def test_fp16_gradients_have_their_own_scale(exponent: int) -> None:
-    """What is a power of two larger or smaller has the same digits."""
-    lstm = make_bilstm(6, 2).requires_grad_(False)
-    found = []
-    for factor in (1.0, 2.0**exponent):
-        scores = make_scores("normal", (9, 4)).requires_grad_()
-        hidden = ours(lstm, "fp16")(scores)
-        incoming = make_scores("normal", hidden.shape, seed=1)
-        found.append(torch.autograd.grad(hidden, scores, factor * incoming)[0] / factor)
-    assert torch.equal(*found)
+    check_scale_of_gradients(make_bilstm(6, 2), "triton", exponent)
 
 
 def test_fp16_rows_of_different_scales() -> None:
-    lstm = make_bilstm(6, 2)
-    scores = make_scores("normal", (9, 4)).requires_grad_()
-    factors = torch.logspace(-6, 6, 9)[:, None, None]
-
-    def scaled(function: Any) -> Any:
-        return lambda x: function(x) * factors.to(x.dtype)
-
-    exact = make_bilstm(6, 2)
-    exact.load_state_dict(lstm.state_dict())
-    expected = bilstm_derivatives(scaled(torchs_double(exact.double())), exact, scores.double())
-    found = bilstm_derivatives(scaled(ours(lstm, "fp16")), lstm, scores)
-    for row, value in enumerate(found["scores"]):
-        error = (value.double() - expected["scores"][row]).abs().max()
-        assert error < 2e-3 * expected["scores"][row].abs().max()
-    for name, value in found.items():
-        assert (value.double() - expected[name]).abs().max() < 3e-3 * expected[name].abs().max()
+    check_rows_of_different_scales("triton")
 
 
 @every_precision
 def test_what_is_not_finite_stays_in_its_row(precision: str) -> None:
-    lstm = make_bilstm(5, 2).requires_grad_(False)
-    others = [0, 2, 3, 5, 6, 8]
-
-    def run(scores: Tensor, incoming: Tensor) -> tuple[Tensor, Tensor]:
-        leaf = scores.clone().requires_grad_()
-        hidden = ours(lstm, precision)(leaf)
-        return hidden.detach(), torch.autograd.grad(hidden, leaf, incoming)[0]
-
-    scores, incoming = make_scores("normal", (9, 3)), make_scores("normal", (9, 3, 10), seed=1)
-    hidden, grad = run(scores, incoming)
-    bad = scores.clone()
-    bad[1, 2], bad[4, 0], bad[7, 1] = torch.nan, torch.inf, -torch.inf
-    bad_hidden, bad_grad = run(bad, incoming)
-    assert torch.equal(bad_hidden[others], hidden[others])
-    assert torch.equal(bad_grad[others], grad[others])
-    assert bad_hidden[1].isnan().all()
-    incoming[1, 0, 3], incoming[4, 1, 0], incoming[7, 2, 2] = torch.nan, torch.inf, -torch.inf
-    _, bad_grad = run(scores, incoming)
-    assert torch.equal(bad_grad[others], grad[others])
-    assert bad_grad[1].isnan().any()
+    check_rows_that_are_not_finite(make_bilstm(5, 2), "triton", precision)
 
 
-def test_large_scores_and_weights_saturate() -> None:
-    for precision in ("full", "bf16", "fp16"):
-        lstm = make_bilstm(7, 2, 30.0)
-        with torch.no_grad():
-            lstm.weight_hh_l0[3, 2] = 1e6  # beyond float16
-        scores = make_scores("outliers", (3, 6)).requires_grad_()
-        hidden = ours(lstm, precision)(scores)
-        assert hidden.isfinite().all()
-        assert hidden.abs().max() <= 1
-        (grad,) = torch.autograd.grad(hidden.sum(), scores)
-        assert grad.isfinite().all()
+@every_precision
+def test_large_scores_and_weights_saturate(precision: str) -> None:
+    check_saturation("triton", precision)
 
 
 @every_precision
@@ -306,48 +238,30 @@ def test_strided_and_expanded_tensors() -> None:
     lstm = make_bilstm(4, 2)
     scores = make_scores("normal", (5, 9, 2))
     strided = scores[..., 1].T
-    expected = bilstm_derivatives(ours(lstm), lstm, strided.contiguous())
-    for name, value in bilstm_derivatives(ours(lstm), lstm, strided).items():
+    expected = bilstm_derivatives(by_triton(lstm), lstm, strided.contiguous())
+    for name, value in bilstm_derivatives(by_triton(lstm), lstm, strided).items():
         assert torch.equal(value, expected[name]), name
     row = scores[:1, :, 0].expand(5, 9)
-    assert torch.equal(ours(lstm)(row), ours(lstm)(row.contiguous()))
+    assert torch.equal(by_triton(lstm)(row), by_triton(lstm)(row.contiguous()))
     spread = [torch.stack([weight, weight], -1)[..., 0] for weight in lstm.parameters()]
     found = bilstm(strided, spread, backend="triton", precision="full")
     assert torch.equal(found, expected["hidden"])
     leaf = strided.clone().requires_grad_()
-    ours(lstm)(leaf).sum().backward()  # an expanded incoming gradient
+    by_triton(lstm)(leaf).sum().backward()  # an expanded incoming gradient
     wanted = strided.clone().requires_grad_()
-    torchs(lstm)(wanted).sum().backward()
+    by_torch(lstm)(wanted).sum().backward()
     torch.testing.assert_close(leaf.grad, wanted.grad)
 
 
 @every_precision
 @pytest.mark.parametrize("shape", [(0, 5), (3, 0), (0, 0)])
 def test_empty(shape: tuple[int, int], precision: str) -> None:
-    weights = [weight.detach().requires_grad_() for weight in make_bilstm(4, 2).parameters()]
-    scores = torch.zeros(shape, requires_grad=True)
-    hidden = bilstm(scores, weights, backend="triton", precision=precision)
-    assert hidden.shape == (*shape, 8)
-    hidden.sum().backward()
-    for leaf in (scores, *weights):
-        assert leaf.grad.shape == leaf.shape
-        assert not leaf.grad.any()
+    check_empty(shape, "triton", precision)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_types(dtype: torch.dtype) -> None:
-    lstm = make_bilstm(6, 2)
-    name = {half: name for name, half in module.HALVES.items()}[dtype]
-    scores = make_scores("normal", (3, 5), dtype=dtype).requires_grad_()
-    halves = [weight.detach().to(dtype).requires_grad_() for weight in lstm.parameters()]
-    hidden = bilstm(scores, halves, backend="triton")
-    assert hidden.dtype == dtype
-    exactly = [half.detach().float() for half in halves]
-    expected = bilstm(scores, exactly, backend="triton", precision=name)
-    assert expected.dtype == torch.float32
-    assert torch.equal(hidden, expected.to(dtype))
-    hidden.sum().backward()
-    assert all(leaf.grad.dtype == dtype for leaf in (scores, *halves))
+    check_half_types(dtype, "triton")
 
 
 def test_opcheck() -> None:
@@ -372,17 +286,17 @@ def test_opcheck() -> None:
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning")
 def test_compile() -> None:
     lstm = make_bilstm(3, 2)
-    compiled = torch.compile(ours(lstm, "fp16"), fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(by_triton(lstm, "fp16"), fullgraph=True, backend="aot_eager")
     scores = make_scores("normal", (3, 4))
     actual = bilstm_derivatives(compiled, lstm, scores)
-    for name, value in bilstm_derivatives(ours(lstm, "fp16"), lstm, scores).items():
+    for name, value in bilstm_derivatives(by_triton(lstm, "fp16"), lstm, scores).items():
         assert torch.equal(actual[name], value), name
 
 
 def test_differentiable_once() -> None:
     lstm = make_bilstm(2, 1)
     scores = torch.randn(2, 3, requires_grad=True)
-    (grad,) = torch.autograd.grad(ours(lstm)(scores).sum(), scores, create_graph=True)
+    (grad,) = torch.autograd.grad(by_triton(lstm)(scores).sum(), scores, create_graph=True)
     with pytest.raises(NotImplementedError, match="once only"):
         torch.autograd.grad(grad.sum(), scores)
 
@@ -412,7 +326,7 @@ def test_weights_that_are_too_large(hidden: int, precision: str) -> None:
     lstm = make_bilstm(hidden, 1)
     match = f"recurrent weights of {hidden} hidden units.* in precision '{precision}'"
     with pytest.raises(ValueError, match=match):
-        ours(lstm, precision)(torch.zeros(1, 2))
+        by_triton(lstm, precision)(torch.zeros(1, 2))
     smaller = make_bilstm(hidden - 1, 1)
     assert module._why_not_triton(list(smaller.parameters()), precision) is None or hidden == 512
     double = [weight.double() for weight in lstm.parameters()]
@@ -426,12 +340,12 @@ def test_pytorchs_own(precision: str) -> None:
     lstm = make_bilstm(6, 2)
     scores = make_scores("normal", (3, 5))
 
-    def by_torch(x: Tensor) -> Tensor:
+    def what_serves(x: Tensor) -> Tensor:
         return module._by_torch(x, list(lstm.parameters()), precision)
 
     with torch.backends.mkldnn.flags(enabled=False):  # which has no LSTM in float16
-        expected = bilstm_derivatives(torchs(lstm), lstm, scores)
-        found = bilstm_derivatives(by_torch, lstm, scores)
+        expected = bilstm_derivatives(by_torch(lstm), lstm, scores)
+        found = bilstm_derivatives(what_serves, lstm, scores)
     for name, value in found.items():
         assert value.dtype == torch.float32
         close = 1e-6 if precision in ("auto", "full") else 0.05
@@ -456,6 +370,6 @@ def test_the_named_kernels_run(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(kernels, name, Spy())
     scores = torch.randn(9, 3, requires_grad=True)
     lstm = make_bilstm(4, 1).requires_grad_(False)
-    ours(lstm, "fp16")(scores).sum().backward()
+    by_triton(lstm, "fp16")(scores).sum().backward()
     # Both directions in one launch, two tiles of 8 rows.
     assert launched == [("bilstm_fwd_kernel", (2, 2)), ("bilstm_bwd_kernel", (2, 2))]
