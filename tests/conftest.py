@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from sodeep_fast import _native
+from sodeep_fast.ops import _backend
 
 if not torch.cuda.is_available():
     # Without a GPU the Triton kernels run in Triton's interpreter, which has to be chosen before
@@ -21,12 +22,27 @@ if not torch.cuda.is_available():
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
+# Of the files that run kernels in Triton's interpreter, test_*_triton.py.
+INTERPRETED = [
+    pytest.mark.skipif(
+        torch.cuda.is_available(), reason="Triton compiles for the GPU here; see the gpu tests"
+    ),
+    pytest.mark.skipif(not _backend.has_triton(), reason="Triton is not installed"),
+    # The interpreter's NumPy warns where the kernels rely on exp(large) = inf, or compute with what
+    # they will discard.
+    pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"),
+    # Triton 3.6's interpreter turns arrays of one element into numbers.
+    pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning"),
+]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips the tests marked `gpu`, with the reason shown, where there is no GPU."""
-    if torch.cuda.is_available():
-        return
+    """Marks interpreted tests, and skips those marked `gpu` where there is none, saying so."""
     for item in items:
-        if item.get_closest_marker("gpu"):
+        if item.path.stem.endswith("_triton"):
+            for mark in INTERPRETED:
+                item.add_marker(mark)
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU, and there is none here"))
 
 

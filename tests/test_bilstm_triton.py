@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from sodeep_fast import bilstm
 from sodeep_fast.kernels import _config
 from sodeep_fast.kernels._config import LstmBlocks
-from sodeep_fast.ops import _backend
 from sodeep_fast.ops import bilstm as module
 from sodeep_fast.testing import (
     bilstm_derivatives,
@@ -31,17 +30,7 @@ from sodeep_fast.testing.lstm import (
     exact_bilstm,
 )
 
-pytestmark = [
-    pytest.mark.skipif(
-        torch.cuda.is_available(), reason="Triton compiles for the GPU here; see the gpu tests"
-    ),
-    pytest.mark.skipif(not _backend.has_triton(), reason="Triton is not installed"),
-    # The interpreter's NumPy warns where the kernels compute with what they will discard.
-    pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"),
-    # Triton 3.6's interpreter turns arrays of one element into numbers.
-    pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN:UserWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN:UserWarning")
 
 OPS = torch.ops.sodeep_fast
 # Of scores, rows, steps, hidden units and layers: tiles that are full, and not.

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from sodeep_fast.kernels import _config
 from sodeep_fast.kernels._config import ConvBlocks
-from sodeep_fast.ops import _backend
 from sodeep_fast.ops.conv_stack import conv_stack
 from sodeep_fast.sorters.cnn import CNNSorter, ReleasedCNNSorter
 from sodeep_fast.testing import (
@@ -22,17 +21,7 @@ from sodeep_fast.testing import (
     make_scores,
 )
 
-pytestmark = [
-    pytest.mark.skipif(
-        torch.cuda.is_available(), reason="Triton compiles for the GPU here; see the gpu tests"
-    ),
-    pytest.mark.skipif(not _backend.has_triton(), reason="Triton is not installed"),
-    # The interpreter's NumPy warns where the kernels compute with what they will discard.
-    pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"),
-    # Triton 3.6's interpreter turns arrays of one element into numbers.
-    pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning"),
-    pytest.mark.usefixtures("same_weights_and_one_thread"),
-]
+pytestmark = pytest.mark.usefixtures("same_weights_and_one_thread")
 
 OPS = torch.ops.sodeep_fast
 # As `make_conv_blocks` takes them: tiles that are full, and not; one channel; windows that reach

@@ -6,19 +6,7 @@ from torch import Tensor
 
 from sodeep_fast import ByLevel, Ramp, Sigmoid, Step, Sup
 from sodeep_fast.comparators import Comparator, encode
-from sodeep_fast.ops import _backend
 from sodeep_fast.testing import check_triton_counts, counts_of, derivatives, make_scores
-
-pytestmark = [
-    pytest.mark.skipif(
-        torch.cuda.is_available(), reason="Triton compiles for the GPU here; see the gpu tests"
-    ),
-    pytest.mark.skipif(not _backend.has_triton(), reason="Triton is not installed"),
-    # The interpreter's NumPy warns where the kernels compute with what they will discard.
-    pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"),
-    # Triton 3.6's interpreter turns arrays of one element into numbers.
-    pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning"),
-]
 
 OPS = torch.ops.sodeep_fast
 COMPARATORS: dict[str, Comparator] = {

@@ -5,19 +5,7 @@ import torch
 from torch import Tensor
 
 from sodeep_fast import quantized_ap, soft_histogram
-from sodeep_fast.ops import _backend
 from sodeep_fast.testing import make_scores
-
-pytestmark = [
-    pytest.mark.skipif(
-        torch.cuda.is_available(), reason="Triton compiles for the GPU here; see the gpu tests"
-    ),
-    pytest.mark.skipif(not _backend.has_triton(), reason="Triton is not installed"),
-    # The interpreter's NumPy warns where a NaN becomes an integer, which is then not used.
-    pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"),
-    # Triton 3.6's interpreter turns arrays of one element into numbers.
-    pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning"),
-]
 
 op = torch.ops.sodeep_fast
 

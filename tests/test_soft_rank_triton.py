@@ -4,21 +4,8 @@ import pytest
 import torch
 
 import sodeep_fast
-from sodeep_fast.ops import _backend
 from sodeep_fast.reference.soft_rank import soft_rank as reference
 from sodeep_fast.testing import check_against_reference, derivatives, make_scores
-
-pytestmark = [
-    pytest.mark.skipif(
-        torch.cuda.is_available(), reason="Triton compiles for the GPU here; see the gpu tests"
-    ),
-    pytest.mark.skipif(not _backend.has_triton(), reason="Triton is not installed"),
-    # The interpreter's NumPy warns where the kernels rely on exp(large) = inf or compute with the
-    # NaN of a row that they will discard.
-    pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"),
-    # Triton 3.6's interpreter turns arrays of one element into numbers.
-    pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning"),
-]
 
 op = torch.ops.sodeep_fast
 
