@@ -55,7 +55,7 @@ class Layer:
 
         To the hidden states or, with a head, to their products with it, of either direction.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: every kind has its own
 
     def run_backward(
         self,
@@ -71,7 +71,7 @@ class Layer:
 
         With the largest of each row's gradient those of the gates are over a scale, which it finds.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: every kind has its own
 
     def forward(self, head: Tensor | None, saves: bool) -> tuple[Tensor, Tensor]:
         """Returns the hidden states, or their products with a head, and what the backward reads."""

@@ -6,14 +6,12 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils import cpp_extension
 
 from sodeep_fast import _native, bilstm
-from sodeep_fast.kernels import _config
 from sodeep_fast.ops import _backend
 from sodeep_fast.ops import bilstm as module
 from sodeep_fast.testing import (
@@ -25,8 +23,11 @@ from sodeep_fast.testing.lstm import (
     bilstm_under_autocast,
     by_kernels,
     check_bilstm_accuracy,
+    check_computed_anew,
     check_empty,
     check_half_types,
+    check_nothing_out_of_bounds,
+    check_operators,
     check_rows_of_different_scales,
     check_rows_that_are_not_finite,
     check_saturation,
@@ -148,21 +149,7 @@ def test_head_and_what_is_not_finite() -> None:
 
 @every_precision
 def test_what_was_not_saved_is_computed_anew(precision: str) -> None:
-    weights = [weight.detach() for weight in make_bilstm(9, 1).parameters()]
-    for features in (1, 3):
-        weights[0], weights[4] = torch.randn(2, 36, features)
-        sequence, grad = torch.randn(4, 10, features), torch.randn(4, 10, 18)
-        found = []
-        for saves in (True, False):
-            output, saved = OPS.cuda_bilstm_layer(sequence, weights, None, saves, precision)
-            assert saved.shape == _config.lstm_saved_shape(4 * saves, 10, 9)
-            found.append(
-                OPS.cuda_bilstm_layer_backward(
-                    grad, sequence, weights, None, output, saved, True, precision
-                )
-            )
-        for once, anew in zip(*found, strict=True):
-            assert torch.equal(once, anew)
+    check_computed_anew("cuda", precision)
 
 
 @pytest.mark.parametrize("exponent", [-90, -40, 40, 90])
@@ -186,52 +173,10 @@ def test_large_scores_and_weights_saturate(precision: str) -> None:
 
 @every_precision
 @pytest.mark.parametrize("hidden", [9, 18])
-def test_nothing_out_of_bounds(
-    monkeypatch: pytest.MonkeyPatch, hidden: int, precision: str
-) -> None:
-    """Inputs lie in memory full of NaN, and outputs in memory that stays as it was.
-
-    All of them one number further than where pairs are aligned.
-    """
+def test_nothing_out_of_bounds(hidden: int, precision: str) -> None:
     from sodeep_fast.kernels import bilstm_cuda as kernels
 
-    outer: list[Tensor] = []
-
-    def guarded(layer: Any, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        size, edge = int(np.prod(shape)), 256 if len(shape) == 6 else 257
-        outer.append(torch.full((size + 514,), 7.0, dtype=dtype))
-        return outer[-1][edge : edge + size].view(shape)
-
-    def surrounded(value: Tensor) -> Tensor:
-        memory = torch.full((value.numel() + 514,), torch.nan)
-        memory[257:-257] = value.flatten()
-        return memory[257:-257].view(value.shape)
-
-    for features in (1, 3):
-        weights = [weight.detach() for weight in make_bilstm(hidden, 1).parameters()]
-        weights[0], weights[4] = torch.randn(2, 4 * hidden, features)
-        sequence, grad = torch.randn(3, 11, features), torch.randn(3, 11, 2 * hidden)
-        found = []
-        for guards in (False, True):
-            if guards:
-                monkeypatch.setattr(kernels._Layer, "empty", guarded)
-                sequence, grad = surrounded(sequence), surrounded(grad)
-                weights = [surrounded(weight) for weight in weights]
-            arguments = (sequence, weights, None)
-            output, saved = kernels.bilstm_layer(*arguments, True, precision)
-            for states in (None, output):
-                found += kernels.bilstm_layer_backward(
-                    grad, *arguments, states, saved, True, precision
-                )
-            found.append(output)
-        monkeypatch.undo()
-        half = len(found) // 2
-        for expected, value in zip(found[:half], found[half:], strict=True):
-            assert torch.equal(value, expected)
-    assert len(outer) >= 8
-    for memory in outer:
-        assert (memory[:256] == 7).all()
-        assert (memory[-256:] == 7).all()
+    check_nothing_out_of_bounds(kernels, hidden, precision)
 
 
 @every_precision
@@ -246,20 +191,7 @@ def test_half_types(dtype: torch.dtype) -> None:
 
 
 def test_opcheck() -> None:
-    weights = [weight.detach() for weight in make_bilstm(5, 1).parameters()]
-    for features in (1, 2):
-        weights[0], weights[4] = torch.randn(2, 20, features)
-        wanted = [weight.clone().requires_grad_() for weight in weights]
-        sequence = torch.randn(3, 2, features)
-        for given, saves in ((weights, True), (weights, False), (wanted, True)):
-            leaf = sequence.clone().requires_grad_()
-            torch.library.opcheck(OPS.cuda_bilstm_layer, (leaf, given, None, saves, "fp16"))
-        hidden, saved = OPS.cuda_bilstm_layer(sequence, weights, None, True, "fp16")
-        for states in (None, hidden):
-            arguments = (hidden, sequence, weights, None, states, saved, True, "fp16")
-            torch.library.opcheck(OPS.cuda_bilstm_layer_backward, arguments)
-        head, leaf = torch.randn(10), sequence.clone().requires_grad_()
-        torch.library.opcheck(OPS.cuda_bilstm_layer, (leaf, weights, head, True, "fp16"))
+    check_operators("cuda")
 
 
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning")

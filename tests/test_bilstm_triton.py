@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,8 +20,11 @@ from sodeep_fast.testing.lstm import (
     by_kernels,
     by_torch,
     check_bilstm_accuracy,
+    check_computed_anew,
     check_empty,
     check_half_types,
+    check_nothing_out_of_bounds,
+    check_operators,
     check_rows_of_different_scales,
     check_rows_that_are_not_finite,
     check_saturation,
@@ -113,22 +115,7 @@ def test_the_table_of_tiles() -> None:
 
 @every_precision
 def test_what_was_not_saved_is_computed_anew(precision: str) -> None:
-    lstm = make_bilstm(9, 1)
-    weights = [weight.detach() for weight in lstm.parameters()]
-    for features in (1, 3):
-        weights[0], weights[4] = torch.randn(2, 36, features)
-        sequence, grad = torch.randn(4, 10, features), torch.randn(4, 10, 18)
-        found = []
-        for saves in (True, False):
-            output, saved = OPS.triton_bilstm_layer(sequence, weights, None, saves, precision)
-            assert saved.shape[1] == 4 * saves
-            found.append(
-                OPS.triton_bilstm_layer_backward(
-                    grad, sequence, weights, None, output, saved, True, precision
-                )
-            )
-        for once, anew in zip(*found, strict=True):
-            assert torch.equal(once, anew)
+    check_computed_anew("triton", precision)
 
 
 def test_every_combination_of_gradients() -> None:
@@ -184,43 +171,11 @@ def test_large_scores_and_weights_saturate(precision: str) -> None:
 
 
 @every_precision
-def test_nothing_out_of_bounds(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
-    """Inputs lie in memory full of NaN, and outputs in memory that stays as it was."""
+@pytest.mark.parametrize("hidden", [9, 18])
+def test_nothing_out_of_bounds(hidden: int, precision: str) -> None:
     from sodeep_fast.kernels import bilstm as kernels
 
-    outer: list[Tensor] = []
-
-    def guarded(layer: Any, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        size = int(np.prod(shape))
-        outer.append(torch.full((size + 512,), 7.0, dtype=dtype))
-        return outer[-1][256 : 256 + size].view(shape)
-
-    def surrounded(value: Tensor) -> Tensor:
-        memory = torch.full((value.numel() + 512,), torch.nan)
-        memory[256:-256] = value.flatten()
-        return memory[256:-256].view(value.shape)
-
-    for features in (1, 3):
-        weights = [weight.detach() for weight in make_bilstm(9, 1).parameters()]
-        weights[0], weights[4] = torch.randn(2, 36, features)
-        sequence, grad = torch.randn(3, 11, features), torch.randn(3, 11, 18)
-        found = []
-        for guards in (False, True):
-            if guards:
-                monkeypatch.setattr(kernels._Layer, "empty", guarded)
-                sequence, grad = surrounded(sequence), surrounded(grad)
-                weights = [surrounded(weight) for weight in weights]
-            arguments = (sequence, weights, None)
-            output, saved = kernels.bilstm_layer(*arguments, True, precision)
-            rest = kernels.bilstm_layer_backward(grad, *arguments, output, saved, True, precision)
-            found.append((output, *rest))
-        monkeypatch.undo()
-        for expected, value in zip(*found, strict=True):
-            assert torch.equal(value, expected)
-    assert len(outer) >= 8
-    for memory in outer:
-        assert (memory[:256] == 7).all()
-        assert (memory[-256:] == 7).all()
+    check_nothing_out_of_bounds(kernels, hidden, precision)
 
 
 def test_strided_and_expanded_tensors() -> None:
@@ -254,22 +209,7 @@ def test_half_types(dtype: torch.dtype) -> None:
 
 
 def test_opcheck() -> None:
-    lstm = make_bilstm(5, 1)
-    weights = [weight.detach() for weight in lstm.parameters()]
-    for features in (1, 2):
-        weights[0], weights[4] = torch.randn(2, 20, features)
-        wanted = [weight.clone().requires_grad_() for weight in weights]
-        sequence = torch.randn(3, 2, features)
-        for given, saves in ((weights, True), (weights, False), (wanted, True)):
-            leaf = sequence.clone().requires_grad_()
-            torch.library.opcheck(OPS.triton_bilstm_layer, (leaf, given, None, saves, "fp16"))
-        hidden, saved = OPS.triton_bilstm_layer(sequence, weights, None, True, "fp16")
-        for states in (None, hidden):
-            for wants in (False, True):
-                arguments = (hidden, sequence, weights, None, states, saved, wants, "fp16")
-                torch.library.opcheck(OPS.triton_bilstm_layer_backward, arguments)
-        head, leaf = torch.randn(10), sequence.clone().requires_grad_()
-        torch.library.opcheck(OPS.triton_bilstm_layer, (leaf, weights, head, True, "fp16"))
+    check_operators("triton")
 
 
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning")

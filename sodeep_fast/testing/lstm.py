@@ -1,5 +1,8 @@
 """What every GPU kernel of `bilstm` has to do: on a GPU, interpreted or emulated."""
 
+import itertools
+import math
+import unittest.mock
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sodeep_fast.kernels._config import lstm_saved_shape
 from sodeep_fast.ops.bilstm import HALVES, bilstm
 from sodeep_fast.testing.accuracy import assert_as_accurate
 from sodeep_fast.testing.networks import bilstm_derivatives, make_bilstm
@@ -156,3 +160,91 @@ def check_half_types(dtype: torch.dtype, backend: str) -> None:
     assert torch.equal(hidden, expected.to(dtype))
     hidden.sum().backward()
     assert all(leaf.grad.dtype == dtype for leaf in (scores, *halves))
+
+
+def _layer(features: int, hidden: int) -> list[Tensor]:
+    """Returns the frozen weights of a layer that takes so many features."""
+    weights = [weight.detach() for weight in make_bilstm(hidden, 1).parameters()]
+    weights[0], weights[4] = torch.randn(2, 4 * hidden, features)
+    return weights
+
+
+def check_computed_anew(backend: str, precision: str) -> None:
+    """Asserts that a layer's derivative is the same where its forward has saved nothing."""
+    layer, layer_backward = _operators(backend)
+    for features in (1, 3):
+        weights = _layer(features, 9)
+        sequence, grad = torch.randn(4, 10, features), torch.randn(4, 10, 18)
+        found = []
+        for saves in (True, False):
+            output, saved = layer(sequence, weights, None, saves, precision)
+            assert saved.shape == lstm_saved_shape(4 * saves, 10, 9)
+            arguments = (grad, sequence, weights, None, output, saved, True, precision)
+            found.append(layer_backward(*arguments))
+        for once, anew in zip(*found, strict=True):
+            assert torch.equal(once, anew)
+
+
+def check_operators(backend: str) -> None:
+    """Asserts that a layer and its derivative are well-behaved operators."""
+    layer, layer_backward = _operators(backend)
+    for features in (1, 2):
+        weights = _layer(features, 5)
+        wanted = [weight.clone().requires_grad_() for weight in weights]
+        sequence = torch.randn(3, 2, features)
+        for given, saves in ((weights, True), (weights, False), (wanted, True)):
+            leaf = sequence.clone().requires_grad_()
+            torch.library.opcheck(layer, (leaf, given, None, saves, "fp16"))
+        hidden, saved = layer(sequence, weights, None, True, "fp16")
+        for states, wants in itertools.product((None, hidden), (False, True)):
+            arguments = (hidden, sequence, weights, None, states, saved, wants, "fp16")
+            torch.library.opcheck(layer_backward, arguments)
+        head, leaf = torch.randn(10), sequence.clone().requires_grad_()
+        torch.library.opcheck(layer, (leaf, weights, head, True, "fp16"))
+
+
+def _operators(backend: str) -> tuple[Any, Any]:
+    operators = torch.ops.sodeep_fast
+    names = (f"{backend}_bilstm_layer", f"{backend}_bilstm_layer_backward")
+    return getattr(operators, names[0]), getattr(operators, names[1])
+
+
+def check_nothing_out_of_bounds(kernels: Any, hidden: int, precision: str) -> None:
+    """Asserts that a layer of `kernels`, a module, reads and writes nothing beside its tensors.
+
+    Inputs lie in memory full of NaN, and outputs in memory that stays as it was; all of them, but
+    what is saved, one number further than where pairs are aligned.
+    """
+    outer: list[Tensor] = []
+
+    def guarded(layer: Any, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        size, edge = math.prod(shape), 256 if len(shape) == 6 else 257
+        outer.append(torch.full((size + 514,), 7.0, dtype=dtype))
+        return outer[-1][edge : edge + size].view(shape)
+
+    def surrounded(value: Tensor) -> Tensor:
+        memory = torch.full((value.numel() + 514,), torch.nan)
+        memory[257:-257] = value.flatten()
+        return memory[257:-257].view(value.shape)
+
+    def run(sequence: Tensor, grad: Tensor, weights: list[Tensor]) -> list[Tensor]:
+        output, saved = kernels.bilstm_layer(sequence, weights, None, True, precision)
+        found = [output]
+        for states in (None, output):
+            arguments = (grad, sequence, weights, None, states, saved, True, precision)
+            found += kernels.bilstm_layer_backward(*arguments)
+        return found
+
+    for features in (1, 3):
+        weights = _layer(features, hidden)
+        sequence, grad = torch.randn(3, 11, features), torch.randn(3, 11, 2 * hidden)
+        expected = run(sequence, grad, weights)
+        with unittest.mock.patch.object(kernels._Layer, "empty", guarded):
+            around = [surrounded(weight) for weight in weights]
+            actual = run(surrounded(sequence), surrounded(grad), around)
+        for value, other in zip(actual, expected, strict=True):
+            assert torch.equal(value, other)
+    assert len(outer) >= 8
+    for memory in outer:
+        assert (memory[:256] == 7).all()
+        assert (memory[-256:] == 7).all()
