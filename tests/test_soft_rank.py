@@ -69,8 +69,12 @@ def test_large_lam_gives_the_exact_rank(method: str) -> None:
 @needs_kernels
 def test_auto_runs_the_method_that_its_cost_model_names() -> None:
     # The two methods round differently, which tells them apart.
-    for shape, expected, other in (((4, 30), "direct", "linear"), ((2, 5000), "linear", "direct")):
-        scores = make_scores("normal", shape)
+    for shape, distribution, expected, other in (
+        ((4, 30), "normal", "direct", "linear"),
+        ((2, 5000), "normal", "linear", "direct"),
+        ((2, 200), "uniform", "linear", "direct"),
+    ):
+        scores = make_scores(distribution, shape)
         auto = sodeep_fast.soft_rank(scores)
         assert torch.equal(auto, sodeep_fast.soft_rank(scores, method=expected))
         assert not torch.equal(auto, sodeep_fast.soft_rank(scores, method=other))
@@ -251,7 +255,8 @@ def test_vmap() -> None:
     ("method", "shape", "distribution"),
     [
         *itertools.product(METHODS, [(1, 40_000), (1, 5000), (70, 130)], ["cauchy"]),
-        ("linear", (1, 140_000), "uniform"),  # in blocks
+        ("linear", (1, 140_000), "normal"),  # in blocks
+        ("linear", (1, 140_000), "uniform"),  # by wide panels, with AVX-512
     ],
 )
 def test_results_do_not_depend_on_the_number_of_threads(

@@ -61,6 +61,33 @@ def test_long_rows(distribution: str, method: str, n: int, dtype: torch.dtype) -
         check(make_scores(distribution, (n,), dtype=dtype), lam, method, targets)
 
 
+# With AVX-512, rows of float32 that are less than 64 / lam wide have panels of width 4 / lam, which
+# are put into order 2048 items at a time.
+@pytest.mark.parametrize("n", [2, 16, 17, 100, 2047, 2048, 2049, 5000])
+def test_rows_of_few_wide_panels(n: int) -> None:
+    targets = torch.linspace(0, n - 1, min(n, 100)).long()
+    for width in (0.5, *(4.0 * k - 0.01 for k in range(1, 18)), 4.0, 32.0, 64.0):
+        scores = make_scores("uniform", (n,)).add(1).mul(width / 20)
+        scores[0], scores[-1] = 0, width / 10
+        check(scores, 10.0, "linear", targets)
+        check(scores.clamp(width / 100, width / 11), 10.0, "linear", targets)
+        # Nearly all panels are empty.
+        check(scores.sub(width / 20).sign().mul(width / 20), 10.0, "linear", targets)
+
+
+@pytest.mark.parametrize("method", ["direct", "linear"])
+def test_scores_and_temperature_may_be_of_any_scale(method: str) -> None:
+    scores = make_scores("uniform", (3, 300))
+    grad = torch.randn(3, 300, generator=torch.Generator().manual_seed(2))
+    ranks = OPS.soft_rank(scores, None, 16.0, False, method)
+    gradient = OPS.soft_rank_backward(grad, scores, None, 16.0, False, method)
+    for power in (-100, -20, 30, 100):
+        scaled, lam = scores * 2.0**power, 16.0 * 2.0**-power
+        assert torch.equal(OPS.soft_rank(scaled, None, lam, False, method), ranks)
+        scaled_gradient = OPS.soft_rank_backward(grad, scaled, None, lam, False, method)
+        assert torch.equal(scaled_gradient * 2.0**power, gradient)
+
+
 @pytest.mark.parametrize("method", ["direct", "linear"])
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 def test_double_backward_against_the_reference(distribution: str, method: str) -> None:
@@ -78,5 +105,5 @@ def test_double_backward_against_the_reference(distribution: str, method: str) -
 @pytest.mark.parametrize("instruction_set", ["baseline", "avx2"])
 def test_older_processors(instruction_set: str, rerun_on) -> None:
     """The same checks in a process that is held to an older instruction set."""
-    selected = "test_short_rows and (17 or 999) and (normal or outliers)"
+    selected = "(test_short_rows and (17 or 999) and (normal or outliers)) or (few_wide and 2049)"
     rerun_on(__file__, selected, instruction_set)

@@ -286,6 +286,15 @@ bool find_range(const T* values, int64_t n, T& lo, T& hi) {
   return reduce<T>(poison, [](T a, T b) { return a + b; }) == 0;
 }
 
+// Half-way from the smallest to the largest of n > 0 values; NaN if one is not finite. Differences
+// of values round less from there.
+template <class T>
+T middle_of(const T* values, int64_t n) {
+  T smallest, largest;
+  const bool finite = find_range(values, n, smallest, largest);
+  return finite ? smallest / 2 + largest / 2 : std::numeric_limits<T>::quiet_NaN();
+}
+
 #ifdef __clang__
 #define SODEEP_FAST_SHUFFLE(T, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else

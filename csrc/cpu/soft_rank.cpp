@@ -19,6 +19,7 @@
 #include "boundary.h"
 #include "cpu/flush_to_zero.h"
 #include "math/far_panels.h"
+#include "math/wide_panels.h"
 
 #define SODEEP_FAST_KERNELS "cpu/soft_rank_row.h"
 #include "cpu/foreach_isa.h"

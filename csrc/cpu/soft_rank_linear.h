@@ -93,11 +93,7 @@ void soft_rank_linear(const T* scores, const T* const (&weights)[2], int64_t n, 
 
   // Shifting g or v by a constant changes nothing but the rounding: the sums take differences.
   T shift[2] = {};
-  for (int k = 0; k < kDerivative; ++k) {
-    T smallest, largest;
-    const bool finite = find_range(weights[k], n, smallest, largest);
-    shift[k] = finite ? smallest / 2 + largest / 2 : std::numeric_limits<T>::quiet_NaN();
-  }
+  for (int k = 0; k < kDerivative; ++k) shift[k] = middle_of(weights[k], n);
 
   constexpr int64_t moment_size = kWeights * p;
   using Sums = PanelSums<T, kWeights>;

@@ -3,6 +3,9 @@
 
 #include "cpu/soft_rank_direct.h"
 #include "cpu/soft_rank_linear.h"
+#if SODEEP_FAST_VECTOR_BYTES == 64
+#include "cpu/soft_rank_narrow.h"
+#endif
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
@@ -64,8 +67,13 @@ void soft_rank_row(const SoftRankRow<T>& row, SoftRankScratch<T>& scratch) {
     const bool linear =
         has_panels && (row.method == Method::kLinear ||
                        (row.method == Method::kAuto && linear_is_faster<T>(n, range)));
-    const auto method =
-        linear ? soft_rank_linear<T, kDerivative> : soft_rank_direct<T, kDerivative>;
+    auto method = linear ? soft_rank_linear<T, kDerivative> : soft_rank_direct<T, kDerivative>;
+#if SODEEP_FAST_VECTOR_BYTES == 64
+    if constexpr (sizeof(T) == 4 && kDerivative < 2)
+      if (row.method != Method::kDirect && has_wide_panels(range, row.lam, lo, hi) &&
+          (row.method == Method::kLinear || narrow_is_faster(n, range)))
+        method = soft_rank_narrow<kDerivative>;
+#endif
     method(scores, weights, n, row.lam, lo, hi, scale, scratch, out);
   }
   for (int64_t i = 0; valid != nullptr && i < n; ++i) row.out[valid[i]] = out[i];

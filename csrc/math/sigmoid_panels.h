@@ -40,53 +40,66 @@ inline long double sigmoid_derivative(long double x) {
   return kDerivative == 1 ? up * down : up * down * (down - up);
 }
 
+// Numbers [b][a] that belong to function b of the position t_j and function a of t_i.
+template <int p>
+using PanelMatrix = std::array<std::array<long double, p>, p>;
+
+// transform^T * numbers * transform
+template <int p>
+PanelMatrix<p> transform_both_sides(const PanelMatrix<p>& numbers,
+                                    const PanelMatrix<p>& transform) {
+  PanelMatrix<p> half{}, result{};
+  for (int b = 0; b < p; ++b)
+    for (int a = 0; a < p; ++a)
+      for (int k = 0; k < p; ++k) half[b][a] += transform[k][b] * numbers[k][a];
+  for (int b = 0; b < p; ++b)
+    for (int a = 0; a < p; ++a)
+      for (int k = 0; k < p; ++k) result[b][a] += half[b][k] * transform[k][a];
+  return result;
+}
+
+// A function of the distance d + (t_j - t_i) / 2 in Chebyshev polynomials.
+template <int p, class F>
+PanelMatrix<p> chebyshev_coefficients(long double d, F&& function) {
+  const long double pi = std::acos(-1.0L);
+  PanelMatrix<p> values{}, from_nodes{};
+  std::array<long double, p> node{};
+  for (int k = 0; k < p; ++k) node[k] = std::cos((2 * k + 1) * pi / (2 * p));
+  for (int k = 0; k < p; ++k)
+    for (int c = 0; c < p; ++c) {
+      values[k][c] = function(d + (node[k] - node[c]) / 2);
+      from_nodes[k][c] = (c ? 2 : 1) * std::cos(c * (2 * k + 1) * pi / (2 * p)) / p;
+    }
+  return transform_both_sides<p>(values, from_nodes);
+}
+
+// Chebyshev polynomials [c] in powers [a].
+template <int p>
+PanelMatrix<p> chebyshev_powers() {
+  PanelMatrix<p> powers{};
+  powers[0][0] = powers[1][1] = 1;
+  for (int c = 2; c < p; ++c)
+    for (int a = 0; a < p; ++a)
+      powers[c][a] = (a ? 2 * powers[c - 1][a - 1] : 0) - powers[c - 2][a];
+  return powers;
+}
+
 // K_d for |d| < reach, all that panels see by default: entry [((d + reach - 1) * p + b) * p + a].
 // For the sigmoid itself and d > 0 it is of sigmoid - 1: items in panels above count in full,
 // exactly, and the table corrects that.
 template <class T, int kDerivative>
 std::vector<double> make_panel_table(int reach = kPanelReach<T>) {
   constexpr int p = kPanelOrder<T>;
-  using Matrix = std::array<std::array<long double, p>, p>;
-  const long double pi = std::acos(-1.0L);
-
-  // Values at the Chebyshev nodes -> Chebyshev coefficients -> powers. The first step is done on
-  // its own because its result decays, which is what keeps the second one from losing digits.
-  Matrix to_chebyshev{}, to_powers{};
-  std::array<long double, p> node{};
-  for (int k = 0; k < p; ++k) node[k] = std::cos((2 * k + 1) * pi / (2 * p));
-  for (int c = 0; c < p; ++c)
-    for (int k = 0; k < p; ++k)
-      to_chebyshev[c][k] = (c ? 2 : 1) * std::cos(c * (2 * k + 1) * pi / (2 * p)) / p;
-  to_powers[0][0] = to_powers[1][1] = 1;
-  for (int c = 2; c < p; ++c)
-    for (int a = 0; a < p; ++a)
-      to_powers[c][a] = (a ? 2 * to_powers[c - 1][a - 1] : 0) - to_powers[c - 2][a];
-
-  const auto both_sides = [](const Matrix& left, const Matrix& values, bool transposed) {
-    Matrix half{}, result{};
-    for (int i = 0; i < p; ++i)
-      for (int j = 0; j < p; ++j)
-        for (int k = 0; k < p; ++k)
-          half[i][j] += (transposed ? left[k][i] : left[i][k]) * values[k][j];
-    for (int i = 0; i < p; ++i)
-      for (int j = 0; j < p; ++j)
-        for (int k = 0; k < p; ++k)
-          result[i][j] += half[i][k] * (transposed ? left[k][j] : left[j][k]);
-    return result;
-  };
-
+  const PanelMatrix<p> powers = chebyshev_powers<p>();
   std::vector<double> table;
   table.reserve((2 * reach - 1) * p * p);
   for (int d = 1 - reach; d < reach; ++d) {
-    Matrix values{};
-    for (int b = 0; b < p; ++b)
-      for (int a = 0; a < p; ++a) {
-        const long double x = d + (node[b] - node[a]) / 2;
-        const bool from_one = kDerivative == 0 && d > 0;
-        values[b][a] = from_one ? -sigmoid_derivative<0>(-x) : sigmoid_derivative<kDerivative>(x);
-      }
-    const Matrix powers = both_sides(to_powers, both_sides(to_chebyshev, values, false), true);
-    for (const auto& row : powers)
+    const bool from_one = kDerivative == 0 && d > 0;
+    // By way of Chebyshev coefficients: they decay, which is what keeps powers from losing digits.
+    const auto coefficients = chebyshev_coefficients<p>(d, [&](long double x) {
+      return from_one ? -sigmoid_derivative<0>(-x) : sigmoid_derivative<kDerivative>(x);
+    });
+    for (const auto& row : transform_both_sides<p>(coefficients, powers))
       for (const long double entry : row) table.push_back(static_cast<double>(entry));
   }
   return table;

@@ -1,0 +1,184 @@
+// The sums of a narrow row in linear time, by few and wide panels. Included once for each
+// instruction set that can compress a register, hence no include guard.
+
+#include "cpu/wide_panel_sums.h"
+
+namespace sodeep_fast {
+namespace SODEEP_FAST_ISA {
+
+// The panels of a row.
+struct NarrowPanels {
+  int64_t count;
+  float lo, to_panel;
+  alignas(64) float centre_hi[kMostWidePanels] = {};
+  alignas(64) float centre_lo[kMostWidePanels] = {};
+
+  NarrowPanels(float lo_, double lam, double range)
+      : count(static_cast<int64_t>(range / kWideWidth) + 1),
+        lo(lo_),
+        to_panel(static_cast<float>(lam / kWideWidth)) {
+    for (int64_t k = 0; k < count; ++k) {
+      const auto centre = panel_centre<float>(lo, static_cast<double>(k), lam / kWideWidth);
+      centre_hi[k] = centre.hi, centre_lo[k] = centre.lo;
+    }
+  }
+};
+
+// Neighbours in a row, in the row's order and by panel. What is computed of them stays in a core's
+// cache.
+template <bool kWeighted>
+struct NarrowBlock {
+  static constexpr int64_t lanes = kLanes<float>, kMost = 2048;
+  // Arrays must not lie whole pages apart: reading one would wait for writes to the others.
+  static constexpr int64_t kRoom = kMost + 256,
+                           kRoomByPanel = kMost + (kMostWidePanels + 1) * lanes;
+
+  int64_t n, vectors;
+  alignas(64) float t[kRoom];  // place in the panel, from -1 to 1
+  alignas(64) float g[kWeighted ? kRoom : 1];
+  alignas(64) int32_t panel[kRoom];  // -1 behind the last item
+  // A panel after the other, each in vectors of its own, with zeros behind its last item.
+  alignas(64) float panel_t[kRoomByPanel];
+  alignas(64) float panel_g[kWeighted ? kRoomByPanel : 1];
+  int64_t count[kMostWidePanels];  // items by panel
+
+  void place(const NarrowPanels& panels, const float* scores, const float* weight, float shift,
+             int64_t items) {
+    n = items, vectors = (n + lanes - 1) / lanes;
+    const __m512i last = _mm512_set1_epi32(static_cast<int>(panels.count - 1));
+    for (int64_t v = 0; v < vectors; ++v) {
+      const int64_t at = v * lanes, left = n - at;
+      const Vec<float> score = load_first<float>(scores + at, left);
+      __m512i own = _mm512_cvttps_epi32((__m512)((score - panels.lo) * panels.to_panel));
+      own = _mm512_max_epi32(_mm512_min_epi32(own, last), _mm512_setzero_si512());
+      const auto of_panel = [&](const float* numbers) {
+        return (Vec<float>)_mm512_permutexvar_ps(own, _mm512_load_ps(numbers));
+      };
+      const Vec<float> offset = (score - of_panel(panels.centre_hi)) - of_panel(panels.centre_lo);
+      store<float>(t + at, offset * (2 * panels.to_panel));
+      _mm512_store_si512(panel + at, (__m512i)((IntVec<float>)own | ~first_lanes<float>(left)));
+      if constexpr (kWeighted) store<float>(g + at, load_first<float>(weight + at, left) - shift);
+    }
+  }
+
+  void gather(int64_t panels) {
+    const int64_t end = vectors * lanes;
+    float *next = panel_t, *next_g = panel_g;
+    for (int64_t k = 0; k < panels; ++k) {
+      const float* begin = next;
+      for (int64_t at = 0; at < end; at += lanes) {
+        const __mmask16 own = _mm512_cmpeq_epi32_mask(_mm512_load_si512(panel + at),
+                                                      _mm512_set1_epi32(static_cast<int>(k)));
+        const auto compress = [&](const float* from, float* to) {
+          _mm512_storeu_ps(to, _mm512_maskz_compress_ps(own, _mm512_load_ps(from + at)));
+        };
+        compress(t, next);
+        if constexpr (kWeighted) compress(g, next_g);
+        const int items = __builtin_popcount(own);
+        next += items, next_g += items;
+      }
+      store<float>(next, Vec<float>{});
+      if constexpr (kWeighted) store<float>(next_g, Vec<float>{});
+      count[k] = next - begin;
+      const int64_t padding = -count[k] & (lanes - 1);
+      next += padding, next_g += padding;
+    }
+  }
+
+  // The moments [panel, weight, k], of weights 1 and g.
+  void find_moments(int64_t panels, float* moments) const {
+    // What a place behind the last item, at t = 0, adds to those of weight 1.
+    const Vec<float> at_zero = {1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0};
+    const float *from = panel_t, *from_g = panel_g;
+    for (int64_t k = 0; k < panels; ++k) {
+      const int64_t full = (count[k] + lanes - 1) / lanes;
+      const auto padding = static_cast<float>(full * lanes - count[k]);
+      const Vec<float> own = wide_moments<false>(from, nullptr, full) - padding * at_zero;
+      store<float>(moments, own);
+      moments += kWideOrder;
+      if constexpr (kWeighted) {
+        store<float>(moments, wide_moments<true>(from, from_g, full));
+        moments += kWideOrder;
+      }
+      from += full * lanes, from_g += full * lanes;
+    }
+  }
+
+  void evaluate(const float* coefficients, float* out) const {
+    for (int64_t at = 0; at < vectors * lanes; at += lanes) {
+      const auto own_panel = (IntVec<float>)_mm512_load_si512(panel + at);
+      const Vec<float> own = load<float>(t + at), u = wide_u(own * own);
+      Vec<float> value = evaluate_wide(coefficients, own_panel, own, u);
+      if constexpr (kWeighted)
+        value = evaluate_wide(coefficients + kWideOrder * kMostWidePanels, own_panel, own, u) -
+                load<float>(g + at) * value;
+      store_first<float>(out + at, value, n - at);
+    }
+  }
+};
+
+// Whether the panels are few enough, and numbers of theirs not too small or large.
+inline bool has_wide_panels(double range, double lam, float lo, float hi) {
+  return range < kWideWidth * kMostWidePanels &&
+         lam >= kWideWidth * std::numeric_limits<float>::min() &&
+         2 * lam <= std::numeric_limits<float>::max() && std::isfinite(hi - lo);
+}
+
+// Expected costs in ns for value and gradient on one core, fitted to timings of this and the direct
+// method over n from 8 to 400 and ranges from 3 to 63 (Xeon with AVX-512, 2026-11). Where there are
+// wide panels, narrower ones take longer.
+inline bool narrow_is_faster(int64_t n, double range) {
+  const auto vectors = static_cast<double>((n + kLanes<float> - 1) / kLanes<float>);
+  const double panels = std::floor(range / kWideWidth) + 1;
+  const double pair = n <= kTile ? 0.101 : 0.159;  // each pair once, or twice
+  const double direct = 230 + vectors * (29 + pair * kLanes<float> * static_cast<double>(n));
+  return 185 + 41 * vectors + panels * (99 + 3.3 * vectors) < direct;
+}
+
+// out[i] = scale * the sum of SoftRankRow, all scores finite and between lo and hi.
+template <int kDerivative>
+void soft_rank_narrow(const float* scores, const float* const (&weights)[2], int64_t n, double lam,
+                      float lo, float hi, double scale, SoftRankScratch<float>& scratch,
+                      float* out) {
+  constexpr bool kWeighted = kDerivative == 1;
+  using Block = NarrowBlock<kWeighted>;
+  using Sums = WidePanelSums<kDerivative, kWeighted ? 2 : 1>;
+  const double range = lam * (static_cast<double>(hi) - static_cast<double>(lo));
+  const NarrowPanels panels(lo, lam, range);
+  const float* weight = weights[0];
+  const float shift = kWeighted ? middle_of(weight, n) : 0;
+  const int64_t blocks = (n + Block::kMost - 1) / Block::kMost;
+
+  Block first;
+  const auto place = [&](int64_t k, Block& block) {
+    const int64_t at = k * Block::kMost;
+    block.place(panels, scores + at, kWeighted ? weight + at : nullptr, shift,
+                std::min(Block::kMost, n - at));
+  };
+  const auto visit_blocks = [&](auto&& work) {
+    if (blocks == 1) return work(0, first);
+    constexpr int64_t kGrain = std::max<int64_t>(1, kParallelItems / (4 * Block::kMost));
+    torch::stable::parallel_for(0, blocks, kGrain, [&](int64_t begin, int64_t end) {
+      Block block;
+      for (int64_t k = begin; k < end; ++k) {
+        place(k, block);
+        work(k, block);
+      }
+    });
+  };
+
+  if (blocks == 1) place(0, first);
+  const int64_t size = Sums::size(panels.count);
+  float* moments = scratch.direct.reserve(blocks * size);
+  visit_blocks([&](int64_t k, Block& block) {
+    block.gather(panels.count);
+    block.find_moments(panels.count, moments + k * size);
+  });
+  alignas(64) float coefficients[Sums::size(kMostWidePanels)];
+  Sums(panels.count, moments, blocks).find(n, static_cast<float>(scale), coefficients);
+  visit_blocks(
+      [&](int64_t k, Block& block) { block.evaluate(coefficients, out + k * Block::kMost); });
+}
+
+}  // namespace SODEEP_FAST_ISA
+}  // namespace sodeep_fast

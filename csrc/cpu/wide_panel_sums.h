@@ -1,0 +1,161 @@
+// The sums over the items of a few wide panels; see math/wide_panels.h. A register holds all the
+// moments of a panel, or its coefficients. Included once for each instruction set that has such
+// registers, hence no include guard.
+
+namespace sodeep_fast {
+namespace SODEEP_FAST_ISA {
+
+constexpr int64_t kMostWidePanels = kLanes<float>;
+
+// The functions phi are t^a u^b.
+SODEEP_FAST_INLINE Vec<float> wide_u(Vec<float> t2) { return 8 * t2 * t2 + (1 - 8 * t2); }
+
+// The moments sum of w phi_k(t) of a panel, in lane k; w is 1 where it is null.
+template <bool kWeighted>
+__attribute__((noinline)) Vec<float> wide_moments(const float* t, const float* w, int64_t vectors) {
+  constexpr int p = kWideOrder;
+  static_assert(p == kLanes<float>);
+  Vec<float> sums[p], rows[p];
+#pragma GCC unroll 16
+  for (int k = 0; k < p; ++k) sums[k] = Vec<float>{};
+  for (int64_t v = 0; v < vectors; ++v) {
+    const Vec<float> t1 = load<float>(t + v * p), t2 = t1 * t1, u = wide_u(t2), u2 = u * u;
+    const Vec<float> of_u[4] = {broadcast<float>(1), u, u2, u2 * u};
+    Vec<float> of_t[4] = {broadcast<float>(1), t1, t2, t1 * t2};
+    if constexpr (kWeighted) {
+      of_t[0] = load<float>(w + v * p);
+      for (int a = 1; a < 4; ++a) of_t[a] *= of_t[0];
+    }
+#pragma GCC unroll 16
+    for (int k = 0; k < p; ++k) sums[k] += of_t[k % 4] * of_u[k / 4];
+  }
+  // Copied, or the compiler would keep the sums in memory all along.
+#pragma GCC unroll 16
+  for (int k = 0; k < p; ++k) rows[k] = sums[k];
+  return transposed_sum<float>(rows);
+}
+
+// sum of c_k phi_k(t), for items of several panels: coefficients [k, panel].
+SODEEP_FAST_INLINE Vec<float> evaluate_wide(const float* c, IntVec<float> panel, Vec<float> t,
+                                            Vec<float> u) {
+  const auto at = [&](int k) {
+    const __m512 of_panels = (__m512)load<float>(c + k * kMostWidePanels);
+    return (Vec<float>)_mm512_permutexvar_ps((__m512i)panel, of_panels);
+  };
+  Vec<float> value = {};
+#pragma GCC unroll 4
+  for (int b = 3; b >= 0; --b) {
+    const int k = 4 * b;
+    value = value * u + (((at(k + 3) * t + at(k + 2)) * t + at(k + 1)) * t + at(k));
+  }
+  return value;
+}
+
+// What the items of panels, side by side, add up to at each of them, with kWeights weights of an
+// item: one, which comes first, and others.
+template <int kDerivative, int kWeights>
+class WidePanelSums {
+  static constexpr int p = kWideOrder;
+
+ public:
+  // Of the moments [panel, weight, k], and of the coefficients.
+  static constexpr int64_t size(int64_t panels) { return panels * kWeights * p; }
+
+  // From the moments of several parts of the items.
+  WidePanelSums(int64_t panels, const float* moments, int64_t parts) : panels_(panels) {
+    static const std::vector<float> table = make_wide_table<kDerivative>();
+    table_ = table.data();
+    for (int64_t panel = 0; panel < panels; ++panel)
+      for (int w = 0; w < kWeights; ++w) {
+        const float* own = moments + (panel * kWeights + w) * p;
+        Vec<float> total = load<float>(own);
+        if (parts > 1) {
+          LongSum<float> sum;
+          for (int64_t part = 0; part < parts; ++part)
+            sum.add(load<float>(own + part * size(panels)));
+          total = sum.scaled(1, 0);
+        }
+        store<float>(moments_[panel][w], total);
+        store<float>(mirrored_[panel][w], total * signs());
+      }
+  }
+
+  // scale times the coefficients [weight, k, panel], for a row of n items; each of them counts
+  // itself, and one half to its rank.
+  void find(int64_t n, float scale, float* coefficients) {
+    for (int64_t panel = 0; panel < panels_; ++panel) sum_others(panel);
+    for (int w = 0; w < kWeights; ++w) {
+      Vec<float> rows[kMostWidePanels] = {};
+      int64_t not_above = 0;
+      for (int64_t panel = 0; panel < panels_; ++panel) {
+        const Vec<float> above = load<float>(above_[panel][w]) * signs();
+        Vec<float> sum = load<float>(below_[panel][w]) + sum_own(panel, w);
+        if constexpr (kDerivative == 0) {
+          // Items of the panels above count in full, less what the table says.
+          not_above += static_cast<int64_t>(moments_[panel][0][0]);
+          sum -= above;
+          sum[0] += static_cast<float>(n - not_above) + 0.5f;
+        } else {
+          sum += above;
+        }
+        rows[panel] = sum * scale;
+      }
+      transpose<float>(rows);
+      for (int k = 0; k < p; ++k)
+        store<float>(coefficients + (w * p + k) * kMostWidePanels, rows[k]);
+    }
+  }
+
+ private:
+  // Of the functions at -t.
+  static Vec<float> signs() {
+    return Vec<float>{1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1};
+  }
+
+  // What the panels below add to one, and those above to its mirror image: the same rows of the
+  // table serve both.
+  void sum_others(int64_t panel) {
+    constexpr int kChains = 4 / kWeights;  // of additions, to hide their latency
+    const int64_t mirror = panels_ - 1 - panel;
+    Vec<float> below[kWeights][kChains] = {}, above[kWeights][kChains] = {};
+    for (int64_t d = 1; d < kWideReach && d <= panel; ++d) {
+      const float* rows = table_ + d * p * p;
+      for (int first = 0; first < kWideTerms[d]; first += 4)
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; ++k) {
+          Vec<float> row = load<float>(rows + (first + k) * p);
+          // Or the compiler would load it once for each product.
+          __asm__("" : "+v"(row));
+#pragma GCC unroll 2
+          for (int w = 0; w < kWeights; ++w) {
+            below[w][k % kChains] += row * moments_[panel - d][w][first + k];
+            above[w][k % kChains] += row * mirrored_[mirror + d][w][first + k];
+          }
+        }
+    }
+    for (int w = 0; w < kWeights; ++w) {
+      for (int chain = 1; chain < kChains; ++chain)
+        below[w][0] += below[w][chain], above[w][0] += above[w][chain];
+      store<float>(below_[panel][w], below[w][0]);
+      store<float>(above_[mirror][w], above[w][0]);
+    }
+  }
+
+  Vec<float> sum_own(int64_t panel, int w) const {
+    Vec<float> sums[4] = {};
+#pragma GCC unroll 16
+    for (int k = 0; k < p; ++k) sums[k % 4] += load<float>(table_ + k * p) * moments_[panel][w][k];
+    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  }
+
+  int64_t panels_;
+  const float* table_;
+  using Numbers = float[kMostWidePanels][kWeights][p];
+  alignas(64) Numbers moments_;
+  alignas(64) Numbers mirrored_;  // moments at -t
+  alignas(64) Numbers below_;     // what the panels below add to the coefficients
+  alignas(64) Numbers above_;     // and those above, at -t
+};
+
+}  // namespace SODEEP_FAST_ISA
+}  // namespace sodeep_fast
