@@ -178,6 +178,21 @@ def test_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_kernels
+@pytest.mark.parametrize(("hidden", "rows", "keeps_all"), [(128, 128, False), (256, 64, True)])
+def test_layers_of_many_units_keep_more(hidden: int, rows: int, keeps_all: bool) -> None:
+    weights = [weight.detach() for weight in make_lstm(hidden, 1).parameters()]
+    sizes: list[int] = []
+
+    def kept(value: Tensor) -> Tensor:
+        sizes.append(value.numel())
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(kept, lambda value: value):
+        bilstm(torch.randn(rows, 64, requires_grad=True), weights)
+    assert (max(sizes) == 2 * 6 * hidden * rows * 64) == keeps_all
+
+
+@needs_kernels
 @pytest.mark.parametrize("saved_bytes", [0, 1 << 30])
 def test_every_combination_of_gradients(monkeypatch: pytest.MonkeyPatch, saved_bytes: int) -> None:
     monkeypatch.setattr(module, "SAVED_BYTES", saved_bytes)

@@ -19,8 +19,11 @@ CUDA_HIDDEN = 128  # hidden units whose recurrent weights, in a half type, fill 
 INTERPRETED_SHARED = 227 << 10  # what Triton's interpreter is taken to have: as much as an H200
 # What a layer may keep of its gates for its backward. glibc gives larger blocks back to the system,
 # which supplies them page by page at every call: that takes longer than computing the gates anew
-# (1.2 times as long in all for 128 x 100 scores and 2 layers of 128 units, one core, 2026-11).
+# (1.2 times as long in all for 128 x 100 scores and 2 layers of 128 units, one core with AMX,
+# 2026-11). Of many units it takes less time, as what is computed grows with their square (0.65 to
+# 0.7 of it for 64 x 100 scores and 2 layers of 512 units, two cores without AMX, 2026-11).
 SAVED_BYTES = 32 << 20
+WIDE_HIDDEN, WIDE_SAVED_BYTES = 256, 320 << 20
 # Numbers of a step and a unit that the backward reads, kLstmSaved of csrc/cpu/bilstm.h.
 SAVED_BY_CPP = 6
 # What is computed anew at a time, of as many rows as run together, stays in a core's cache.
@@ -41,10 +44,10 @@ def bilstm(
     states of zero, once differentiable in `scores` and `weights`. The gradient of the scores alone,
     with weights that want none, costs no work for the weights. For the backward a layer keeps its
     input and, if the weights want gradients, its hidden states; its gates and cell states too, on a
-    GPU always, 5 numbers per score, hidden unit and direction, and on a CPU, 6 of them, if they
-    take no more than 32 MiB. They are float16 unless the products are "full". Otherwise it keeps
-    the states before every few steps, and computes the rest anew, a few rows and steps at a time.
-    Under `torch.no_grad()` nothing is kept.
+    GPU always, 5 numbers per score, hidden unit and direction, and on a CPU, 6 of them, if unrounded
+    they take no more than 32 MiB, or 320 MiB from 256 hidden units on. They are float16 where
+    products are rounded. Otherwise it keeps the states before every few steps, and computes the
+    rest anew, a few rows and steps at a time. Under `torch.no_grad()` nothing is kept.
 
     With a head it returns the hidden states times it. They themselves are then not kept and, on a
     CPU and by "cuda", not even written, unless the last layer's weights or, on a GPU, the head want
@@ -179,7 +182,8 @@ def _keeps(scores: Tensor, hidden: int, state_bytes: int, saved_bytes: int) -> i
     `state_bytes`, `saved_bytes`: of a number of the states, and of those that the backward reads.
     """
     steps = scores.shape[1]
-    if 2 * SAVED_BY_CPP * scores.numel() * hidden * state_bytes <= SAVED_BYTES:
+    most = WIDE_SAVED_BYTES if hidden >= WIDE_HIDDEN else SAVED_BYTES
+    if 2 * SAVED_BY_CPP * scores.numel() * hidden * state_bytes <= most:
         return steps
     length = max(4, SEGMENT_BYTES // (SAVED_BY_CPP * SEGMENT_ROWS * hidden * saved_bytes))
     return (steps - 1) // length
