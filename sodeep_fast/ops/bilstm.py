@@ -44,8 +44,8 @@ def bilstm(
     states of zero, once differentiable in `scores` and `weights`. The gradient of the scores alone,
     with weights that want none, costs no work for the weights. For the backward a layer keeps its
     input and, if the weights want gradients, its hidden states; its gates and cell states too, on a
-    GPU always, 5 numbers per score, hidden unit and direction, and on a CPU, 6 of them, if unrounded
-    they take no more than 32 MiB, or 320 MiB from 256 hidden units on. They are float16 where
+    GPU always, 5 numbers per score, hidden unit and direction, and on a CPU, 6 of them, if they
+    take no more than 32 MiB unrounded, or 320 MiB from 256 hidden units on. They are float16 where
     products are rounded. Otherwise it keeps the states before every few steps, and computes the
     rest anew, a few rows and steps at a time. Under `torch.no_grad()` nothing is kept.
 
