@@ -1,5 +1,5 @@
 // The sums of a narrow row in linear time, by few and wide panels. Included once for each
-// instruction set that can compress a register, hence no include guard.
+// instruction set that can choose lanes, hence no include guard.
 
 #include "cpu/wide_panel_sums.h"
 
@@ -45,20 +45,25 @@ struct NarrowBlock {
   void place(const NarrowPanels& panels, const float* scores, const float* weight, float shift,
              int64_t items) {
     n = items, vectors = (n + lanes - 1) / lanes;
-    const __m512i last = _mm512_set1_epi32(static_cast<int>(panels.count - 1));
+    const IntVec<float> first = {}, last = first + static_cast<int32_t>(panels.count - 1);
     for (int64_t v = 0; v < vectors; ++v) {
       const int64_t at = v * lanes, left = n - at;
       const Vec<float> score = load_first<float>(scores + at, left);
-      __m512i own = _mm512_cvttps_epi32((__m512)((score - panels.lo) * panels.to_panel));
-      own = _mm512_max_epi32(_mm512_min_epi32(own, last), _mm512_setzero_si512());
-      const auto of_panel = [&](const float* numbers) {
-        return (Vec<float>)_mm512_permutexvar_ps(own, _mm512_load_ps(numbers));
-      };
-      const Vec<float> offset = (score - of_panel(panels.centre_hi)) - of_panel(panels.centre_lo);
+      IntVec<float> own = truncate((score - panels.lo) * panels.to_panel);
+      own = own < last ? own : last;
+      own = own > first ? own : first;
+      const Vec<float> offset = (score - pick(panels.centre_hi, own)) - pick(panels.centre_lo, own);
       store<float>(t + at, offset * (2 * panels.to_panel));
-      _mm512_store_si512(panel + at, (__m512i)((IntVec<float>)own | ~first_lanes<float>(left)));
+      own |= ~first_lanes<float>(left);
+      __builtin_memcpy(panel + at, &own, sizeof(own));
       if constexpr (kWeighted) store<float>(g + at, load_first<float>(weight + at, left) - shift);
     }
+  }
+
+  IntVec<float> panels_at(int64_t at) const {
+    IntVec<float> own;
+    __builtin_memcpy(&own, panel + at, sizeof(own));
+    return own;
   }
 
   void gather(int64_t panels) {
@@ -67,13 +72,9 @@ struct NarrowBlock {
     for (int64_t k = 0; k < panels; ++k) {
       const float* begin = next;
       for (int64_t at = 0; at < end; at += lanes) {
-        const __mmask16 own = _mm512_cmpeq_epi32_mask(_mm512_load_si512(panel + at),
-                                                      _mm512_set1_epi32(static_cast<int>(k)));
-        const auto compress = [&](const float* from, float* to) {
-          _mm512_storeu_ps(to, _mm512_maskz_compress_ps(own, _mm512_load_ps(from + at)));
-        };
-        compress(t, next);
-        if constexpr (kWeighted) compress(g, next_g);
+        const uint16_t own = lanes_equal(panels_at(at), static_cast<int32_t>(k));
+        store<float>(next, compress(own, load<float>(t + at)));
+        if constexpr (kWeighted) store<float>(next_g, compress(own, load<float>(g + at)));
         const int items = __builtin_popcount(own);
         next += items, next_g += items;
       }
@@ -87,17 +88,14 @@ struct NarrowBlock {
 
   // The moments [panel, weight, k], of weights 1 and g.
   void find_moments(int64_t panels, float* moments) const {
-    // What a place behind the last item, at t = 0, adds to those of weight 1.
-    const Vec<float> at_zero = {1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0};
     const float *from = panel_t, *from_g = panel_g;
     for (int64_t k = 0; k < panels; ++k) {
       const int64_t full = (count[k] + lanes - 1) / lanes;
       const auto padding = static_cast<float>(full * lanes - count[k]);
-      const Vec<float> own = wide_moments<false>(from, nullptr, full) - padding * at_zero;
-      store<float>(moments, own);
+      store_wide_moments<false>(from, nullptr, full, padding, moments);
       moments += kWideOrder;
       if constexpr (kWeighted) {
-        store<float>(moments, wide_moments<true>(from, from_g, full));
+        store_wide_moments<true>(from, from_g, full, 0, moments);
         moments += kWideOrder;
       }
       from += full * lanes, from_g += full * lanes;
@@ -106,7 +104,7 @@ struct NarrowBlock {
 
   void evaluate(const float* coefficients, float* out) const {
     for (int64_t at = 0; at < vectors * lanes; at += lanes) {
-      const auto own_panel = (IntVec<float>)_mm512_load_si512(panel + at);
+      const IntVec<float> own_panel = panels_at(at);
       const Vec<float> own = load<float>(t + at), u = wide_u(own * own);
       Vec<float> value = evaluate_wide(coefficients, own_panel, own, u);
       if constexpr (kWeighted)
@@ -125,14 +123,25 @@ inline bool has_wide_panels(double range, double lam, float lo, float hi) {
 }
 
 // Expected costs in ns for value and gradient on one core, fitted to timings of this and the direct
-// method over n from 8 to 400 and ranges from 3 to 63 (Xeon with AVX-512, 2026-11). Where there are
-// wide panels, narrower ones take longer.
+// method over n from 8 to 400 and ranges from 3 to 63 (Xeon with AVX-512, 2026-11).
+struct NarrowCosts {
+  double row, vector, panel, panel_vector;
+  double direct_row, direct_vector, pair_once, pair_twice;
+};
+constexpr NarrowCosts kNarrowCosts = SODEEP_FAST_VECTOR_BYTES == 64
+                                         ? NarrowCosts{145, 41, 104, 3.0, 201, 34, 0.098, 0.156}
+                                         : NarrowCosts{71, 33, 150, 2.8, 114, 24, 0.164, 0.316};
+
+// Where there are wide panels, narrower ones take longer than either.
 inline bool narrow_is_faster(int64_t n, double range) {
+  constexpr const NarrowCosts& cost = kNarrowCosts;
   const auto vectors = static_cast<double>((n + kLanes<float> - 1) / kLanes<float>);
+  const double pairs = vectors * kLanes<float> * static_cast<double>(n);
+  const double pair = n <= kTile ? cost.pair_once : cost.pair_twice;
+  const double direct = cost.direct_row + cost.direct_vector * vectors + pair * pairs;
   const double panels = std::floor(range / kWideWidth) + 1;
-  const double pair = n <= kTile ? 0.101 : 0.159;  // each pair once, or twice
-  const double direct = 230 + vectors * (29 + pair * kLanes<float> * static_cast<double>(n));
-  return 185 + 41 * vectors + panels * (99 + 3.3 * vectors) < direct;
+  return cost.row + cost.vector * vectors + panels * (cost.panel + cost.panel_vector * vectors) <
+         direct;
 }
 
 // out[i] = scale * the sum of SoftRankRow, all scores finite and between lo and hi.

@@ -3,7 +3,7 @@
 
 #include "cpu/soft_rank_direct.h"
 #include "cpu/soft_rank_linear.h"
-#if SODEEP_FAST_VECTOR_BYTES == 64
+#if SODEEP_FAST_VECTOR_BYTES >= 32
 #include "cpu/soft_rank_narrow.h"
 #endif
 
@@ -68,7 +68,7 @@ void soft_rank_row(const SoftRankRow<T>& row, SoftRankScratch<T>& scratch) {
         has_panels && (row.method == Method::kLinear ||
                        (row.method == Method::kAuto && linear_is_faster<T>(n, range)));
     auto method = linear ? soft_rank_linear<T, kDerivative> : soft_rank_direct<T, kDerivative>;
-#if SODEEP_FAST_VECTOR_BYTES == 64
+#if SODEEP_FAST_VECTOR_BYTES >= 32
     if constexpr (sizeof(T) == 4 && kDerivative < 2)
       if (row.method != Method::kDirect && has_wide_panels(range, row.lam, lo, hi) &&
           (row.method == Method::kLinear || narrow_is_faster(n, range)))

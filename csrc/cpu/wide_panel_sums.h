@@ -1,47 +1,58 @@
-// The sums over the items of a few wide panels; see math/wide_panels.h. A register holds all the
-// moments of a panel, or its coefficients. Included once for each instruction set that has such
-// registers, hence no include guard.
+// The sums over the items of a few wide panels; see math/wide_panels.h. One register holds all the
+// moments of a panel, or its coefficients, or two of them do. Included once for each instruction
+// set that can choose lanes, hence no include guard.
+
+#include "cpu/lanes.h"
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
 constexpr int64_t kMostWidePanels = kLanes<float>;
+constexpr int kWideParts = kWideOrder / kLanes<float>;  // registers
 
 // The functions phi are t^a u^b.
 SODEEP_FAST_INLINE Vec<float> wide_u(Vec<float> t2) { return 8 * t2 * t2 + (1 - 8 * t2); }
 
-// The moments sum of w phi_k(t) of a panel, in lane k; w is 1 where it is null.
-template <bool kWeighted>
+// The moments sum of w phi_k(t) of a panel, a register of them from k = first on; w is 1 where it
+// is null.
+template <bool kWeighted, int first>
 __attribute__((noinline)) Vec<float> wide_moments(const float* t, const float* w, int64_t vectors) {
-  constexpr int p = kWideOrder;
-  static_assert(p == kLanes<float>);
-  Vec<float> sums[p], rows[p];
+  constexpr int lanes = kLanes<float>;
+  Vec<float> sums[lanes], rows[lanes];
 #pragma GCC unroll 16
-  for (int k = 0; k < p; ++k) sums[k] = Vec<float>{};
+  for (int k = 0; k < lanes; ++k) sums[k] = Vec<float>{};
   for (int64_t v = 0; v < vectors; ++v) {
-    const Vec<float> t1 = load<float>(t + v * p), t2 = t1 * t1, u = wide_u(t2), u2 = u * u;
+    const Vec<float> t1 = load<float>(t + v * lanes), t2 = t1 * t1, u = wide_u(t2), u2 = u * u;
     const Vec<float> of_u[4] = {broadcast<float>(1), u, u2, u2 * u};
     Vec<float> of_t[4] = {broadcast<float>(1), t1, t2, t1 * t2};
     if constexpr (kWeighted) {
-      of_t[0] = load<float>(w + v * p);
+      of_t[0] = load<float>(w + v * lanes);
       for (int a = 1; a < 4; ++a) of_t[a] *= of_t[0];
     }
 #pragma GCC unroll 16
-    for (int k = 0; k < p; ++k) sums[k] += of_t[k % 4] * of_u[k / 4];
+    for (int k = 0; k < lanes; ++k) sums[k] += of_t[k % 4] * of_u[(first + k) / 4];
   }
   // Copied, or the compiler would keep the sums in memory all along.
 #pragma GCC unroll 16
-  for (int k = 0; k < p; ++k) rows[k] = sums[k];
+  for (int k = 0; k < lanes; ++k) rows[k] = sums[k];
   return transposed_sum<float>(rows);
+}
+
+// All of them, less what `padding` places behind the last item, at t = 0 and of weight 1, add.
+template <bool kWeighted>
+void store_wide_moments(const float* t, const float* w, int64_t vectors, float padding, float* to) {
+  const auto store_part = [&](auto first) {
+    store<float>(to + first(), wide_moments<kWeighted, first()>(t, w, vectors));
+  };
+  store_part(std::integral_constant<int, 0>{});
+  if constexpr (kWideParts == 2) store_part(std::integral_constant<int, kLanes<float>>{});
+  for (int k = 0; k < kWideOrder; k += 4) to[k] -= padding;
 }
 
 // sum of c_k phi_k(t), for items of several panels: coefficients [k, panel].
 SODEEP_FAST_INLINE Vec<float> evaluate_wide(const float* c, IntVec<float> panel, Vec<float> t,
                                             Vec<float> u) {
-  const auto at = [&](int k) {
-    const __m512 of_panels = (__m512)load<float>(c + k * kMostWidePanels);
-    return (Vec<float>)_mm512_permutexvar_ps((__m512i)panel, of_panels);
-  };
+  const auto at = [&](int k) { return pick(c + k * kMostWidePanels, panel); };
   Vec<float> value = {};
 #pragma GCC unroll 4
   for (int b = 3; b >= 0; --b) {
@@ -55,7 +66,7 @@ SODEEP_FAST_INLINE Vec<float> evaluate_wide(const float* c, IntVec<float> panel,
 // item: one, which comes first, and others.
 template <int kDerivative, int kWeights>
 class WidePanelSums {
-  static constexpr int p = kWideOrder;
+  static constexpr int p = kWideOrder, lanes = kLanes<float>;
 
  public:
   // Of the moments [panel, weight, k], and of the coefficients.
@@ -65,92 +76,105 @@ class WidePanelSums {
   WidePanelSums(int64_t panels, const float* moments, int64_t parts) : panels_(panels) {
     static const std::vector<float> table = make_wide_table<kDerivative>();
     table_ = table.data();
-    for (int64_t panel = 0; panel < panels; ++panel)
-      for (int w = 0; w < kWeights; ++w) {
-        const float* own = moments + (panel * kWeights + w) * p;
-        Vec<float> total = load<float>(own);
-        if (parts > 1) {
-          LongSum<float> sum;
-          for (int64_t part = 0; part < parts; ++part)
-            sum.add(load<float>(own + part * size(panels)));
-          total = sum.scaled(1, 0);
-        }
-        store<float>(moments_[panel][w], total);
-        store<float>(mirrored_[panel][w], total * signs());
+    const int64_t numbers = size(panels);
+    for (int64_t at = 0; at < numbers; at += lanes) {
+      Vec<float> total = load<float>(moments + at);
+      if (parts > 1) {
+        LongSum<float> sum;
+        for (int64_t part = 0; part < parts; ++part)
+          sum.add(load<float>(moments + part * numbers + at));
+        total = sum.scaled(1, 0);
       }
+      store<float>(moments_[0][0] + at, total);
+      store<float>(mirrored_[0][0] + at, total * signs());
+    }
   }
 
   // scale times the coefficients [weight, k, panel], for a row of n items; each of them counts
   // itself, and one half to its rank.
   void find(int64_t n, float scale, float* coefficients) {
     for (int64_t panel = 0; panel < panels_; ++panel) sum_others(panel);
-    for (int w = 0; w < kWeights; ++w) {
-      Vec<float> rows[kMostWidePanels] = {};
-      int64_t not_above = 0;
-      for (int64_t panel = 0; panel < panels_; ++panel) {
-        const Vec<float> above = load<float>(above_[panel][w]) * signs();
-        Vec<float> sum = load<float>(below_[panel][w]) + sum_own(panel, w);
-        if constexpr (kDerivative == 0) {
-          // Items of the panels above count in full, less what the table says.
-          not_above += static_cast<int64_t>(moments_[panel][0][0]);
-          sum -= above;
-          sum[0] += static_cast<float>(n - not_above) + 0.5f;
-        } else {
-          sum += above;
+    for (int w = 0; w < kWeights; ++w)
+      for (int part = 0; part < kWideParts; ++part) {
+        Vec<float> rows[lanes] = {};
+        int64_t not_above = 0;
+        for (int64_t panel = 0; panel < panels_; ++panel) {
+          const auto of = [&](const Numbers& numbers) {
+            return load<float>(numbers[panel][w] + part * lanes);
+          };
+          const Vec<float> above = of(above_) * signs();
+          Vec<float> sum = of(below_) + sum_own(panel, w, part);
+          if constexpr (kDerivative == 0) {
+            // Items of the panels above count in full, less what the table says.
+            not_above += static_cast<int64_t>(moments_[panel][0][0]);
+            sum -= above;
+            if (part == 0) sum[0] += static_cast<float>(n - not_above) + 0.5f;
+          } else {
+            sum += above;
+          }
+          rows[panel] = sum * scale;
         }
-        rows[panel] = sum * scale;
+        transpose<float>(rows);
+        for (int k = 0; k < lanes; ++k)
+          store<float>(coefficients + (w * p + part * lanes + k) * kMostWidePanels, rows[k]);
       }
-      transpose<float>(rows);
-      for (int k = 0; k < p; ++k)
-        store<float>(coefficients + (w * p + k) * kMostWidePanels, rows[k]);
-    }
   }
 
  private:
+  using Numbers = float[kMostWidePanels][kWeights][p];
+
   // Of the functions at -t.
   static Vec<float> signs() {
-    return Vec<float>{1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1};
+    Vec<float> result;
+    for (int k = 0; k < lanes; ++k) result[k] = k % 2 ? -1.0f : 1.0f;
+    return result;
   }
 
   // What the panels below add to one, and those above to its mirror image: the same rows of the
   // table serve both.
   void sum_others(int64_t panel) {
-    constexpr int kChains = 4 / kWeights;  // of additions, to hide their latency
+    // Of additions, to hide their latency.
+    constexpr int kChains = std::max(1, 4 / (kWeights * kWideParts));
     const int64_t mirror = panels_ - 1 - panel;
-    Vec<float> below[kWeights][kChains] = {}, above[kWeights][kChains] = {};
+    Vec<float> below[kWeights][kWideParts][kChains] = {}, above[kWeights][kWideParts][kChains] = {};
     for (int64_t d = 1; d < kWideReach && d <= panel; ++d) {
       const float* rows = table_ + d * p * p;
       for (int first = 0; first < kWideTerms[d]; first += 4)
 #pragma GCC unroll 4
-        for (int k = 0; k < 4; ++k) {
-          Vec<float> row = load<float>(rows + (first + k) * p);
-          // Or the compiler would load it once for each product.
-          __asm__("" : "+v"(row));
+        for (int k = 0; k < 4; ++k)
 #pragma GCC unroll 2
-          for (int w = 0; w < kWeights; ++w) {
-            below[w][k % kChains] += row * moments_[panel - d][w][first + k];
-            above[w][k % kChains] += row * mirrored_[mirror + d][w][first + k];
+          for (int part = 0; part < kWideParts; ++part) {
+            Vec<float> row = load<float>(rows + (first + k) * p + part * lanes);
+            // Or the compiler would load it once for each product.
+            __asm__("" : "+v"(row));
+#pragma GCC unroll 2
+            for (int w = 0; w < kWeights; ++w) {
+              below[w][part][k % kChains] += row * moments_[panel - d][w][first + k];
+              above[w][part][k % kChains] += row * mirrored_[mirror + d][w][first + k];
+            }
           }
+    }
+    for (int w = 0; w < kWeights; ++w)
+      for (int part = 0; part < kWideParts; ++part) {
+        for (int chain = 1; chain < kChains; ++chain) {
+          below[w][part][0] += below[w][part][chain];
+          above[w][part][0] += above[w][part][chain];
         }
-    }
-    for (int w = 0; w < kWeights; ++w) {
-      for (int chain = 1; chain < kChains; ++chain)
-        below[w][0] += below[w][chain], above[w][0] += above[w][chain];
-      store<float>(below_[panel][w], below[w][0]);
-      store<float>(above_[mirror][w], above[w][0]);
-    }
+        store<float>(below_[panel][w] + part * lanes, below[w][part][0]);
+        store<float>(above_[mirror][w] + part * lanes, above[w][part][0]);
+      }
   }
 
-  Vec<float> sum_own(int64_t panel, int w) const {
+  Vec<float> sum_own(int64_t panel, int w, int part) const {
     Vec<float> sums[4] = {};
 #pragma GCC unroll 16
-    for (int k = 0; k < p; ++k) sums[k % 4] += load<float>(table_ + k * p) * moments_[panel][w][k];
+    for (int k = 0; k < p; ++k)
+      sums[k % 4] += load<float>(table_ + k * p + part * lanes) * moments_[panel][w][k];
     return (sums[0] + sums[1]) + (sums[2] + sums[3]);
   }
 
   int64_t panels_;
   const float* table_;
-  using Numbers = float[kMostWidePanels][kWeights][p];
   alignas(64) Numbers moments_;
   alignas(64) Numbers mirrored_;  // moments at -t
   alignas(64) Numbers below_;     // what the panels below add to the coefficients
