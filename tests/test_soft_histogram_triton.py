@@ -5,13 +5,9 @@ import torch
 from torch import Tensor
 
 from sodeep_fast import quantized_ap, soft_histogram
-from sodeep_fast.testing import make_scores
+from sodeep_fast.testing import make_scores, random_levels
 
 op = torch.ops.sodeep_fast
-
-
-def random_levels(shape: tuple[int, ...], num_levels: int) -> Tensor:
-    return torch.randint(num_levels, shape, generator=torch.Generator().manual_seed(1))
 
 
 def derivatives(scores: Tensor, levels: Tensor | None, **options) -> dict[str, Tensor]:

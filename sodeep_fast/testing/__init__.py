@@ -14,9 +14,14 @@ from sodeep_fast.testing.convolutions import (
     make_conv_blocks,
 )
 from sodeep_fast.testing.counts import (
+    COMPARATORS,
+    COUNT_METHODS,
+    COUNT_WAYS,
     check_counts_against_reference,
     check_triton_counts,
     counts_of,
+    random_levels,
+    value_and_gradient,
 )
 from sodeep_fast.testing.graphs import capture_graph
 from sodeep_fast.testing.networks import (
@@ -28,6 +33,9 @@ from sodeep_fast.testing.networks import (
 from sodeep_fast.testing.scores import DEVICES, DISTRIBUTIONS, make_scores
 
 __all__ = [
+    "COMPARATORS",
+    "COUNT_METHODS",
+    "COUNT_WAYS",
     "DEVICES",
     "DISTRIBUTIONS",
     "assert_as_accurate",
@@ -47,5 +55,7 @@ __all__ = [
     "make_bilstm",
     "make_conv_blocks",
     "make_scores",
+    "random_levels",
+    "value_and_gradient",
     "weights_of",
 ]

@@ -1,13 +1,55 @@
-"""The accuracy of rank counts."""
+"""Rank counts: the ways to find them, comparators and levels to try, and their accuracy."""
 
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from sodeep_fast.comparators import Comparator, Ramp, Sigmoid, Simple, Step, by_level
+from sodeep_fast.comparators import (
+    ByLevel,
+    Comparator,
+    Ramp,
+    Sigmoid,
+    Simple,
+    Step,
+    Sup,
+    by_level,
+)
 from sodeep_fast.ops.rank_counts import rank_counts
 from sodeep_fast.testing.accuracy import check_derivatives
+
+COUNT_METHODS = ["direct", "linear"]
+# Every implementation on a CPU, as the options that choose it.
+COUNT_WAYS: dict[str, dict[str, str]] = {
+    "direct": {"method": "direct"},
+    "linear": {"method": "linear"},
+    "reference": {"backend": "reference"},
+}
+COMPARATORS: dict[str, Comparator] = {
+    "sigmoid": Sigmoid(0.1),
+    "sup": Sup(0.1, rho=3.0, delta=0.2),
+    "sup_linear": Sup(0.1, rho=3.0, delta=None, offset=1.0),
+    "step": Step(0.5),
+    "ramp": Ramp(leak=2.0, beta=3.0, gamma=0.25),
+    "h_rank": ByLevel(Step(), Sigmoid(0.2), Ramp(beta=5.0)),
+    "by_level": ByLevel(Sup(0.2, rho=5.0), Step(), Sigmoid(0.3)),
+}
+
+
+def random_levels(shape: tuple[int, ...], num_levels: int, seed: int = 1) -> Tensor:
+    """Returns levels of items, the same on every machine."""
+    return torch.randint(num_levels, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def value_and_gradient(scores: Tensor, levels: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+    """Returns the rank counts, and the gradient of their sum with fixed random weights."""
+    leaf = scores.detach().clone().requires_grad_()
+    counts = rank_counts(leaf, levels, **options).counts
+    generator = torch.Generator().manual_seed(3)
+    weight = torch.randn(counts.shape, generator=generator, dtype=torch.float64)
+    (grad,) = torch.autograd.grad((counts * weight.to(counts.dtype)).sum(), leaf)
+    return counts.detach(), grad
 
 
 def check_counts_against_reference(

@@ -1,0 +1,127 @@
+"""The derivatives of the rank counts, once and twice, and what PyTorch composes of them."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from sodeep_fast import ByLevel, Sigmoid, Step, Sup, _native, rank_counts
+from sodeep_fast.comparators import encode
+from sodeep_fast.testing import (
+    COMPARATORS,
+    COUNT_METHODS,
+    COUNT_WAYS,
+    derivatives,
+    make_scores,
+    random_levels,
+)
+
+needs_kernels = pytest.mark.skipif(not _native.HAS_CPU, reason="the C++ kernels are not built")
+OPS = torch.ops.sodeep_fast
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("name", [name for name in COMPARATORS if name != "step"])
+@pytest.mark.parametrize("method", COUNT_METHODS)
+def test_gradcheck(method: str, name: str, masked: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.rand(2, 9, dtype=torch.float64, generator=generator, requires_grad=True)
+    levels = random_levels((2, 9), 3)
+    mask = torch.rand(2, 9, generator=generator) > 0.3 if masked else None
+
+    def counts(values: Tensor) -> Tensor:
+        return rank_counts(
+            values, levels, comparator=COMPARATORS[name], mask=mask, method=method
+        ).counts
+
+    assert torch.autograd.gradcheck(counts, scores)
+    assert torch.autograd.gradgradcheck(counts, scores)
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", [name for name in COMPARATORS if name not in ("step", "ramp")])
+@pytest.mark.parametrize("method", COUNT_METHODS)
+def test_second_derivatives_agree_with_the_reference(method: str, name: str) -> None:
+    scores = make_scores("clustered", (2, 200), dtype=torch.float64) / 5
+    levels = random_levels((2, 200), 3)
+    generator = torch.Generator().manual_seed(2)
+    grad = torch.randn(int((levels > 0).sum()), 3, generator=generator, dtype=torch.float64)
+    tangent = torch.randn(2, 200, generator=generator, dtype=torch.float64)
+    ours, expected = (
+        derivatives(
+            lambda values, how=how: (
+                rank_counts(values, levels, comparator=COMPARATORS[name], **COUNT_WAYS[how]).counts
+            ),
+            scores,
+            grad,
+            tangent,
+        )
+        for how in (method, "reference")
+    )
+    for what, value in expected.items():
+        torch.testing.assert_close(ours[what], value, rtol=1e-11, atol=1e-9, msg=what)
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("method", COUNT_METHODS)
+def test_opcheck(method: str, dtype: torch.dtype) -> None:
+    scores = torch.randn(3, 20).to(dtype).requires_grad_()
+    levels = random_levels((3, 20), 3).to(torch.uint8)
+    rows, columns = levels.nonzero(as_tuple=True)
+    offsets = torch.searchsorted(rows, torch.arange(4))
+    options = (levels, columns, offsets, 3, *encode(ByLevel(Sigmoid(0.2), Sup(), Step())), method)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    grad = torch.randn(len(rows), 3, dtype=wide, requires_grad=True)
+    tangent = torch.randn(3, 20).to(dtype)
+    torch.library.opcheck(OPS.find_marked, (options[0],))
+    torch.library.opcheck(OPS.rank_counts, (scores, *options))
+    torch.library.opcheck(OPS.rank_counts_backward, (grad, scores, *options))
+    grad, scores = grad.detach(), scores.detach()
+    torch.library.opcheck(OPS.rank_counts_tangent, (tangent, scores, *options))
+    torch.library.opcheck(OPS.rank_counts_double_backward, (tangent, grad, scores, *options))
+
+
+@needs_kernels
+@pytest.mark.parametrize("method", COUNT_METHODS)
+def test_vmap(method: str) -> None:
+    scores = torch.randn(4, 3, 11, dtype=torch.float64, requires_grad=True)
+    levels = random_levels((3, 11), 3)
+
+    def counts(values: Tensor) -> Tensor:
+        options = {"comparator": ByLevel(Sigmoid(0.3)), "num_levels": 3, "method": method}
+        return rank_counts(values, levels, **options).counts
+
+    expected = torch.stack([counts(values) for values in scores])
+    batched = torch.func.vmap(counts)(scores)
+    assert torch.equal(batched, expected)
+    swapped = torch.func.vmap(counts, in_dims=1, out_dims=1)(scores.transpose(0, 1))
+    assert torch.equal(swapped.transpose(0, 1), expected)
+    # Through both derivatives, with a vmap of each.
+    weight = torch.randn(scores.shape, dtype=torch.float64)
+    firsts = [
+        torch.autograd.grad(value.square().sum(), scores, create_graph=True)[0]
+        for value in (batched, expected)
+    ]
+    seconds = [torch.autograd.grad((first * weight).sum(), scores)[0] for first in firsts]
+    torch.testing.assert_close(*firsts)
+    torch.testing.assert_close(*seconds)
+
+
+@needs_kernels
+def test_a_gradient_that_all_levels_share_need_not_be_written_out() -> None:
+    scores = torch.rand(3, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    levels = random_levels((3, 20), 3).to(torch.uint8)
+    found = rank_counts(scores, levels, num_levels=3)
+    offsets = torch.searchsorted(found.rows, torch.arange(4))
+    rest = (scores, levels, found.columns, offsets, 3, *encode(Sigmoid(0.1)), "auto")
+    count = len(found.columns)
+
+    def backward(grad: Tensor) -> Tensor:
+        result: Tensor = OPS.rank_counts_backward(grad, *rest)
+        return result
+
+    shared = torch.rand(count, 1, dtype=torch.float64).expand(count, 3)
+    torch.testing.assert_close(backward(shared), backward(shared.contiguous()), rtol=0, atol=0)
+    # As many numbers in another shape are as many numbers.
+    wide = torch.rand(3, 1, dtype=torch.float64).expand(3, count)
+    torch.testing.assert_close(backward(wide), backward(wide.contiguous()), rtol=0, atol=0)
