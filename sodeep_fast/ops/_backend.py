@@ -30,10 +30,13 @@ KERNELS = {
 }
 
 
-@functools.cache
+# Asked here, as the compiler of torch 2.11 cannot.
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
+
+
 def has_triton() -> bool:
     """Returns whether Triton can be imported."""
-    return importlib.util.find_spec("triton") is not None
+    return _HAS_TRITON
 
 
 def has_kernels(operator: str, backend: str) -> bool:

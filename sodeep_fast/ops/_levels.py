@@ -8,9 +8,15 @@ from sodeep_fast import _native
 IGNORED = 255  # the level of items that take no part
 
 
+def as_bytes(marks: Tensor) -> Tensor:
+    """Returns bool `marks` as uint8, in the same memory where it can."""
+    # The compiler of torch 2.11 cannot view a bool as another type.
+    return marks.to(torch.uint8) if torch.compiler.is_compiling() else marks.view(torch.uint8)
+
+
 def compact_levels(levels: Tensor, mask: Tensor | None) -> Tensor:
     """Returns checked `levels` as uint8, those of masked items `IGNORED`; no copy where it can."""
-    compact = levels.view(torch.uint8) if levels.dtype == torch.bool else levels.to(torch.uint8)
+    compact = as_bytes(levels) if levels.dtype == torch.bool else levels.to(torch.uint8)
     return compact if mask is None else compact.masked_fill(~mask, IGNORED)
 
 

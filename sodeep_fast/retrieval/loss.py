@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sodeep_fast.ops._levels import as_bytes
 from sodeep_fast.ops.shared_labels import shared_labels
 from sodeep_fast.retrieval._checks import check_batch, check_references
 from sodeep_fast.retrieval.distributed import gather, processes
@@ -207,7 +208,7 @@ class RetrievalLoss(nn.Module):
 
 
 def _has_positive(relation: Tensor, mask: Tensor | None) -> Tensor:
-    levels = relation.view(torch.uint8) if relation.dtype == torch.bool else relation
+    levels = as_bytes(relation) if relation.dtype == torch.bool else relation
     levels = levels if mask is None else levels * mask
     # The largest byte, if there is one: a CPU takes fifty times as long for `any` of a row.
     return levels.amax(-1) > 0 if levels.shape[-1] > 0 else levels.bool().any(-1)
