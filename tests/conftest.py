@@ -86,23 +86,35 @@ def kernel_resources(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str,
 
 
 @pytest.fixture
-def rerun_on() -> Callable[[str, str, str], None]:
+def run_tests() -> Callable[..., str]:
+    """Runs selected tests of a file in a process of its own, and returns what it printed."""
+
+    def run(command: list[str], file: str, selected: str, **environment: str) -> str:
+        done = subprocess.run(
+            [*command, "-q", "-p", "no:cacheprovider", file, "-k", selected],
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        out = done.stdout + done.stderr
+        if "SODEEP_FAST_CPU must be" in out:
+            pytest.skip("this processor has no such instruction set")
+        assert done.returncode == 0, out
+        assert " passed" in done.stdout
+        return out
+
+    return run
+
+
+@pytest.fixture
+def rerun_on(run_tests: Callable[..., str]) -> Callable[[str, str, str], None]:
     """Runs selected tests of a file in a process that is held to another instruction set."""
 
     def rerun(file: str, selected: str, instruction_set: str) -> None:
         if instruction_set == _native.cpu_capability():
             pytest.skip(f"{instruction_set} is what the others ran")
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", file]
-        done = subprocess.run(
-            [*command, "-k", selected],
-            env={**os.environ, "SODEEP_FAST_CPU": instruction_set},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if "SODEEP_FAST_CPU must be" in done.stdout + done.stderr:
-            pytest.skip(f"this processor has no {instruction_set}")
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert " passed" in done.stdout
+        command = [sys.executable, "-m", "pytest"]
+        run_tests(command, file, selected, SODEEP_FAST_CPU=instruction_set)
 
     return rerun
