@@ -36,8 +36,8 @@ inline void for_each_block(const Group<T>& group, const Visit& visit, const Done
   for (int64_t k = group.begin; k < group.end;) {
     const int64_t stop = std::min(k + kBlock<T>, group.end);
     for (; k < stop; k += lanes) {
-      const bool mixed = group.levels && !are_alike<T>(group.levels + k, group.level);
-      if (k + lanes > stop || mixed)
+      // Behind the last item there may be no levels to read.
+      if (k + lanes > stop || (group.levels && !are_alike<T>(group.levels + k, group.level)))
         visit(k, std::true_type{});
       else
         visit(k, std::false_type{});

@@ -177,12 +177,20 @@ inline IntVec<T> first_lanes(int64_t count) {
   return (IntVec<T>)(lane < limit);
 }
 
-// The first `count` lanes from memory, the rest zero. Nothing behind them is read.
+#if SODEEP_FAST_VECTOR_BYTES == 64
+// The same for fewer than all lanes, in the processor's masks.
+inline uint16_t mask_of_first(int64_t count) {
+  return static_cast<uint16_t>((1u << std::max<int64_t>(0, count)) - 1);
+}
+#endif
+
+// The first `count` lanes from memory, none if it is negative, the rest zero. Nothing behind them
+// is read.
 template <class T>
 inline Vec<T> load_first(const T* from, int64_t count) {
   if (count >= kLanes<T>) return load<T>(from);
 #if SODEEP_FAST_VECTOR_BYTES == 64
-  const auto mask = static_cast<uint16_t>((1u << count) - 1);
+  const uint16_t mask = mask_of_first(count);
   if constexpr (sizeof(T) == 4) return (Vec<T>)_mm512_maskz_loadu_ps(mask, from);
   if constexpr (sizeof(T) == 8) return (Vec<T>)_mm512_maskz_loadu_pd(mask, from);
 #elif SODEEP_FAST_VECTOR_BYTES == 32
@@ -200,7 +208,7 @@ template <class T>
 inline void store_first(T* to, Vec<T> v, int64_t count) {
   if (count >= kLanes<T>) return store<T>(to, v);
 #if SODEEP_FAST_VECTOR_BYTES == 64
-  const auto mask = static_cast<uint16_t>((1u << count) - 1);
+  const uint16_t mask = mask_of_first(count);
   if constexpr (sizeof(T) == 4) _mm512_mask_storeu_ps(to, mask, (__m512)v);
   if constexpr (sizeof(T) == 8) _mm512_mask_storeu_pd(to, mask, (__m512d)v);
 #elif SODEEP_FAST_VECTOR_BYTES == 32
