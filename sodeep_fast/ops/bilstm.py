@@ -10,6 +10,7 @@ from torch import Tensor
 from sodeep_fast import _native
 from sodeep_fast._checks import check_choice, check_matrix
 from sodeep_fast.ops import _backend
+from sodeep_fast.ops._autograd import are_transforming
 from sodeep_fast.reference.bilstm import bilstm as reference_bilstm
 
 PRECISIONS = ("auto", "full", "bf16", "fp16")
@@ -75,7 +76,7 @@ def bilstm(
             takes the best one built for the device of `scores`. It leaves weights to PyTorch's
             LSTM, cuDNN's, in its precision and scores rounded as it rounds them, that a CUDA
             multiprocessor has no room for (on an H200, more than 128 hidden units, and 64 if
-            "full") and those of float64.
+            "full") and those of float64; under the transforms of `torch.func` it is "reference".
 
     Returns:
         (b, n, 2 hidden) of the last layer, or (b, n) with a head, in the dtype of the weights. A
@@ -126,7 +127,9 @@ def _bilstm(
         raise ValueError(
             f"precision must be 'auto' or 'full' for float64 weights, got {precision!r}"
         )
-    asked, backend = backend, _backend.resolve(backend, scores, operator="bilstm")
+    # Lists of weights keep the kernels' derivatives from the transforms of `torch.func`.
+    asked = "reference" if backend == "auto" and are_transforming() else backend
+    backend = _backend.resolve(asked, scores, operator="bilstm")
     if backend == "reference":
         return _project(reference_bilstm(scores, weights), head)
     products = _products(precision, dtype, scores.device.type)

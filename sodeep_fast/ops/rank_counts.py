@@ -1,5 +1,6 @@
 """How many items of each level outrank each target: public function, fakes, autograd, vmap."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from sodeep_fast._checks import (
 )
 from sodeep_fast.comparators import Comparator, Sigmoid, check_comparator, encode
 from sodeep_fast.ops import _backend
+from sodeep_fast.ops._autograd import call, register_autograd
 from sodeep_fast.ops._levels import compact_levels, find_marked
 from sodeep_fast.ops._vmap import targets_batching_rule
 from sodeep_fast.reference.rank_counts import rank_counts as reference_rank_counts
@@ -116,9 +118,8 @@ def rank_counts(
         counts = _by_reference(scores, compact, rows, columns, found, comparator)
     else:
         kinds, parameters = encode(comparator)
-        op = torch.ops.sodeep_fast
-        call = op.triton_rank_counts if backend == "triton" else op.rank_counts
-        counts = call(scores, compact, columns, offsets, found, kinds, parameters, method)
+        name = "triton_rank_counts" if backend == "triton" else "rank_counts"
+        counts = call(name, scores, compact, columns, offsets, found, kinds, parameters, method)
     return RankCounts(counts, rows, columns)
 
 
@@ -152,7 +153,7 @@ def _by_reference(
 def _register(prefix: str) -> None:
     """Gives the four operators of one implementation their fakes, derivatives and vmap rules."""
     forward, tangent, backward, double_backward = (
-        f"sodeep_fast::{prefix}rank_counts{suffix}"
+        f"{prefix}rank_counts{suffix}"
         for suffix in ("", "_tangent", "_backward", "_double_backward")
     )
 
@@ -163,11 +164,11 @@ def _register(prefix: str) -> None:
     def scores_like(scores: Tensor) -> Tensor:
         return torch.empty(scores.shape, dtype=scores.dtype, device=scores.device)
 
-    @torch.library.register_fake(forward)
+    @torch.library.register_fake(f"sodeep_fast::{forward}")
     def _(scores: Tensor, levels: Tensor, columns: Tensor, offsets: Tensor, *rest: Any) -> Tensor:
         return counts_like(scores, columns, rest[0])
 
-    @torch.library.register_fake(tangent)
+    @torch.library.register_fake(f"sodeep_fast::{tangent}")
     def _(
         tangent: Tensor,
         scores: Tensor,
@@ -178,18 +179,16 @@ def _register(prefix: str) -> None:
     ) -> Tensor:
         return counts_like(scores, columns, rest[0])
 
-    @torch.library.register_fake(backward)
+    @torch.library.register_fake(f"sodeep_fast::{backward}")
     def _(grad: Tensor, scores: Tensor, *rest: Any) -> Tensor:
         return scores_like(scores)
 
-    @torch.library.register_fake(double_backward)
+    @torch.library.register_fake(f"sodeep_fast::{double_backward}")
     def _(tangent: Tensor, grad: Tensor, scores: Tensor, *rest: Any) -> Tensor:
         return scores_like(scores)
 
-    ops = torch.ops.sodeep_fast
     call_tangent, call_backward, call_double_backward = (
-        getattr(ops, name.removeprefix("sodeep_fast::"))
-        for name in (tangent, backward, double_backward)
+        partial(call, name) for name in (tangent, backward, double_backward)
     )
 
     def setup_forward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -214,16 +213,15 @@ def _register(prefix: str) -> None:
             for_scores = call_double_backward(tangent, grad, *saved, *ctx.options)
         return for_grad, for_scores, *[None] * 7
 
-    torch.library.register_autograd(forward, differentiate_forward, setup_context=setup_forward)
-    torch.library.register_autograd(backward, differentiate_backward, setup_context=setup_backward)
+    register_autograd(forward, differentiate_forward, setup_forward)
+    register_autograd(backward, differentiate_backward, setup_backward)
 
-    for suffix, matrices, to_items in (
-        ("", 2, False),
-        ("_tangent", 3, False),
-        ("_backward", 3, True),
-        ("_double_backward", 4, True),
+    for name, matrices, to_items in (
+        (forward, 2, False),
+        (tangent, 3, False),
+        (backward, 3, True),
+        (double_backward, 4, True),
     ):
-        name = f"{prefix}rank_counts{suffix}"
         torch.library.register_vmap(
             f"sodeep_fast::{name}", targets_batching_rule(name, matrices, to_items)
         )

@@ -1,5 +1,6 @@
 """The triangular-kernel histogram as an operator: public function, fakes, autograd, vmap."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from sodeep_fast._checks import (
     rank_dtype,
 )
 from sodeep_fast.ops import _backend
+from sodeep_fast.ops._autograd import call, register_autograd
 from sodeep_fast.ops._levels import compact_levels
 from sodeep_fast.ops._vmap import batching_rule
 from sodeep_fast.reference.soft_histogram import soft_histogram as reference_soft_histogram
@@ -95,9 +97,8 @@ def soft_histogram(
     options = (compact, found, bins, float(low), float(high))
     if backend == "reference":
         return reference_soft_histogram(scores, *options)
-    op = torch.ops.sodeep_fast
-    call = op.triton_soft_histogram if backend == "triton" else op.soft_histogram
-    return call(scores, *options)
+    name = "triton_soft_histogram" if backend == "triton" else "soft_histogram"
+    return call(name, scores, *options)
 
 
 def _register(prefix: str) -> None:
@@ -122,9 +123,7 @@ def _register(prefix: str) -> None:
     def _(tangent: Tensor, scores: Tensor, levels: Tensor | None, *options: Any) -> Tensor:
         return histogram_like(scores, *options[:2])
 
-    call_backward, call_tangent = (
-        getattr(torch.ops.sodeep_fast, name) for name in (backward, tangent)
-    )
+    call_backward, call_tangent = partial(call, backward), partial(call, tangent)
 
     def setup_forward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         scores, levels, *ctx.options = inputs
@@ -158,7 +157,7 @@ def _register(prefix: str) -> None:
         (backward, differentiate_linear(call_tangent), setup_linear, 3),
         (tangent, differentiate_linear(call_backward), setup_linear, 3),
     ):
-        torch.library.register_autograd(f"sodeep_fast::{name}", differentiate, setup_context=setup)
+        register_autograd(name, differentiate, setup)
         torch.library.register_vmap(f"sodeep_fast::{name}", batching_rule(name, tensors))
 
 

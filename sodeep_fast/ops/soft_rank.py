@@ -1,5 +1,6 @@
 """The pairwise sigmoid rank as an operator: public function, fakes, autograd, vmap."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from sodeep_fast._checks import (
     rank_dtype,
 )
 from sodeep_fast.ops import _backend
+from sodeep_fast.ops._autograd import call, register_autograd
 from sodeep_fast.ops._vmap import batching_rule
 from sodeep_fast.reference.soft_rank import soft_rank as reference_soft_rank
 
@@ -76,9 +78,8 @@ def soft_rank(
         return reference_soft_rank(scores, lam, mask=mask, normalize=normalize)
     if backend == "cuda" and method == "auto":
         method = "linear" if _prefers_linear(scores) else "direct"
-    op = torch.ops.sodeep_fast
-    call = op.triton_soft_rank if backend == "triton" else op.soft_rank
-    return call(scores, mask, float(lam), normalize, method)
+    name = "triton_soft_rank" if backend == "triton" else "soft_rank"
+    return call(name, scores, mask, float(lam), normalize, method)
 
 
 def _prefers_linear(scores: Tensor) -> bool:
@@ -92,27 +93,26 @@ def _prefers_linear(scores: Tensor) -> bool:
 def _register(prefix: str) -> None:
     """Gives the three operators of one implementation their fakes, derivatives and vmap rules."""
     forward, backward, double_backward = (
-        f"sodeep_fast::{prefix}soft_rank{suffix}"
-        for suffix in ("", "_backward", "_double_backward")
+        f"{prefix}soft_rank{suffix}" for suffix in ("", "_backward", "_double_backward")
     )
 
-    @torch.library.register_fake(forward)
+    @torch.library.register_fake(f"sodeep_fast::{forward}")
     def _(scores: Tensor, mask: Tensor | None, *options: Any) -> Tensor:
         return torch.empty(scores.shape, dtype=rank_dtype(scores), device=scores.device)
 
-    @torch.library.register_fake(backward)
+    @torch.library.register_fake(f"sodeep_fast::{backward}")
     def _(grad: Tensor, scores: Tensor, mask: Tensor | None, *options: Any) -> Tensor:
         return torch.empty(scores.shape, dtype=scores.dtype, device=scores.device)
 
-    @torch.library.register_fake(double_backward)
+    @torch.library.register_fake(f"sodeep_fast::{double_backward}")
     def _(
         grad_grad: Tensor, grad: Tensor, scores: Tensor, mask: Tensor | None, *options: Any
     ) -> Tensor:
         return torch.empty(scores.shape, dtype=scores.dtype, device=scores.device)
 
-    ops = torch.ops.sodeep_fast
-    call_backward = getattr(ops, f"{prefix}soft_rank_backward")
-    call_double_backward = getattr(ops, f"{prefix}soft_rank_double_backward")
+    call_backward, call_double_backward = (
+        partial(call, name) for name in (backward, double_backward)
+    )
 
     def setup_forward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         scores, mask, *ctx.options = inputs
@@ -139,13 +139,11 @@ def _register(prefix: str) -> None:
             for_scores = call_double_backward(grad_grad, grad, scores, mask, *ctx.options)
         return for_grad, for_scores, None, None, None, None
 
-    torch.library.register_autograd(forward, differentiate_forward, setup_context=setup_forward)
-    torch.library.register_autograd(backward, differentiate_backward, setup_context=setup_backward)
+    register_autograd(forward, differentiate_forward, setup_forward)
+    register_autograd(backward, differentiate_backward, setup_backward)
 
     for name, tensors in ((forward, 2), (backward, 3), (double_backward, 4)):
-        torch.library.register_vmap(
-            name, batching_rule(name.removeprefix("sodeep_fast::"), tensors)
-        )
+        torch.library.register_vmap(f"sodeep_fast::{name}", batching_rule(name, tensors))
 
 
 if _native.HAS_CPU:

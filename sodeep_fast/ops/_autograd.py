@@ -1,0 +1,47 @@
+"""The derivatives of operators, for autograd and for the transforms of `torch.func` alike."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+_FUNCTIONS: dict[str, type[torch.autograd.Function]] = {}
+
+
+def are_transforming() -> bool:
+    """Returns whether a transform of `torch.func` is at work, and PyTorch does not compile."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
+def register_autograd(
+    name: str, differentiate: Callable[..., Any], setup: Callable[..., None]
+) -> None:
+    """Gives an operator its derivative.
+
+    `torch.library.register_autograd` alone does not do: what it makes of a derivative refuses
+    `torch.func.grad` and all that is built on it. There an `autograd.Function` takes its place.
+
+    Arguments:
+        name: of the operator in `torch.ops.sodeep_fast`.
+        differentiate: the gradients of the inputs, from `ctx` and those of the outputs.
+        setup: keeps on `ctx` what that needs, from `ctx`, the inputs and the output.
+    """
+    torch.library.register_autograd(f"sodeep_fast::{name}", differentiate, setup_context=setup)
+    op = getattr(torch.ops.sodeep_fast, name)
+    _FUNCTIONS[name] = type(
+        name,
+        (torch.autograd.Function,),
+        {
+            "forward": staticmethod(lambda *inputs: op(*inputs)),
+            "setup_context": staticmethod(setup),
+            "backward": staticmethod(differentiate),
+            "generate_vmap_rule": True,
+        },
+    )
+
+
+def call(name: str, *inputs: Any) -> Any:
+    """Returns what the operator of that name in `torch.ops.sodeep_fast` makes of its inputs."""
+    if name in _FUNCTIONS and are_transforming():
+        return _FUNCTIONS[name].apply(*inputs)
+    return getattr(torch.ops.sodeep_fast, name)(*inputs)

@@ -1,0 +1,99 @@
+"""`torch.func.grad`, `vmap` and `jacrev` of operators and losses of scores agree with autograd."""
+
+from collections.abc import Callable
+from functools import partial
+from unittest.mock import Mock
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, jacrev, vmap
+
+from sodeep_fast import (
+    CNNSorter,
+    EquivariantSorter,
+    HandcraftedSorter,
+    LSTMSorter,
+    SpearmanLoss,
+    _native,
+    h_ap,
+    quantized_ap,
+    rank_counts,
+    smooth_ap,
+    smooth_ndcg,
+    soft_histogram,
+    soft_rank,
+)
+from sodeep_fast.ops import _autograd
+from sodeep_fast.testing import make_scores
+
+LEVELS = torch.tensor([[0, 1, 2, 0, 1, 0], [1, 0, 0, 2, 0, 1]])
+# Of scores (2, 6); squared, lest a second derivative be 0.
+OPERATORS: dict[str, Callable[[Tensor], Tensor]] = {
+    "soft_rank, direct": lambda s: soft_rank(s, method="direct").square().sum(),
+    "soft_rank, linear": lambda s: soft_rank(s, method="linear").square().sum(),
+    "soft_rank, masked": lambda s: soft_rank(s, mask=LEVELS < 2).square().sum(),
+    "soft_histogram": lambda s: soft_histogram(s, LEVELS, bins=5).square().sum(),
+    "rank_counts": lambda s: rank_counts(s, LEVELS).counts.square().sum(),
+    "smooth_ap": lambda s: smooth_ap(s, LEVELS > 0).sum(),
+    "h_ap": lambda s: h_ap(s, LEVELS).sum(),
+    "smooth_ndcg": lambda s: smooth_ndcg(s, LEVELS).sum(),
+    "quantized_ap": lambda s: quantized_ap(s, LEVELS > 0).sum(),
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_grad_and_its_jacobian(name: str) -> None:
+    function = OPERATORS[name]
+    scores = make_scores("uniform", (2, 6), dtype=torch.float64)
+    expected = torch.autograd.functional.jacobian(function, scores)
+    torch.testing.assert_close(grad(function)(scores), expected)
+    hessian = torch.autograd.functional.hessian(function, scores)
+    torch.testing.assert_close(jacrev(grad(function))(scores), hessian)
+    assert hessian.abs().max() > 0
+
+
+@pytest.mark.skipif(not _native.HAS_CPU, reason="the C++ kernels are not built")
+def test_the_kernels_are_what_is_differentiated(monkeypatch: pytest.MonkeyPatch) -> None:
+    backward = Mock(wraps=_autograd._FUNCTIONS["soft_rank_backward"])
+    monkeypatch.setitem(_autograd._FUNCTIONS, "soft_rank_backward", backward)
+    grad(OPERATORS["soft_rank, direct"])(make_scores("uniform", (2, 6)))
+    backward.apply.assert_called_once()
+
+
+@pytest.mark.parametrize("name", ["soft_rank, direct", "soft_rank, linear"])
+def test_vmap_of_grad_and_of_its_jacobian(name: str) -> None:
+    function = OPERATORS[name]
+    scores = make_scores("uniform", (4, 6), dtype=torch.float64)
+    expected = torch.stack([torch.autograd.functional.jacobian(function, row) for row in scores])
+    torch.testing.assert_close(vmap(grad(function))(scores), expected)
+    expected = torch.stack([torch.autograd.functional.hessian(function, row) for row in scores])
+    torch.testing.assert_close(vmap(jacrev(jacrev(function)))(scores), expected)
+
+
+@pytest.mark.parametrize(
+    "sorter",
+    [
+        HandcraftedSorter(),
+        HandcraftedSorter(learnable=True),
+        LSTMSorter(5, 2),
+        CNNSorter(12, padding="same"),
+        EquivariantSorter(),
+    ],
+    ids=lambda sorter: type(sorter).__name__,
+)
+def test_gradients_by_sample_of_a_spearman_loss(sorter: nn.Module) -> None:
+    torch.manual_seed(0)
+    model, loss = nn.Linear(3, 1), SpearmanLoss(sorter)
+    inputs, targets = torch.randn(4, 12, 3), torch.randn(4, 12)
+    parameters = dict(model.named_parameters())
+
+    def of_one(values: dict[str, Tensor], rows: Tensor, exact: Tensor) -> Tensor:
+        return loss(functional_call(model, values, (rows,))[:, 0], exact)
+
+    found = vmap(partial(grad(of_one), parameters))(inputs, targets)
+    for k in range(4):
+        model.zero_grad()
+        loss(model(inputs[k])[:, 0], targets[k]).backward()
+        for name, parameter in parameters.items():
+            torch.testing.assert_close(found[name][k], parameter.grad, atol=1e-6, rtol=1e-4)
