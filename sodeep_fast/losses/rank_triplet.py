@@ -61,24 +61,36 @@ def rank_triplet_loss(
     check_nonnegative(margin, "margin")
     check_count(hardest, "hardest")
     check_mask(positives, scores, "positives")
-    if positives is None:
-        positives = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
-    return _one_way(scores, sorter, margin, hardest, positives) + _one_way(
-        scores.T, sorter, margin, hardest, positives.T
+    # Contiguous once, rather than by the sorter for every derivative.
+    other_way = scores.T.contiguous(), None if positives is None else positives.T
+    return _one_way(scores, positives, sorter, margin, hardest) + _one_way(
+        *other_way, sorter, margin, hardest
     )
 
 
 def _one_way(
-    scores: Tensor, sorter: Sorter, margin: float, hardest: int, positives: Tensor
+    scores: Tensor, positives: Tensor | None, sorter: Sorter, margin: float, hardest: int
 ) -> Tensor:
     """Returns the mean over the queries, which are the rows."""
     ranks = relative_ranks(sorter, scores)
+    on_diagonal = torch.arange(len(scores), device=scores.device).unsqueeze(-1)
+    if positives is None:
+        others = ranks.detach().scatter(-1, on_diagonal, torch.inf)
+    else:
+        others = ranks.detach().masked_fill(positives, torch.inf)
+    smallest, hard = others.topk(min(hardest, scores.shape[1]), largest=False)
+    if positives is None:
+        own, negatives = ranks.gather(-1, torch.cat([on_diagonal, hard], -1)).tensor_split([1], -1)
+        counts = torch.ones_like(on_diagonal[:, 0])
+    else:
+        own, negatives = ranks, ranks.gather(-1, hard)
+        counts = positives.sum(-1)
     # Where there are fewer negatives than `hardest`, infinite ranks add nothing to the hinge.
-    negatives = ranks.masked_fill(positives, torch.inf)
-    negatives = negatives.topk(min(hardest, scores.shape[1]), largest=False).values
-    hinges = (margin + ranks.unsqueeze(-1) - negatives.unsqueeze(-2)).clamp(min=0).sum(-1)
-    counts = positives.sum(-1)
-    losses = hinges.masked_fill(~positives, 0).sum(-1) / counts.clamp(min=1)
+    negatives = negatives.masked_fill(smallest.isinf(), torch.inf)
+    hinges = (margin + own.unsqueeze(-1) - negatives.unsqueeze(-2)).clamp(min=0).sum(-1)
+    if positives is not None:
+        hinges = hinges.masked_fill(~positives, 0)
+    losses = hinges.sum(-1) / counts.clamp(min=1)
     counted = (counts > 0) & (counts < scores.shape[1])
     return losses.masked_fill(~counted, 0).sum() / counted.sum().clamp(min=1)
 
