@@ -23,24 +23,62 @@ inline N rank_of(Ties ties, N above, N tied, N before) {
   }
 }
 
-// n^2 comparisons, a vector of items against every item in turn.
+// Calls found(first item, vector) with how many items are above those of a vector, or tied with
+// them: n^2 comparisons, a few vectors of items against every item in turn.
+template <class T, bool kTied, class Found>
+inline void count_pairs(const T* scores, int64_t n, const Found& found) {
+  constexpr int kTogether = 4;
+  const IntVec<T> one = IntVec<T>{} + 1;
+  for (int64_t first = 0; first < n; first += kTogether * kLanes<T>) {
+    Vec<T> own[kTogether];
+    IntVec<T> counts[kTogether] = {};
+    for (int v = 0; v < kTogether; ++v)
+      own[v] = load_first<T>(scores + first + v * kLanes<T>, n - first - v * kLanes<T>);
+    for (int64_t j = 0; j < n; ++j)
+#pragma GCC unroll 4
+      for (int v = 0; v < kTogether; ++v)
+        if constexpr (kTied)
+          counts[v] = scores[j] == own[v] ? counts[v] + one : counts[v];
+        else
+          counts[v] = scores[j] > own[v] ? counts[v] + one : counts[v];
+    for (int v = 0; v < kTogether && first + v * kLanes<T> < n; ++v)
+      found(first + v * kLanes<T>, __builtin_convertvector(counts[v], Vec<T>));
+  }
+}
+
+template <class T>
+inline T sum(const T* from, int64_t n) {
+  Vec<T> total = {};
+  for (int64_t k = 0; k < n; k += kLanes<T>) total += load_first<T>(from + k, n - k);
+  return reduce<T>(total, [](T a, T b) { return a + b; });
+}
+
+template <class T>
+inline bool has_nan(const T* scores, int64_t n) {
+  Vec<T> found = {};
+  for (int64_t k = 0; k < n; k += kLanes<T>) {
+    const Vec<T> score = load_first<T>(scores + k, n - k);
+    found = score == score ? found : broadcast<T>(1);
+  }
+  return reduce<T>(found, [](T a, T b) { return a + b; }) != 0;
+}
+
 template <class T>
 void rank_by_counting(const T* scores, int64_t n, Ties ties, T divisor, T* out) {
-  for (int64_t first = 0; first < n; first += kLanes<T>) {
-    const Vec<T> own = load_first<T>(scores + first, n - first);
-    IntVec<T> above = {}, tied = {}, before = {};
-    // A comparison is -1 where it holds.
-    for (int64_t j = 0; j < n; ++j) {
-      above -= scores[j] > own;
-      tied -= scores[j] == own;
-    }
-    for (int lane = 0; ties == Ties::kOrdinal && lane < kLanes<T> && first + lane < n; ++lane)
-      for (int64_t j = 0; j < first + lane; ++j) before[lane] += scores[j] == own[lane];
-    const Vec<T> rank =
-        rank_of(ties, __builtin_convertvector(above, Vec<T>), __builtin_convertvector(tied, Vec<T>),
-                __builtin_convertvector(before, Vec<T>));
-    store_first<T>(out + first, rank / divisor, n - first);
-  }
+  count_pairs<T, false>(scores, n,
+                        [&](int64_t k, Vec<T> above) { store_first<T>(out + k, above, n - k); });
+  // Of two items one is above the other, unless they are tied.
+  const bool has_ties = sum<T>(out, n) != T(n) * T(n - 1) / 2;
+  const auto finish = [&](int64_t k, Vec<T> tied) {
+    Vec<T> before = {};
+    for (int lane = 0; ties == Ties::kOrdinal && has_ties && lane < kLanes<T>; ++lane)
+      if (k + lane < n)
+        before[lane] = static_cast<T>(std::count(scores, scores + k + lane, scores[k + lane]));
+    const Vec<T> rank = rank_of(ties, load_first<T>(out + k, n - k), tied, before);
+    store_first<T>(out + k, rank / divisor, n - k);
+  };
+  if (has_ties) return count_pairs<T, true>(scores, n, finish);
+  for (int64_t k = 0; k < n; k += kLanes<T>) finish(k, broadcast<T>(1));
 }
 
 template <class T>
@@ -58,7 +96,9 @@ void rank_by_sorting(const T* scores, int64_t n, Ties ties, T divisor, HardRankS
 
 template <class T>
 void hard_rank_row(const HardRankRow<T>& row, HardRankScratch<T>& scratch) {
-  constexpr int64_t kShort = 256;  // where counting and sorting cost the same (AVX-512, 2026-11)
+  // Rows of so many items take as long by sorting, somewhat longer without ties and less with many
+  // (Xeon with AVX-512, and held to AVX2, 2026-11).
+  constexpr int64_t kShort = (sizeof(T) == 4 ? 16 : 24) * kLanes<T>;
   const T* scores = row.scores;
   T* out = row.out;
   int64_t n = row.n;
@@ -72,9 +112,8 @@ void hard_rank_row(const HardRankRow<T>& row, HardRankScratch<T>& scratch) {
     scores = compact;
     out = compact + n;
   }
-  const bool has_nan = std::any_of(scores, scores + n, [](T score) { return score != score; });
   const T divisor = row.normalize ? static_cast<T>(n) : T(1);
-  if (has_nan)
+  if (has_nan(scores, n))
     std::fill(out, out + n, std::numeric_limits<T>::quiet_NaN());
   else if (n <= kShort)
     rank_by_counting(scores, n, row.ties, divisor, out);

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sodeep_fast._checks import (
     check_mask,
@@ -56,24 +57,26 @@ def spearman_loss(
     check_mask(mask, predictions, scores_name="predictions")
     check_sorter(sorter)
 
-    n = predictions.shape[-1]
     if mask is None:
+        n = predictions.shape[-1]
         if n < 2:
             # Nothing to sum, rather than a constant, so that backward() works.
             dtype = torch.promote_types(predictions.dtype, torch.float32)
             return predictions.narrow(-1, 0, 0).sum(dtype=dtype)
-        lengths = torch.full(predictions.shape[:-1], n, device=predictions.device)
-    else:
-        # A row left out is empty, so that both its ranks are zero.
-        lengths = mask.sum(-1)
-        mask = mask & (lengths >= 2).unsqueeze(-1)
+        ranks = relative_ranks(sorter, predictions)
+        exact = hard_rank(targets).to(ranks.dtype) / n
+        rows = max(1, predictions.numel() // n)
+        return functional.mse_loss(ranks, exact, reduction="sum") * (6 * n / (n**2 - 1) / rows)
 
+    lengths = mask.sum(-1)
+    is_counted = lengths >= 2
+    # A row left out is empty, so that both its ranks are zero.
+    mask = mask & is_counted.unsqueeze(-1)
     ranks = relative_ranks(sorter, predictions, mask)
-    counted = (lengths >= 2).sum()
     lengths = lengths.clamp(min=2).to(ranks.dtype)
     exact = hard_rank(targets, mask=mask).to(ranks.dtype) / lengths.unsqueeze(-1)
     losses = 6 * lengths / (lengths.square() - 1) * (ranks - exact).square().sum(-1)
-    return losses.sum() / counted.clamp(min=1)
+    return losses.sum() / is_counted.sum().clamp(min=1)
 
 
 class SpearmanLoss(nn.Module):
