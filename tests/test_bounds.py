@@ -3,9 +3,7 @@
 One that does ends the process; pytest then prints in which test.
 """
 
-import ctypes
 import itertools
-import mmap
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -13,8 +11,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
 
 from sodeep_fast import (
     Sigmoid,
@@ -32,6 +28,7 @@ from sodeep_fast import (
 from sodeep_fast.ops.margin_excess import margin_excess
 from sodeep_fast.ops.shared_labels import shared_labels
 from sodeep_fast.testing import make_bilstm, make_scores
+from sodeep_fast.testing.bounds import GuardsInputs
 
 pytestmark = [
     pytest.mark.skipif(not _native.HAS_CPU, reason="the C++ kernels are not built"),
@@ -39,41 +36,8 @@ pytestmark = [
     pytest.mark.usefixtures("same_weights_and_one_thread"),
 ]
 
-PAGE = mmap.PAGESIZE
 # From less than the shortest vector to more than the longest panel of weights, and long rows.
 SIZES = [1, 2, 3, 5, 8, 15, 16, 17, 31, 33, 63, 64, 65, 100, 129, 300, 2049]
-
-
-def guarded(tensor: Tensor, behind: bool) -> Tensor:
-    """Returns a copy with a page that must not be touched right behind it, or right before."""
-    size = tensor.numel() * tensor.element_size()
-    if size == 0:
-        return tensor
-    inner = -(-size // PAGE) * PAGE
-    memory = mmap.mmap(-1, inner + 2 * PAGE)
-    begin = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    libc = ctypes.CDLL(None, use_errno=True)
-    for page in (begin, begin + PAGE + inner):
-        assert libc.mprotect(ctypes.c_void_p(page), ctypes.c_size_t(PAGE), 0) == 0
-    offset = PAGE + (inner - size if behind else 0)
-    copy = torch.frombuffer(memory, dtype=tensor.dtype, count=tensor.numel(), offset=offset)
-    return copy.view(tensor.shape).copy_(tensor)
-
-
-class GuardsInputs(TorchDispatchMode):
-    """Gives every operator of the library guarded copies of its tensors, and counts the calls."""
-
-    def __init__(self, behind: bool) -> None:
-        super().__init__()
-        self.behind, self.calls = behind, 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> object:
-        if func.namespace == "sodeep_fast":
-            self.calls += 1
-            args = tree_map_only(Tensor, lambda tensor: guarded(tensor, self.behind), args)
-        return func(*args, **(kwargs or {}))
 
 
 def derivatives_of(function: Callable[..., Tensor], *inputs: Tensor, second: bool = True) -> None:
