@@ -1,4 +1,4 @@
-"""`torch.func.grad`, `vmap` and `jacrev` of operators and losses of scores agree with autograd."""
+"""`torch.func.grad`, `vmap` and `jacrev` of operators and losses agree with autograd."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,11 +10,19 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, vmap
 
 from sodeep_fast import (
+    ClusterLoss,
     CNNSorter,
     EquivariantSorter,
     HandcraftedSorter,
+    HappierLoss,
     LSTMSorter,
+    NDCGLoss,
+    QuantizedAPLoss,
+    RecallAtKLoss,
+    RoadmapLoss,
+    SmoothAPLoss,
     SpearmanLoss,
+    SupRankLoss,
     _native,
     h_ap,
     quantized_ap,
@@ -25,6 +33,7 @@ from sodeep_fast import (
     soft_rank,
 )
 from sodeep_fast.ops import _autograd
+from sodeep_fast.ops.margin_excess import margin_excess
 from sodeep_fast.testing import make_scores
 
 LEVELS = torch.tensor([[0, 1, 2, 0, 1, 0], [1, 0, 0, 2, 0, 1]])
@@ -38,6 +47,7 @@ OPERATORS: dict[str, Callable[[Tensor], Tensor]] = {
     "smooth_ap": lambda s: smooth_ap(s, LEVELS > 0).sum(),
     "h_ap": lambda s: h_ap(s, LEVELS).sum(),
     "smooth_ndcg": lambda s: smooth_ndcg(s, LEVELS).sum(),
+    "margin_excess": lambda s: margin_excess(s, LEVELS > 0, LEVELS < 2, 0.9, 0.2).square().sum(),
     "quantized_ap": lambda s: quantized_ap(s, LEVELS > 0).sum(),
 }
 
@@ -97,3 +107,31 @@ def test_gradients_by_sample_of_a_spearman_loss(sorter: nn.Module) -> None:
         loss(model(inputs[k])[:, 0], targets[k]).backward()
         for name, parameter in parameters.items():
             torch.testing.assert_close(found[name][k], parameter.grad, atol=1e-6, rtol=1e-4)
+
+
+CLASSES = torch.arange(16) // 4
+LOSSES: list[tuple[nn.Module, Tensor]] = [
+    (SmoothAPLoss(), CLASSES),
+    (QuantizedAPLoss(), CLASSES),
+    (RecallAtKLoss(), CLASSES),
+    (RoadmapLoss(), CLASSES),
+    (SupRankLoss("ap"), CLASSES),
+    (ClusterLoss(8, 4), CLASSES),
+    (NDCGLoss(), torch.stack([CLASSES, CLASSES // 2], 1)),
+    (HappierLoss(8, 4), torch.stack([CLASSES, CLASSES // 2], 1)),
+]
+
+
+@pytest.mark.parametrize(("loss", "labels"), LOSSES, ids=lambda x: type(x).__name__)
+def test_grad_of_losses_of_embeddings(loss: nn.Module, labels: Tensor) -> None:
+    embeddings = make_scores("normal", (16, 8)).requires_grad_()
+    (expected,) = torch.autograd.grad(loss(embeddings, labels), embeddings)
+    found = grad(lambda values: loss(values, labels))(embeddings.detach())
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+
+
+def test_second_derivatives_of_a_loss_of_embeddings() -> None:
+    embeddings, labels = make_scores("normal", (6, 3)).double(), torch.arange(6) // 2
+    loss, whole = SmoothAPLoss(0.1), SmoothAPLoss(0.1, chunk_size=None)
+    expected = torch.autograd.functional.hessian(lambda x: whole(x, labels), embeddings)
+    torch.testing.assert_close(jacrev(grad(lambda x: loss(x, labels)))(embeddings), expected)

@@ -5,8 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sodeep_fast._checks import check_count, check_positive
+from sodeep_fast.ops._autograd import are_transforming
 from sodeep_fast.retrieval._checks import check_batch
 from sodeep_fast.retrieval.sweep import ChunkSize, check_chunk_size, evaluate
 from sodeep_fast.retrieval.unit_length import unit_length
@@ -134,7 +136,10 @@ class _Terms:
     num_terms: int = 1
 
     def sums(self, logits: Tensor, rows: slice) -> Tensor:
-        total: Tensor = _CrossEntropy.apply(logits, self.labels[rows].unsqueeze(1))
+        labels = self.labels[rows]
+        if are_transforming():
+            return functional.cross_entropy(logits, labels, reduction="sum").view(1)
+        total: Tensor = _CrossEntropy.apply(logits, labels.unsqueeze(1))
         return total.view(1)
 
     def counts(self, logits: Tensor, rows: slice) -> Tensor:

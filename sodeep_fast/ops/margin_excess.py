@@ -8,6 +8,7 @@ from torch import Tensor
 from sodeep_fast import _native
 from sodeep_fast._checks import rank_dtype
 from sodeep_fast.ops import _backend
+from sodeep_fast.ops._autograd import are_transforming
 from sodeep_fast.ops._levels import find_marked
 
 
@@ -28,8 +29,22 @@ def margin_excess(
         >>> margin_excess(torch.tensor([[0.5, 0.5]]), torch.tensor([[True, False]]), None, 0.9, 0.2)
         tensor([0.4000, 0.3000])
     """
+    if are_transforming():
+        return _by_formula(scores, positives, mask, pos_margin, neg_margin)
     result: Tensor = _MarginExcess.apply(scores, positives, mask, pos_margin, neg_margin)
     return result
+
+
+def _by_formula(
+    scores: Tensor, positives: Tensor, mask: Tensor | None, pos_margin: float, neg_margin: float
+) -> Tensor:
+    """The same in plain PyTorch, for the transforms of `torch.func`."""
+    negatives = ~positives if mask is None else ~positives & mask
+    positives = positives if mask is None else positives & mask
+    wide = scores.to(rank_dtype(scores))
+    missed = (pos_margin - wide).clamp(min=0).masked_fill(~positives, 0)
+    exceeded = (wide - neg_margin).clamp(min=0).masked_fill(~negatives, 0)
+    return torch.stack([missed.sum(), exceeded.sum()])
 
 
 def count_active(

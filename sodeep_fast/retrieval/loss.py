@@ -29,8 +29,9 @@ class RetrievalLoss(nn.Module):
         similarity: any function (b, D), (M, D) -> (b, M) to score with, larger for more alike; a
             module's parameters get their gradient. Default: the inner product.
         chunk_size: the most queries that are scored at a time. "auto" takes 128, or more where
-            items are few or on a GPU; None takes all at once, which alone has second derivatives,
-            unless `similarity` is given, which always has them. Default: "auto".
+            items are few or on a GPU; None takes all at once, and so do the transforms of
+            `torch.func` whatever is given; that alone has second derivatives, unless `similarity`
+            is given, which always has them. Default: "auto".
         gather: rank the items of all processes of torch.distributed, and average over all their
             queries: the loss of one process with the whole batch. Under DistributedDataParallel,
             which averages gradients, so are the gradients of the parameters; those of the

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from sodeep_fast._checks import check_count
+from sodeep_fast.ops._autograd import are_transforming
 from sodeep_fast.retrieval.distributed import sum_over_processes
 
 Similarity = Callable[[Tensor, Tensor], Tensor]
@@ -87,6 +88,9 @@ def evaluate(
         similarity: (b, D), (M, D) -> (b, M). Default: the inner product.
     """
     pool = queries if items is None else items
+    # The transforms of `torch.func` know neither gradients made in forward nor checkpoints.
+    if are_transforming():
+        chunk_size = None
     size = chunk_rows(chunk_size, len(queries), len(pool), queries.device.type)
     if similarity is None and chunk_size is not None:
         return _streamed(queries, items, terms, size)
