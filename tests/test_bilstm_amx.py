@@ -11,11 +11,12 @@ from torch.utils.cpp_extension import include_paths, library_paths
 
 from sodeep_fast import _native
 
+CPU = Path("/proc/cpuinfo")
 pytestmark = [
     pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++"),
     pytest.mark.skipif(not _native.HAS_CPU, reason="the C++ kernels are not built"),
     pytest.mark.skipif(
-        "avx512_bf16" not in Path("/proc/cpuinfo").read_text().split(),
+        not CPU.exists() or "avx512_bf16" not in CPU.read_text().split(),
         reason="this processor has no AVX512_BF16",
     ),
 ]

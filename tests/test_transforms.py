@@ -71,13 +71,13 @@ def test_the_kernels_are_what_is_differentiated(monkeypatch: pytest.MonkeyPatch)
     backward.apply.assert_called_once()
 
 
-@pytest.mark.parametrize("name", ["soft_rank, direct", "soft_rank, linear"])
+@pytest.mark.parametrize("name", OPERATORS)
 def test_vmap_of_grad_and_of_its_jacobian(name: str) -> None:
     function = OPERATORS[name]
-    scores = make_scores("uniform", (4, 6), dtype=torch.float64)
-    expected = torch.stack([torch.autograd.functional.jacobian(function, row) for row in scores])
+    scores = make_scores("uniform", (4, 2, 6), dtype=torch.float64)
+    expected = torch.stack([torch.autograd.functional.jacobian(function, each) for each in scores])
     torch.testing.assert_close(vmap(grad(function))(scores), expected)
-    expected = torch.stack([torch.autograd.functional.hessian(function, row) for row in scores])
+    expected = torch.stack([torch.autograd.functional.hessian(function, each) for each in scores])
     torch.testing.assert_close(vmap(jacrev(jacrev(function)))(scores), expected)
 
 

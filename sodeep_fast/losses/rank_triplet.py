@@ -73,24 +73,19 @@ def _one_way(
 ) -> Tensor:
     """Returns the mean over the queries, which are the rows."""
     ranks = relative_ranks(sorter, scores)
-    on_diagonal = torch.arange(len(scores), device=scores.device).unsqueeze(-1)
     if positives is None:
-        others = ranks.detach().scatter(-1, on_diagonal, torch.inf)
+        diagonal = torch.arange(len(scores), device=scores.device).unsqueeze(-1)
+        own, is_positive = ranks.gather(-1, diagonal), torch.ones_like(diagonal, dtype=torch.bool)
+        others = ranks.detach().scatter(-1, diagonal, torch.inf)
     else:
+        own, is_positive = ranks, positives
         others = ranks.detach().masked_fill(positives, torch.inf)
     smallest, hard = others.topk(min(hardest, scores.shape[1]), largest=False)
-    if positives is None:
-        own, negatives = ranks.gather(-1, torch.cat([on_diagonal, hard], -1)).tensor_split([1], -1)
-        counts = torch.ones_like(on_diagonal[:, 0])
-    else:
-        own, negatives = ranks, ranks.gather(-1, hard)
-        counts = positives.sum(-1)
     # Where there are fewer negatives than `hardest`, infinite ranks add nothing to the hinge.
-    negatives = negatives.masked_fill(smallest.isinf(), torch.inf)
+    negatives = ranks.gather(-1, hard).masked_fill(smallest.isinf(), torch.inf)
     hinges = (margin + own.unsqueeze(-1) - negatives.unsqueeze(-2)).clamp(min=0).sum(-1)
-    if positives is not None:
-        hinges = hinges.masked_fill(~positives, 0)
-    losses = hinges.sum(-1) / counts.clamp(min=1)
+    counts = is_positive.sum(-1)
+    losses = hinges.masked_fill(~is_positive, 0).sum(-1) / counts.clamp(min=1)
     counted = (counts > 0) & (counts < scores.shape[1])
     return losses.masked_fill(~counted, 0).sum() / counted.sum().clamp(min=1)
 
