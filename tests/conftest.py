@@ -87,11 +87,11 @@ def kernel_resources(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str,
 
 @pytest.fixture
 def run_tests() -> Callable[..., str]:
-    """Runs selected tests of a file in a process of its own, and returns what it printed."""
+    """Runs selected tests of files in a process of its own, and returns what it printed."""
 
-    def run(command: list[str], file: str, selected: str, **environment: str) -> str:
+    def run(command: list[str], files: list[str], selected: str, **environment: str) -> str:
         done = subprocess.run(
-            [*command, "-q", "-p", "no:cacheprovider", file, "-k", selected],
+            [*command, "-q", "-p", "no:cacheprovider", *files, "-k", selected],
             env={**os.environ, **environment},
             capture_output=True,
             text=True,
@@ -115,6 +115,6 @@ def rerun_on(run_tests: Callable[..., str]) -> Callable[[str, str, str], None]:
         if instruction_set == _native.cpu_capability():
             pytest.skip(f"{instruction_set} is what the others ran")
         command = [sys.executable, "-m", "pytest"]
-        run_tests(command, file, selected, SODEEP_FAST_CPU=instruction_set)
+        run_tests(command, [file], selected, SODEEP_FAST_CPU=instruction_set)
 
     return rerun

@@ -50,11 +50,12 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-SELECTED = "accurate or anew or combination or bf16_kernels or threads or strided or finite or head"
+FILES = [str(ROOT / f"tests/test_bilstm{part}.py") for part in ("", "_bf16", "_memory")]
+SELECTED = "accurate or anew or combination or well_behaved or threads or strided or finite or head"
 
 
 def test_with_emulated_tiles(library: Path, run_tests: Callable[..., str]) -> None:
     command = [sys.executable, "-c", CHILD, str(library)]
-    out = run_tests(command, str(ROOT / "tests/test_bilstm.py"), SELECTED)
+    out = run_tests(command, FILES, SELECTED)
     assert "products of tiles" in out
     assert "\n0 products of tiles" not in out
