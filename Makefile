@@ -24,13 +24,13 @@ bench: $(VENV)/installed  ## checks the speed and memory targets; wants a quiet 
 bench-peers: $(VENV)/installed
 	PATH="$(abspath $(BIN)):/usr/bin:/bin" $(PIP) install --no-build-isolation --no-deps torchsort==0.1.10
 
-lint: $(VENV)/installed
+lint: $(VENV)/dependencies
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES)
 
-format: $(VENV)/installed
+format: $(VENV)/dependencies
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_SOURCES)

@@ -6,6 +6,7 @@ SODEEP_FAST_CUDA=0 leaves it out, =1 insists on it; SODEEP_FAST_CUDA_ARCHS narro
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from torch.utils.cpp_extension import BuildExtension, CppExtension, get_cxx_comp
 CSRC = Path("csrc")
 CUDA_HOME = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))
 NVCC = CUDA_HOME / "bin/nvcc"
-ARCHS = (os.environ.get("SODEEP_FAST_CUDA_ARCHS") or "80;90;100").replace(",", ";").split(";")
+ARCHS = re.findall(r"\d+[a-z]?", os.environ.get("SODEEP_FAST_CUDA_ARCHS") or "80;90;100")
+ARCHS.sort(key=lambda arch: int(arch.rstrip("abcdefghijklmnopqrstuvwxyz")))
 # The oldest torch that the stable ABI's calls are compiled for is 2.10.
 DEFINES = ["-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
 
@@ -62,13 +64,16 @@ class Build(BuildExtension):
 
 
 modules = []
-if shutil.which(get_cxx_compiler()):
+# The name may follow that of a launcher, such as ccache.
+if all(map(shutil.which, get_cxx_compiler().split())):
     modules.append(extension("_C", [*CSRC.glob("*.cpp"), *CSRC.glob("cpu/*.cpp")]))
     if wants_cuda():
         # libtorch, needed or not, leads the loader to libtorch_cuda where torch has it.
         cudart = ["-lcudart_static", "-ldl", "-lrt", "-lpthread"]
         link = [f"-L{CUDA_HOME}/lib64", *cudart, "-Wl,--no-as-needed", "-ltorch"]
         modules.append(extension("_C_cuda", list(CSRC.glob("cuda/*.cpp")), extra_link_args=link))
+elif os.environ.get("SODEEP_FAST_CUDA") == "1":
+    sys.exit("SODEEP_FAST_CUDA=1, but there is no C++ compiler")
 else:
     print("sodeep_fast: no C++ compiler, so no kernels; operators will run on plain PyTorch")
 

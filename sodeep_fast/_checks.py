@@ -103,11 +103,6 @@ def check_positive(value: float, name: str) -> None:
         raise ValueError(f"{name} must be positive and finite, got {value}")
 
 
-def check_nonnegative(value: float, name: str) -> None:
-    """Raises unless `value` is a finite number of at least zero."""
-    check_number(value, name, least=0)
-
-
 def check_number(value: float, name: str, *, least: float = -math.inf) -> None:
     """Raises unless `value` is a finite number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -117,12 +112,12 @@ def check_number(value: float, name: str, *, least: float = -math.inf) -> None:
         raise ValueError(f"{name} must be {rule}, got {value}")
 
 
-def check_count(value: int, name: str) -> None:
-    """Raises unless `value` is an integer of at least one."""
+def check_count(value: int, name: str, *, least: int = 1) -> None:
+    """Raises unless `value` is an integer of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
 def check_bins(bins: int, low: float, high: float) -> None:
@@ -132,8 +127,10 @@ def check_bins(bins: int, low: float, high: float) -> None:
         raise ValueError(f"bins must be at most {1 << 20}, got {bins}")
     check_number(low, "low")
     check_number(high, "high")
-    if not (low < high and math.isfinite(high - low)):
+    if low >= high:
         raise ValueError(f"low must be below high, got {low} and {high}")
+    if not math.isfinite(high - low):
+        raise ValueError(f"high - low must be finite, got {high} - {low}")
 
 
 def check_sorter(sorter: object) -> None:

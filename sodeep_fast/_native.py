@@ -39,7 +39,7 @@ HAS_CPU = _load("_C")
 # Its stream symbol lives in libtorch_cuda, and its launches need a CUDA build of torch.
 HAS_CUDA = HAS_CPU and torch.version.cuda is not None and _load("_C_cuda")
 
-if not HAS_CPU:
+if _find("_C") is None:
     warnings.warn(
         "sodeep_fast was installed without its compiled kernels (no C++ compiler was found, or the "
         "build was skipped); every operator runs on the plain PyTorch reference, which is slow and "

@@ -5,9 +5,8 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import torch
-
 from sodeep_fast import doctor
+from sodeep_fast._options import add_threads, set_threads
 from sodeep_fast._version import __version__
 from sodeep_fast.benchmark import Plan, quick_plan, run
 from sodeep_fast.benchmark.environment import environment
@@ -63,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--mode", choices=MODES, nargs="+")
     bench.add_argument("--provider", nargs="+", metavar="NAME", help="default: all")
     bench.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    bench.add_argument("--threads", type=int, help="PyTorch's threads; default: its own choice")
+    add_threads(bench)
     bench.add_argument("--quick", action="store_true", help="a minute: few shapes, short rounds")
     bench.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
     bench.add_argument("--json", metavar="FILE", help="write rows and samples")
@@ -88,8 +87,7 @@ def _shape(text: str) -> Shape:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    set_threads(options)
     rows: list[Row] = []
     for name in options.operator:
         operator = OPERATORS[name]

@@ -195,6 +195,19 @@ def check_comparator(comparator: object) -> None:
         )
 
 
+def bounded_by(comparator: Simple | None) -> ByLevel:
+    """Returns SupAP's comparator, with another one than `Sup()` for less relevant items if given.
+
+    Raises:
+        TypeError: `comparator` is none, or one by level.
+    """
+    if not isinstance(comparator, Simple | None):
+        raise TypeError(
+            f"comparator must be a Sigmoid, Sup, Step or Ramp, got {type(comparator).__name__}"
+        )
+    return ByLevel() if comparator is None else ByLevel(comparator)
+
+
 def by_level(comparator: Comparator) -> tuple[Simple, Simple, Simple]:
     """Returns the comparators for items of a lower, the same and a higher level."""
     if isinstance(comparator, ByLevel):

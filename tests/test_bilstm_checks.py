@@ -35,6 +35,7 @@ def without(k: int) -> list[Tensor]:
             r"one floating-point dtype, got torch\.float32 and torch\.float64",
         ),
         (torch.ones(2, 3), without(0), {}, ValueError, "weights must be 8 for each layer, got 7"),
+        (torch.ones(2, 3), [torch.ones(())] * 8, {}, ValueError, r"weights\[0\] must have shape"),
         (torch.ones(2, 3), [], {}, ValueError, "weights must be 8 for each layer, got 0"),
         (
             torch.ones(2, 3),
@@ -87,6 +88,13 @@ def test_bad_input(
 ) -> None:
     with pytest.raises(error, match=match):
         sodeep_fast.bilstm(scores, weights, **options)
+
+
+def test_weights_may_come_from_a_generator() -> None:
+    lstm = make_bilstm(2, 1)
+    scores = torch.rand(2, 3)
+    expected = sodeep_fast.bilstm(scores, list(lstm.parameters()))
+    assert torch.equal(sodeep_fast.bilstm(scores, lstm.parameters()), expected)
 
 
 @needs_kernels

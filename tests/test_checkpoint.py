@@ -311,6 +311,7 @@ def write_header(path: Path, header: Any, tensors: dict[str, Tensor] | None = No
         ([], "is damaged"),
         ({"format": 1}, "is damaged"),
         ({"type": "os"}, "sorter of unknown type 'os'"),
+        ({"arguments": [3]}, r"is damaged: its sorter's arguments are \[3\]"),
         ({"arguments": {"depth": 3}}, "does not fit .*unexpected keyword argument 'depth'"),
         ({"arguments": {"hidden_size": 10**7}}, "(?s)does not fit .*size mismatch for lstm"),
         ({"arguments": {"hidden_size": -1}}, "does not fit .*hidden_size must be at least 1"),

@@ -94,6 +94,14 @@ def test_bench_sets_threads_and_modes(capsys):
     assert "soft_rank (2, 16), forward\n" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("threads", ["0", "-1", "two"])
+def test_threads_must_be_positive(threads, capsys):
+    for command in (["bench"], ["train", "--sorter=lstm", "--output=x"], ["paper", "fig5"]):
+        with pytest.raises(SystemExit, match="2"):
+            cli.main([*command, f"--threads={threads}"])
+        assert f"expected a number of at least 1, got '{threads}'" in capsys.readouterr().err
+
+
 def test_bench_rejects_unknown_providers(capsys):
     assert cli.main(["bench", "--quick", "--shape", "2x16", "--provider", "nobody"]) == 2
     assert "got 'nobody'" in capsys.readouterr().err

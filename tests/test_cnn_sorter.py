@@ -1,5 +1,6 @@
 """The convolutional sorters: any depth, the definition, and how they begin."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import sodeep_fast
 from sodeep_fast.sorters.cnn import CNNSorter
 from sodeep_fast.testing import make_scores
 
@@ -104,3 +106,19 @@ def test_padded_cnn_begins_with_spread_thresholds() -> None:
     torch.testing.assert_close(kinks, expected.where(falling, -expected), atol=0.01, rtol=0)
     assert features[:, 0].equal(falling)
     assert features[:, -1].equal(~falling)
+
+
+def test_loaded_kernels_are_laid_out_as_they_are_read() -> None:
+    loaded = sodeep_fast.load_sorter("cnn-100")
+    fresh = CNNSorter(**loaded.arguments())
+    fresh.standardize = loaded.standardize
+    dense = {key: value.contiguous() for key, value in loaded.state_dict().items()}
+    assigned = copy.deepcopy(fresh)
+    fresh.load_state_dict(dense)
+    assigned.load_state_dict(dense, assign=True)
+    scores = torch.randn(2, 100)
+    for sorter in (loaded, fresh, assigned):
+        kernels = [m.weight for m in sorter.modules() if isinstance(m, nn.Conv1d)]
+        assert len(kernels) > 3
+        assert all(weight.transpose(1, 2).is_contiguous() for weight in kernels)
+        torch.testing.assert_close(sorter(scores), loaded(scores))

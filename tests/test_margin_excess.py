@@ -69,6 +69,8 @@ def test_scores_at_their_margins_are_on_the_right_side(kernel: bool) -> None:
     assert found.tolist() == [0, 0]
     assert count_active(scores, positives, None, 0.5, 0.5).tolist() == [0, 0]
     assert torch.autograd.grad(found.sum(), scores)[0].tolist() == [[0, 0]]
+    transformed = torch.func.grad(lambda x: margin_excess(x, positives, None, 0.5, 0.5).sum())
+    assert transformed(scores.detach()).tolist() == [[0, 0]]
 
 
 @pytest.mark.usefixtures("_route")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import sodeep_fast
 from sodeep_fast import CNNSorter, EquivariantSorter, LSTMSorter
@@ -238,3 +238,22 @@ def test_a_process_stops_with_another(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(KeyboardInterrupt, match="another process"):
         train_sorter(LSTMSorter(2, 1), 3, checkpoint=tmp_path / "run", **SMALL)
     assert steps_in(tmp_path / "run") == 1
+
+
+def test_several_processes_act_on_a_signal_that_all_know_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One that arrives after the averages of a step is in those of the next.
+    seen = []
+
+    def average(tensors: list[Tensor]) -> None:
+        seen.append(float(tensors[-1]))
+        if len(seen) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("sodeep_fast.training.loop.rank_and_world", lambda: (0, 2))
+    monkeypatch.setattr("sodeep_fast.training.loop.average_over_processes", average)
+    with pytest.raises(KeyboardInterrupt):
+        train_sorter(LSTMSorter(2, 1), 5, checkpoint=tmp_path / "run", **SMALL)
+    assert seen == [0, 1]
+    assert steps_in(tmp_path / "run") == 2

@@ -252,6 +252,25 @@ def test_combinations_are_sums() -> None:
         assert_same(SupRankLoss(metric)(embeddings, HIERARCHY), expected, embeddings)
 
 
+class NearLabels(SmoothAPLoss):
+    """Smooth-AP of items whose labels are at most so far away."""
+
+    def __init__(self, reach: int) -> None:
+        super().__init__()
+        self.reach = reach
+
+    def relation(self, labels: Tensor, item_labels: Tensor) -> Tensor:
+        return (labels - item_labels.T).abs() <= self.reach
+
+
+def test_losses_of_a_combination_may_relate_items_by_their_own_options() -> None:
+    embeddings = batch()
+    parts = [NearLabels(0), NearLabels(1)]
+    values = [loss(embeddings, LABELS) for loss in parts]
+    assert values[0] != values[1]
+    torch.testing.assert_close(CombinedLoss(parts)(embeddings, LABELS), sum(values))
+
+
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("exclude_query", [False, True])
 def test_degenerate_batches_are_finite(name: str, exclude_query: bool) -> None:
@@ -342,7 +361,7 @@ def test_bad_input(arguments: tuple, error: type[Exception], match: str) -> None
         (
             lambda: SupAPLoss(0.01),
             TypeError,
-            "lower must be a Sigmoid, Sup, Step or Ramp, got float",
+            "comparator must be a Sigmoid, Sup, Step or Ramp, got float",
         ),
         (lambda: NDCGLoss(0.01), TypeError, "comparator must be a Sigmoid.* got float"),
         (lambda: HierarchicalAPLoss(alpha=0), ValueError, "alpha must be positive"),

@@ -296,7 +296,32 @@ def test_bad_cutoffs(options: dict, error: type[Exception], match: str) -> None:
             function(torch.zeros(2, 3), torch.ones(2, 3), **options)
 
 
+def test_hard_ap_checks_its_scores() -> None:
+    with pytest.raises(TypeError, match=r"scores must be a torch\.Tensor, got list"):
+        hard_ap([[0.5]], torch.ones(1, 1))
+
+
+@pytest.mark.parametrize("function", [smooth_ndcg, sup_ndcg])
+def test_gains_beyond_float32(function: Callable[..., Tensor]) -> None:
+    # 2^200 is no float32; the levels of one query must not cost another its precision.
+    levels = torch.tensor([[200, 1, 0, 3], [1, 0, 0, 2], [254, 253, 254, 0]])
+    scores = make_scores("uniform", (3, 4)).requires_grad_()
+    exact = scores.detach().double().requires_grad_()
+    found, expected = function(scores, levels), function(exact, levels)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)
+    (grad,) = torch.autograd.grad(found.sum(), scores)
+    (exact_grad,) = torch.autograd.grad(expected.sum(), exact)
+    torch.testing.assert_close(grad.double(), exact_grad, rtol=1e-4, atol=1e-5)
+
+
 def test_bad_relevances() -> None:
+    with pytest.raises(TypeError, match=r"relevances must be a torch\.Tensor, got list"):
+        h_ap(torch.zeros(2, 3), torch.ones(2, 3).long(), relevances=[0.0, 1.0])
+    with pytest.raises(TypeError, match=r"relevances must be float16, .* got torch\.int64"):
+        h_ap(torch.zeros(2, 3), torch.ones(2, 3).long(), relevances=torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match=r"of at least one level, got \(0,\)"):
+        h_ap(torch.zeros(2, 3), torch.ones(2, 3).long(), relevances=torch.ones(0))
     with pytest.raises(ValueError, match=r"relevances must have shape \(L,\) or \(2, L\)"):
         h_ap(torch.zeros(2, 3), torch.ones(2, 3).long(), relevances=torch.ones(3, 2))
     with pytest.raises(ValueError, match="levels must be between 0 and 1, got 2"):

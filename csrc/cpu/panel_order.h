@@ -11,18 +11,11 @@ namespace SODEEP_FAST_ISA {
 constexpr int64_t kIndexBlock = 1024;      // panel indices at a time, in cache
 constexpr int64_t kParallelItems = 16384;  // shorter rows are not worth a second thread
 
-inline void panel_indices(const float* scores, int64_t count, double lo, double lam, uint32_t last,
-                          uint32_t* index) {
+template <class T>
+void panel_indices(const T* scores, int64_t count, double lo, double lam, uint32_t last,
+                   uint32_t* index) {
   for (int64_t i = 0; i < count; ++i) {
     const auto panel = static_cast<int32_t>((static_cast<double>(scores[i]) - lo) * lam);
-    index[i] = std::min(static_cast<uint32_t>(panel), last);
-  }
-}
-
-inline void panel_indices(const double* scores, int64_t count, double lo, double lam, uint32_t last,
-                          uint32_t* index) {
-  for (int64_t i = 0; i < count; ++i) {
-    const auto panel = static_cast<int32_t>((scores[i] - lo) * lam);
     index[i] = std::min(static_cast<uint32_t>(panel), last);
   }
 }
@@ -39,11 +32,14 @@ void visit_panels(const T* scores, int64_t begin, int64_t end, double lo, double
   }
 }
 
-// Counting sort by panel; stable, so the result does not depend on the number of chunks.
+// Counting sort by panel; stable, so the result does not depend on the number of chunks, of which
+// there are no more than their counts are linear in the row for.
 template <class T>
 void order_by_counting(const T* scores, int64_t n, double lam, double lo, int64_t panels,
                        OrderScratch<T>& scratch, OrderedRow<T>& row) {
-  const int64_t chunks = n < kParallelItems ? 1 : torch::stable::get_num_threads();
+  const int64_t chunks =
+      n < kParallelItems ? 1
+                         : std::clamp<int64_t>(2 * n / panels, 1, torch::stable::get_num_threads());
   const int64_t chunk_size = (n + chunks - 1) / chunks;
   uint32_t* counts = scratch.counts.reserve(chunks * panels);
   const auto visit = [&](int64_t chunk, auto&& use) {

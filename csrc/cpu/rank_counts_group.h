@@ -66,24 +66,6 @@ inline bool are_alike(const uint8_t* levels, int level) {
   return differ == 0;
 }
 
-// The levels of up to a vector of items, as lanes, behind them the level of none.
-template <class T>
-inline IntVec<T> load_levels(const uint8_t* from, int64_t count) {
-  using Int = std::remove_reference_t<decltype(std::declval<IntVec<T>>()[0])>;
-  constexpr int lanes = kLanes<T>;
-  uint8_t levels[lanes];
-  std::fill(levels, levels + lanes, 255);
-  if (count >= lanes)
-    __builtin_memcpy(levels, from, lanes);
-  else
-    std::copy_n(from, count, levels);
-  Int wide[lanes];
-  std::copy(levels, levels + lanes, wide);
-  IntVec<T> result;
-  __builtin_memcpy(&result, wide, sizeof(result));
-  return result;
-}
-
 // Widens lo..hi to the scores of items below level `num_levels`; false if one is not finite.
 template <class T>
 bool widen_range(const T* scores, const uint8_t* levels, int64_t items, int num_levels, T& lo,

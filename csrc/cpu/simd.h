@@ -204,6 +204,18 @@ inline Vec<T> load_first(const T* from, int64_t count) {
 #endif
 }
 
+// The levels of the first `count` items, as lanes; the rest have 255, the level of none.
+template <class T>
+inline IntVec<T> load_levels(const uint8_t* levels, int64_t count) {
+  typedef uint8_t Bytes __attribute__((vector_size(kLanes<T>)));
+  Bytes bytes = Bytes{} + 255;
+  if (count >= kLanes<T>)
+    __builtin_memcpy(&bytes, levels, sizeof(bytes));
+  else if (count > 0)
+    __builtin_memcpy(&bytes, levels, count);
+  return __builtin_convertvector(bytes, IntVec<T>);
+}
+
 template <class T>
 inline void store_first(T* to, Vec<T> v, int64_t count) {
   if (count >= kLanes<T>) return store<T>(to, v);

@@ -18,17 +18,6 @@ struct HistogramBlock {
   T fraction[kHistogramBlock];
 };
 
-template <class T>
-inline IntVec<T> load_levels(const uint8_t* levels, int64_t count) {
-  typedef uint8_t Bytes __attribute__((vector_size(kLanes<T>)));
-  Bytes bytes = {};
-  if (count >= kLanes<T>)
-    __builtin_memcpy(&bytes, levels, sizeof(bytes));
-  else
-    __builtin_memcpy(&bytes, levels, count);
-  return __builtin_convertvector(bytes, IntVec<T>);
-}
-
 // Notes cells and fractions of `count` items from `first` on. Those beyond the axis are at its
 // ends, or take no part.
 template <class T, bool kBeyondTakesPart>

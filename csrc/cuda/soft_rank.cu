@@ -21,10 +21,11 @@ cudaError_t panel_table(const double** table) {
   static std::map<int, const double*> tables;
   int device = 0;
   cudaError_t error = cudaGetDevice(&device);
+  if (error != cudaSuccess) return error;
   const std::lock_guard<std::mutex> lock(mutex);
-  if (error != cudaSuccess || tables.count(device)) {
-    *table = tables[device];
-    return error;
+  if (const auto found = tables.find(device); found != tables.end()) {
+    *table = found->second;
+    return cudaSuccess;
   }
   static const std::vector<double> host = make_panel_table<T, kDerivative>();
   const size_t bytes = host.size() * sizeof(double);
@@ -41,6 +42,7 @@ cudaError_t panel_table(const double** table) {
     if (error == cudaSuccess) error = cudaStreamSynchronize(stream);
     cudaStreamDestroy(stream);
   }
+  if (error != cudaSuccess) cudaFree(memory);
   cudaThreadExchangeStreamCaptureMode(&mode);
   if (error == cudaSuccess) *table = tables[device] = static_cast<const double*>(memory);
   return error;

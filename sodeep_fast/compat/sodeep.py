@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sodeep_fast._checks import (
     check_count,
     check_matrix,
-    check_nonnegative,
+    check_number,
     check_real,
     check_same_shape,
     check_scores,
@@ -162,7 +162,7 @@ class SpearmanLoss(_SorterLoss):
         sorter_state_dict: Mapping[str, Any] | None = None,
         lbd: float = 0,
     ) -> None:
-        check_nonnegative(lbd, "lbd")
+        check_number(lbd, "lbd", least=0)
         super().__init__(sorter_type, seq_len, sorter_state_dict)
         self.lbd = lbd
 
@@ -260,7 +260,7 @@ class RankHardLoss(_SorterLoss):
         nmax: int = 1,
         released_margin: bool = False,
     ) -> None:
-        check_nonnegative(margin, "margin")
+        check_number(margin, "margin", least=0)
         check_count(nmax, "nmax")
         super().__init__(sorter_type, seq_len, sorter_state_dict)
         self.margin = margin

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sodeep_fast._checks import check_matrix, check_positive
+from sodeep_fast._checks import check_matrix, check_positive, check_scores
 from sodeep_fast.comparators import ByLevel, Comparator, Ramp, Step, check_comparator
 from sodeep_fast.ops.graded_precision import graded_precision
 from sodeep_fast.retrieval.hierarchical import HierarchicalLoss
@@ -46,8 +46,8 @@ def h_ap(
         leaves it out, and where a score is not finite.
 
     Raises:
-        TypeError: scores that are not floating point, levels that are neither integer nor bool, a
-            mask that is not bool, or no comparator.
+        TypeError: scores or relevances that are not floating point, levels that are neither integer
+            nor bool, a mask that is not bool, or no comparator.
         ValueError: scores that are not a matrix, another tensor of another shape or device, levels
             out of range, or alpha that is not positive.
 
@@ -61,11 +61,17 @@ def h_ap(
     check_positive(alpha, "alpha")
     num_levels = None
     if relevances is not None:
-        num_levels = relevances.shape[-1] if relevances.dim() > 0 else 0
-        if relevances.shape not in ((num_levels,), (len(scores), num_levels)):
+        check_scores(relevances, "relevances")
+        num_levels = relevances.shape[-1]
+        if num_levels < 1 or relevances.shape not in ((num_levels,), (len(scores), num_levels)):
             raise ValueError(
-                f"relevances must have shape (L,) or ({len(scores)}, L), "
+                f"relevances must have shape (L,) or ({len(scores)}, L) of at least one level, "
                 f"got {tuple(relevances.shape)}"
+            )
+        if relevances.device != scores.device:
+            raise ValueError(
+                f"relevances must be on the device of scores, {scores.device}, "
+                f"got {relevances.device}"
             )
     comparator = ByLevel() if comparator is None else comparator
     # What a comparator counts exactly is not counted again.

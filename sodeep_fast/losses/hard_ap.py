@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from sodeep_fast._checks import check_matrix
 from sodeep_fast.comparators import Step
 from sodeep_fast.losses.smooth_ap import average_precision
 
@@ -34,4 +35,5 @@ def hard_ap(scores: Tensor, labels: Tensor, *, mask: Tensor | None = None) -> Te
         >>> sodeep_fast.hard_ap(scores, labels)
         tensor([0.8333,    nan])
     """
+    check_matrix(scores, "(B, M)")
     return average_precision(scores.detach(), labels, Step(), mask)

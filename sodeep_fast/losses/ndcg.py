@@ -7,7 +7,14 @@ from torch import Tensor
 
 from sodeep_fast._by_query import sum_by_query, sum_levels
 from sodeep_fast._checks import check_matrix
-from sodeep_fast.comparators import ByLevel, Comparator, Sigmoid, Sup, check_comparator
+from sodeep_fast.comparators import (
+    ByLevel,
+    Comparator,
+    Sigmoid,
+    Simple,
+    bounded_by,
+    check_comparator,
+)
 from sodeep_fast.ops.rank_counts import rank_counts
 from sodeep_fast.retrieval.hierarchical import HierarchicalLoss
 
@@ -46,7 +53,7 @@ def smooth_ndcg(
 
 
 def sup_ndcg(
-    scores: Tensor, levels: Tensor, comparator: Sup | None = None, *, mask: Tensor | None = None
+    scores: Tensor, levels: Tensor, comparator: Simple | None = None, *, mask: Tensor | None = None
 ) -> Tensor:
     """Returns SupRank's bound of the normalized discounted cumulative gain of every query.
 
@@ -71,9 +78,7 @@ def sup_ndcg(
         >>> sodeep_fast.sup_ndcg(scores, torch.tensor([[1, 2, 0, 0]]))
         tensor([0.5431])
     """
-    return discounted_gain(
-        scores, levels, ByLevel(Sup() if comparator is None else comparator), mask
-    )
+    return discounted_gain(scores, levels, bounded_by(comparator), mask)
 
 
 def discounted_gain(
@@ -84,17 +89,20 @@ def discounted_gain(
     counts, rows, columns = rank_counts(scores, levels, comparator=comparator, mask=mask)
     queries, num_levels = len(scores), counts.shape[-1]
     own = levels[rows, columns].long()
-    gain = torch.arange(num_levels, dtype=counts.dtype, device=counts.device).exp2() - 1
-    found = sum_by_query(gain[own] / (2 + sum_levels(counts)).log2(), rows, queries)
+    cell = rows * num_levels + own
 
     # The best order has the highest level first: each level a stretch of the summed discounts.
-    of_level = torch.bincount(rows * num_levels + own, minlength=queries * num_levels)
+    of_level = torch.bincount(cell, minlength=queries * num_levels)
     ends = of_level.view(queries, num_levels).flip(-1).cumsum(-1).flip(-1)
     position = torch.arange(scores.shape[1] + 1, dtype=torch.float64, device=counts.device)
     discounts = torch.where(position > 0, 1 / (1 + position).log2(), 0).cumsum(0)[ends]
     stretches = discounts - torch.cat([discounts[:, 1:], torch.zeros_like(discounts[:, :1])], -1)
-    best = (gain * stretches).sum(-1).to(counts.dtype)
-    return (found / best.masked_fill(best == 0, 1)).masked_fill(best == 0, torch.nan)
+    # In float64, as 2^254 is beyond float32; what is left of a gain over the best sum is not.
+    gain = torch.arange(num_levels, dtype=torch.float64, device=counts.device).exp2() - 1
+    best = (gain * stretches).sum(-1)
+    share = (gain / best.masked_fill(best == 0, 1)[:, None]).to(counts.dtype).flatten()
+    found = sum_by_query(share[cell] / (2 + sum_levels(counts)).log2(), rows, queries)
+    return found.masked_fill(best == 0, torch.nan)
 
 
 class NDCGLoss(HierarchicalLoss):

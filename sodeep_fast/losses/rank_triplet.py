@@ -7,7 +7,7 @@ from sodeep_fast._checks import (
     check_count,
     check_mask,
     check_matrix,
-    check_nonnegative,
+    check_number,
     check_sorter,
 )
 from sodeep_fast.sorters.protocol import Sorter, relative_ranks
@@ -58,7 +58,7 @@ def rank_triplet_loss(
     """
     check_matrix(scores, "(B, B)" if positives is None else "(B, M)", square=positives is None)
     check_sorter(sorter)
-    check_nonnegative(margin, "margin")
+    check_number(margin, "margin", least=0)
     check_count(hardest, "hardest")
     check_mask(positives, scores, "positives")
     # Contiguous once, rather than by the sorter for every derivative.
@@ -83,7 +83,7 @@ def _one_way(
     smallest, hard = others.topk(min(hardest, scores.shape[1]), largest=False)
     # Where there are fewer negatives than `hardest`, infinite ranks add nothing to the hinge.
     negatives = ranks.gather(-1, hard).masked_fill(smallest.isinf(), torch.inf)
-    hinges = (margin + own.unsqueeze(-1) - negatives.unsqueeze(-2)).clamp(min=0).sum(-1)
+    hinges = torch.relu(margin + own.unsqueeze(-1) - negatives.unsqueeze(-2)).sum(-1)
     counts = is_positive.sum(-1)
     losses = hinges.masked_fill(~is_positive, 0).sum(-1) / counts.clamp(min=1)
     counted = (counts > 0) & (counts < scores.shape[1])
@@ -115,7 +115,7 @@ class RankTripletLoss(nn.Module):
     def __init__(self, sorter: Sorter, margin: float, hardest: int = 1) -> None:
         super().__init__()
         check_sorter(sorter)
-        check_nonnegative(margin, "margin")
+        check_number(margin, "margin", least=0)
         check_count(hardest, "hardest")
         self.sorter = sorter
         self.margin = margin

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sodeep_fast._by_query import count_by_query, sum_by_query, sum_levels
 from sodeep_fast._checks import check_count, check_labels, check_matrix, check_positive
-from sodeep_fast.comparators import ByLevel, Comparator, Sigmoid, Sup
+from sodeep_fast.comparators import Comparator, Sigmoid, Simple, bounded_by
 from sodeep_fast.ops.rank_counts import rank_counts
 
 KS = (1, 2, 4, 8, 16)
@@ -64,7 +64,7 @@ def sup_recall(
     scores: Tensor,
     labels: Tensor,
     ks: Sequence[int] = KS,
-    comparator: Sup | None = None,
+    comparator: Simple | None = None,
     *,
     temperature: float = 1.0,
     clip: bool = False,
@@ -97,8 +97,7 @@ def sup_recall(
         >>> sodeep_fast.sup_recall(scores, labels, ks=[2])
         tensor([0.6155])
     """
-    lower = Sup() if comparator is None else comparator
-    return recall_at(scores, labels, ks, ByLevel(lower), temperature, clip, mask)
+    return recall_at(scores, labels, ks, bounded_by(comparator), temperature, clip, mask)
 
 
 def recall_at(

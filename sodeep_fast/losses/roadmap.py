@@ -3,7 +3,7 @@
 from typing import Any
 
 from sodeep_fast._checks import check_choice
-from sodeep_fast.comparators import Sup
+from sodeep_fast.comparators import Simple
 from sodeep_fast.losses.calibration import CalibrationLoss
 from sodeep_fast.losses.sup_ap import SupAPLoss
 from sodeep_fast.retrieval import CombinedLoss
@@ -41,7 +41,7 @@ class RoadmapLoss(CombinedLoss):
     def __init__(
         self,
         weighting: str | tuple[float, float] = "program",
-        comparator: Sup | None = None,
+        comparator: Simple | None = None,
         *,
         pos_margin: float = 0.9,
         neg_margin: float = 0.6,

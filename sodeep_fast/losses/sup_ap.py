@@ -4,13 +4,13 @@ from typing import Any
 
 from torch import Tensor
 
-from sodeep_fast.comparators import ByLevel, Sup
+from sodeep_fast.comparators import Simple, bounded_by
 from sodeep_fast.losses.smooth_ap import average_precision
 from sodeep_fast.retrieval import RetrievalLoss
 
 
 def sup_ap(
-    scores: Tensor, labels: Tensor, comparator: Sup | None = None, *, mask: Tensor | None = None
+    scores: Tensor, labels: Tensor, comparator: Simple | None = None, *, mask: Tensor | None = None
 ) -> Tensor:
     """Returns SupAP's lower bound of the average precision of every query.
 
@@ -42,8 +42,7 @@ def sup_ap(
         >>> sodeep_fast.sup_ap(scores, labels)
         tensor([0.8095])
     """
-    lower = Sup() if comparator is None else comparator
-    return average_precision(scores, labels, ByLevel(lower), mask)
+    return average_precision(scores, labels, bounded_by(comparator), mask)
 
 
 class SupAPLoss(RetrievalLoss):
@@ -68,10 +67,9 @@ class SupAPLoss(RetrievalLoss):
         tensor(0.4675)
     """
 
-    def __init__(self, comparator: Sup | None = None, **options: Any) -> None:
+    def __init__(self, comparator: Simple | None = None, **options: Any) -> None:
         super().__init__(**options)
-        self.comparator = Sup() if comparator is None else comparator
-        ByLevel(self.comparator)  # refuses what is no comparator
+        self.comparator = bounded_by(comparator).lower
 
     def values(self, scores: Tensor, relation: Tensor, mask: Tensor | None) -> Tensor:
         """Returns `sup_ap`."""

@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 
 from sodeep_fast._checks import check_choice
-from sodeep_fast.comparators import ByLevel, Sup
+from sodeep_fast.comparators import Simple, bounded_by
 from sodeep_fast.losses.calibration import CalibrationLoss
 from sodeep_fast.losses.h_ap import HierarchicalAPLoss
 from sodeep_fast.losses.ndcg import NDCGLoss
@@ -51,13 +51,13 @@ class SupRankLoss(CombinedLoss):
         metric: str,
         gap: nn.Module | None = None,
         weights: tuple[float, float] | None = None,
-        comparator: Sup | None = None,
+        comparator: Simple | None = None,
         *,
         exclude_query: bool = False,
         **options: Any,
     ) -> None:
         check_choice(metric, METRICS, "metric")
-        bound = ByLevel(Sup() if comparator is None else comparator)
+        bound = bounded_by(comparator)
         ranking: RetrievalLoss
         if metric == "ap":
             ranking = SupAPLoss(comparator, exclude_query=exclude_query)

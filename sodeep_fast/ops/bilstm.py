@@ -97,7 +97,8 @@ def bilstm(
         >>> torch.allclose(hidden, lstm(scores.unsqueeze(-1))[0], atol=1e-6)
         True
     """
-    return _bilstm(scores, list(weights), head, precision, backend, False).to(weights[0].dtype)
+    weights = list(weights)
+    return _bilstm(scores, weights, head, precision, backend, False).to(weights[0].dtype)
 
 
 def rounded_bilstm(scores: Tensor, weights: Sequence[Tensor], head: Tensor | None = None) -> Tensor:
@@ -306,7 +307,7 @@ def _check_weights(weights: list[Tensor], scores: Tensor) -> None:
             )
     if not weights or len(weights) % WEIGHTS_PER_LAYER != 0:
         raise ValueError(f"weights must be 8 for each layer, got {len(weights)}")
-    hidden = weights[0].shape[0] // 4
+    hidden = weights[0].shape[0] // 4 if weights[0].dim() > 0 else 0
     for k, value in enumerate(weights):
         features = 1 if k < WEIGHTS_PER_LAYER else 2 * hidden
         expected = {0: (4 * hidden, features), 1: (4 * hidden, hidden)}.get(k % 4, (4 * hidden,))

@@ -42,8 +42,8 @@ def _by_formula(
     negatives = ~positives if mask is None else ~positives & mask
     positives = positives if mask is None else positives & mask
     wide = scores.to(rank_dtype(scores))
-    missed = (pos_margin - wide).clamp(min=0).masked_fill(~positives, 0)
-    exceeded = (wide - neg_margin).clamp(min=0).masked_fill(~negatives, 0)
+    missed = torch.relu(pos_margin - wide).masked_fill(~positives, 0)
+    exceeded = torch.relu(wide - neg_margin).masked_fill(~negatives, 0)
     return torch.stack([missed.sum(), exceeded.sum()])
 
 

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from sodeep_fast._options import add_threads, set_threads
 from sodeep_fast.paper import fig4, fig5, fig6, sorter_comparison, table1
 
 _PARTS: dict[str, tuple[Callable[..., Any], str, tuple[str, ...]]] = {
@@ -37,7 +36,7 @@ def add_parser(commands: Any) -> None:
             metavar="DIR",
             help="default: bench/results/paper",
         )
-        part.add_argument("--threads", type=int, default=1, help="PyTorch's threads; default: 1")
+        add_threads(part, default=1)
         for option in options:
             kind = str if option == "device" else int
             part.add_argument(f"--{option.replace('_', '-')}", type=kind)
@@ -46,7 +45,7 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Runs the command, and returns the exit status."""
-    torch.set_num_threads(options.threads)
+    set_threads(options)
     function, _, names = _PARTS[options.part]
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     try:

@@ -26,7 +26,7 @@ def rank_triplet_loss(
             ranks = relative_ranks(sorter, row)
             negatives = ranks[~relevant].sort().values[:hardest]
             hinges = [
-                torch.clamp(margin + rank - negative, min=0)
+                torch.relu(margin + rank - negative)
                 for rank in ranks[relevant]
                 for negative in negatives
             ]

@@ -26,7 +26,11 @@ def soft_histogram(
     if levels is None:
         levels = torch.zeros_like(scores, dtype=torch.uint8)
     taking_part = levels < num_levels
-    position = ((scores - low) * ((bins - 1) / (high - low))).clamp(0, bins - 1).nan_to_num(0)
+    position = (scores - low) * ((bins - 1) / (high - low))
+    # Not by `clamp`, whose derivative at the ends is 1, or 0 from PyTorch 2.14 on.
+    beyond = ~((position >= 0) & (position <= bins - 1))
+    limited = position.detach().clamp(0, bins - 1).nan_to_num(0)
+    position = torch.where(beyond, limited, position)
     below = position.detach().floor().clamp(max=max(bins - 2, 0))
     fraction = position - below
 

@@ -1,5 +1,6 @@
 """The base class of the losses of embeddings."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,9 +30,10 @@ class RetrievalLoss(nn.Module):
         similarity: any function (b, D), (M, D) -> (b, M) to score with, larger for more alike; a
             module's parameters get their gradient. Default: the inner product.
         chunk_size: the most queries that are scored at a time. "auto" takes 128, or more where
-            items are few or on a GPU; None takes all at once, and so do the transforms of
-            `torch.func` whatever is given; that alone has second derivatives, unless `similarity`
-            is given, which always has them. Default: "auto".
+            items are few or on a GPU; a number asks for little memory, and on a CPU no more than an
+            eighth of that is taken, for up to twice the time; None takes all at once, and so do the
+            transforms of `torch.func` whatever is given; that alone has second derivatives, unless
+            `similarity` is given, which always has them. Default: "auto".
         gather: rank the items of all processes of torch.distributed, and average over all their
             queries: the loss of one process with the whole batch. Under DistributedDataParallel,
             which averages gradients, so are the gradients of the parameters; those of the
@@ -178,7 +180,7 @@ class RetrievalLoss(nn.Module):
         return self._have_positive(gallery, rows).sum().view(1)
 
     def _have_positive(self, gallery: Gallery, rows: slice) -> Tensor:
-        how = "positive", type(self).relation, self.query_is_positive, self.exclude_query
+        how = "positive", self._relation_key(), self.query_is_positive, self.exclude_query
         return gallery.once(how, rows, lambda: _has_positive(*self.pairs(gallery, rows)))
 
     def pairs(self, gallery: Gallery, rows: slice) -> tuple[Tensor, Tensor | None]:
@@ -193,8 +195,13 @@ class RetrievalLoss(nn.Module):
         def mask() -> Tensor | None:
             return gallery.mask(rows, without_query=self.exclude_query)
 
-        how = type(self).relation, self.query_is_positive
+        how = self._relation_key(), self.query_is_positive
         return gallery.once(how, rows, relate), gallery.once(self.exclude_query, rows, mask)
+
+    def _relation_key(self) -> Hashable:
+        """What losses must agree in to share a relation: those of others may read the instance."""
+        relation = type(self).relation
+        return relation if relation.__module__.startswith(f"{__package__}.") else self
 
     def extra_repr(self) -> str:
         """Returns the options, those at their defaults but for the first two left out."""

@@ -293,4 +293,6 @@ def _read_header(path: Path) -> dict[str, Any]:
         )
     if not {"type", "arguments", "record"} <= header.keys():
         raise ValueError(f"{path} is damaged: its header has {', '.join(header)} only")
+    if not isinstance(header["arguments"], dict):
+        raise ValueError(f"{path} is damaged: its sorter's arguments are {header['arguments']!r}")
     return header

@@ -111,7 +111,7 @@ class CNNSorter(LearnedSorter):
             _begin_with_comparisons(self.blocks, length)
         else:
             self.linear = nn.Linear(length * left, length)
-        _store_channels_last(self)
+        _keep_channels_last(self)
         self.trainable = trainable
 
     def relative_ranks(self, rows: Tensor) -> Tensor:
@@ -207,7 +207,7 @@ class ReleasedCNNSorter(LearnedSorter):
             self.add_module(f"layer{i}", layer)
             width = next_width
         self.layer10 = nn.Conv1d(width, 100, 64)
-        _store_channels_last(self)
+        _keep_channels_last(self)
         self.trainable = trainable
 
     def relative_ranks(self, rows: Tensor) -> Tensor:
@@ -219,9 +219,16 @@ class ReleasedCNNSorter(LearnedSorter):
         return {"normalize": self.normalize}
 
 
-def _store_channels_last(network: nn.Module) -> None:
-    """Lays kernels out in memory as `conv_stack` reads them, which saves a copy at every call."""
+def _keep_channels_last(network: nn.Module) -> None:
+    """Lays kernels out in memory as `conv_stack` reads them, which saves a copy at every call.
+
+    Those that are loaded, too: they may take the place of what was laid out.
+    """
+    _lay_out(network)
+    network.register_load_state_dict_post_hook(_lay_out)
+
+
+def _lay_out(network: nn.Module, *_: Any) -> None:
     for layer in network.modules():
         if isinstance(layer, nn.Conv1d):
-            stored = layer.weight.detach().transpose(1, 2).contiguous().transpose(1, 2)
-            layer.weight = nn.Parameter(stored)
+            layer.weight.data = layer.weight.data.transpose(1, 2).contiguous().transpose(1, 2)

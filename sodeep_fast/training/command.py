@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from sodeep_fast._files import write_atomically
+from sodeep_fast._options import add_threads, set_threads
 from sodeep_fast.benchmark.environment import environment
 from sodeep_fast.sorters.checkpoint import load_sorter, read_record, save_sorter
 from sodeep_fast.sorters.cnn import CNNSorter
@@ -84,7 +85,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--gradient-weight", type=float, help="train the gradient too")
     parser.add_argument("--seed", type=int, default=0, help="of weights and vectors; default: 0")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, help="PyTorch's threads; default: its own choice")
+    add_threads(parser)
     parser.add_argument("--checkpoint", metavar="FILE", help="default: OUTPUT.training")
     parser.add_argument("--tensorboard", metavar="DIR")
     parser.add_argument("--vectors", type=int, default=10_000, help="to measure the error on")
@@ -108,8 +109,7 @@ _SETTINGS = (
 
 def run(options: argparse.Namespace) -> int:
     """Runs the command, and returns the exit status."""
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    set_threads(options)
     settings = {
         name: getattr(options, name) for name in _SETTINGS if getattr(options, name) is not None
     }

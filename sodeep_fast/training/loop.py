@@ -198,7 +198,8 @@ def _step(
     memory = min(_RUNNING, state.step / (state.step + 1))
     state.error = memory * state.error + (1 - memory) * error if state.step else error
     state.step += 1
-    return interruption.signal is not None or (rank_and_world()[1] > 1 and bool(interrupted))
+    # Several processes stop at one step: that whose average knows of the signal.
+    return bool(interrupted) if rank_and_world()[1] > 1 else interruption.signal is not None
 
 
 def _batch(step: int, settings: Settings, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

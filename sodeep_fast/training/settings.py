@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from sodeep_fast._checks import check_choice, check_count, check_nonnegative, check_positive
+from sodeep_fast._checks import check_choice, check_count, check_number, check_positive
 from sodeep_fast.synthetic import distribution_name
 
 SCHEDULES = ("halving", "cosine")
@@ -67,8 +67,10 @@ class Settings:
         check_choice(self.optimizer, OPTIMIZERS, "optimizer")
         check_choice(self.schedule, SCHEDULES, "schedule")
         check_choice(self.precision, PRECISIONS, "precision")
-        for name in ("warm_up", "average", "clip", "gradient_weight"):
-            check_nonnegative(getattr(self, name), name)
+        for name in ("warm_up", "seed"):
+            check_count(getattr(self, name), name, least=0)
+        for name in ("average", "clip", "gradient_weight"):
+            check_number(getattr(self, name), name, least=0)
         if self.average >= 1:
             raise ValueError(f"average must be below 1, got {self.average}")
 

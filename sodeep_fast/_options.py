@@ -1,0 +1,29 @@
+"""What the commands of the command line share."""
+
+import argparse
+
+import torch
+
+
+def add_threads(parser: argparse.ArgumentParser, default: int | None = None) -> None:
+    """Adds the option `--threads`."""
+    meaning = "its own choice" if default is None else str(default)
+    parser.add_argument(
+        "--threads",
+        type=_positive,
+        default=default,
+        metavar="N",
+        help=f"PyTorch's threads; default: {meaning}",
+    )
+
+
+def set_threads(options: argparse.Namespace) -> None:
+    """Sets the threads that were asked for, if any were."""
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {text!r}")
+    return int(text)
