@@ -7,6 +7,7 @@ the result; absolute times are context. `bench/gpu_losses.py` has the same losse
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -133,15 +134,18 @@ def time_all(calls: dict[str, Call]) -> dict[str, float]:
     return {name: quantiles(times)[1] for name, times in samples.items()}
 
 
-def peak(name: str, batch: int, chunk_size: int | str | None) -> int:
-    """Returns the peak bytes of forward and backward of a loss, in a process of its own."""
+def peak(name: str, batch: int, chunk_size: int | str | None) -> float:
+    """Returns the peak bytes of forward and backward of a loss, in a process of its own.
+
+    NaN, which reaches no target, where the system does not tell.
+    """
     command = [sys.executable, "-m", __spec__.name, "--peak", name, str(batch), str(chunk_size)]
     command += ["--threads", str(torch.get_num_threads())]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
-    return int(done.stdout.split()[-1])
+    return float(done.stdout.split()[-1])
 
 
-def peak_here(name: str, batch: int, chunk_size: int | str | None) -> int | None:
+def peak_here(name: str, batch: int, chunk_size: int | str | None) -> float:
     """Measures `peak` in this process, which should be fresh."""
     for size in (64, batch):
         embeddings, labels = make_batch(size, PER_CLASS)
@@ -155,7 +159,8 @@ def peak_here(name: str, batch: int, chunk_size: int | str | None) -> int | None
             call = loss_call(loss, embeddings, labels[measured.columns])
         if size != batch:
             call()
-    return peak_of(call, "cpu")
+    used = peak_of(call, "cpu")
+    return math.nan if used is None else used
 
 
 def metric_gradient(metric: Metric, scores: Tensor, levels: Tensor) -> object:

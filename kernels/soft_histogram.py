@@ -35,6 +35,8 @@ from torch import Tensor
 from sodeep_fast.kernels import _config
 from sodeep_fast.kernels._arch import arch_of
 
+MOST_PROGRAMS = 1 << 31  # of a launch, which has fewer
+
 
 @triton.jit
 def _load_items(
@@ -184,6 +186,11 @@ def _accumulate(
     rows, slices = scores.numel() // n, triton.cdiv(n, _config.HISTOGRAM_SLICE)
     blocks = _config.histogram_blocks(compute == torch.float64, n, bins, arch_of(scores))
     grid = (rows * slices * num_levels * triton.cdiv(bins, blocks.bins),)
+    if grid[0] >= MOST_PROGRAMS:
+        raise ValueError(
+            f"{rows} rows of {num_levels} levels and {bins} bins take {grid[0]} programs, and a "
+            f"launch has fewer than {MOST_PROGRAMS}: give fewer rows at a time"
+        )
     out = torch.empty((rows, slices, num_levels, bins), dtype=compute, device=scores.device)
     with torch.cuda.device_of(out):
         soft_histogram_fwd_kernel[grid](

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils import cpp_extension
 
 from sodeep_fast import _native, bilstm
+from sodeep_fast.kernels._config import lstm_saved_shape
 from sodeep_fast.ops import _backend
 from sodeep_fast.ops import bilstm as module
 from sodeep_fast.testing import (
@@ -231,3 +232,60 @@ def test_the_named_kernels_run(monkeypatch: pytest.MonkeyPatch) -> None:
     by_cuda(make_bilstm(4, 1).requires_grad_(False))(scores).sum().backward()
     # Both directions in one launch.
     assert launched == ["cuda_bilstm_steps", "cuda_bilstm_steps_backward"]
+
+
+def test_the_operators_check_what_they_are_given() -> None:
+    steps, batch, hidden = 3, 9, 5
+    weights = [weight.detach() for weight in make_bilstm(hidden, 1).parameters()]
+    scores, head = torch.randn(steps, batch, 1), torch.randn(2, hidden)
+    output = torch.empty(steps, batch, 2 * hidden)
+    saved = torch.empty(lstm_saved_shape(steps, batch, hidden), dtype=torch.float16)
+    forward = {"entering": scores, "weights": weights, "head": None, "output": output}
+    forward |= {"saved": saved, "bf16": False}
+    backward = {"grad": output, "weights": weights, "head": None, "saved": saved, "bf16": False}
+    backward |= {"largest": torch.rand(batch), "scale": torch.empty(batch), "gates": None}
+    backward |= {"by_scores": torch.empty(2, steps, batch, 1)}
+    gates = torch.empty(steps, batch, 8 * hidden)
+    shorter = [*weights[:1], torch.zeros(4 * hidden, 1), *weights[2:]]
+    for operator, valid, changes in (
+        (
+            OPS.cuda_bilstm_steps,
+            forward,
+            (
+                {"entering": scores.double()},
+                {"entering": scores[..., 0]},
+                {"entering": gates[..., 1:]},
+                {"weights": shorter},
+                {"weights": [weight.squeeze() for weight in shorter]},
+                {"output": output[1:]},
+                {"output": output.double()},
+                {"output": output.transpose(0, 1).contiguous().transpose(0, 1)},
+                {"head": head},
+                {"head": head[:1], "output": torch.empty(2, steps, batch)},
+                {"saved": saved[:, 1:]},
+                {"saved": saved.float()},
+            ),
+        ),
+        (
+            OPS.cuda_bilstm_steps_backward,
+            backward,
+            (
+                {"grad": output[..., :1]},
+                {"grad": output.half()},
+                {"grad": output[0]},
+                {"head": head},
+                {"weights": shorter},
+                {"saved": saved[:1]},
+                {"largest": None},
+                {"scale": torch.empty(batch + 1)},
+                {"by_scores": torch.empty(2, steps, 1, 1)},
+                {"by_scores": None},
+                {"by_scores": None, "gates": gates},
+                {"gates": gates.half()},
+            ),
+        ),
+    ):
+        operator(**valid)
+        for change in changes:
+            with pytest.raises(RuntimeError):
+                operator(**(valid | change))

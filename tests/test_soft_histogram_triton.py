@@ -138,3 +138,11 @@ def test_quantized_ap_runs_the_triton_kernels(monkeypatch: pytest.MonkeyPatch) -
     expected = quantized_ap(scores, labels)
     torch.testing.assert_close(values, expected)
     torch.testing.assert_close(grad, torch.autograd.grad(expected.sum(), scores)[0])
+
+
+def test_more_programs_than_a_launch_has() -> None:
+    scores, levels = (
+        torch.zeros(1, 1, dtype=t).expand(1 << 24, 1) for t in (torch.float32, torch.uint8)
+    )
+    with pytest.raises(ValueError, match="16777216 rows of 255 levels and 1 bins take 4278190080"):
+        soft_histogram(scores, levels, num_levels=255, bins=1, backend="triton")

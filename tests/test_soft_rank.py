@@ -1,6 +1,8 @@
 """The soft rank as a user meets it: values, shapes, dtypes, masks, transforms, bad input."""
 
 import itertools
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -248,6 +250,28 @@ def test_vmap() -> None:
     assert torch.equal(torch.func.vmap(ranks)(scores), expected)
     swapped = torch.func.vmap(ranks, in_dims=1, out_dims=1)(scores.transpose(0, 1))
     assert torch.equal(swapped.transpose(0, 1), expected)
+
+
+# More panels than a thread could count for itself.
+PEAK = """
+import sys, torch
+from sodeep_fast import soft_rank
+from sodeep_fast.benchmark.memory import peak_of
+torch.set_num_threads(int(sys.argv[1]))
+scores = torch.rand(1, 1 << 18)
+soft_rank(scores[:, :1000], method="linear")
+print(peak_of(lambda: soft_rank(scores, 1.5 * scores.numel(), method="linear"), "cpu"))
+"""
+
+
+@needs_kernels
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from Linux's /proc")
+def test_memory_does_not_grow_with_the_number_of_threads() -> None:
+    one, many = (
+        int(subprocess.check_output([sys.executable, "-c", PEAK, threads], text=True))
+        for threads in ("1", "16")
+    )
+    assert many < 1.1 * one
 
 
 @needs_kernels

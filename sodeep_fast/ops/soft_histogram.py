@@ -38,7 +38,8 @@ def soft_histogram(
     The centres of the bins divide [low, high] evenly, and a score is shared by the two around it:
     bin b receives max(0, 1 - |s - centre_b| / width). Beyond low and high a score belongs wholly to
     the first or last bin. Revaud et al., Learning with Average Precision, ICCV 2019 (supplement,
-    eq. 7), whose bins are in the reverse order. In linear time, with memory for the bins alone.
+    eq. 7), whose bins are in the reverse order. In linear time, with memory for the bins alone, or
+    for those of every 32,768 items where threads share a row.
 
     The gradient is that of the interval between two centres: at a centre, of the interval above it,
     at `high` of the one below; beyond low and high it is 0. Differentiable any number of times; the
