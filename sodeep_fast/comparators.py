@@ -184,6 +184,8 @@ class ByLevel:
 
 
 Comparator = Simple | ByLevel
+# Made here, as the compiler cannot trace the factories of its defaults.
+SUP_AP = ByLevel()
 
 
 def check_comparator(comparator: object) -> None:
@@ -205,7 +207,7 @@ def bounded_by(comparator: Simple | None) -> ByLevel:
         raise TypeError(
             f"comparator must be a Sigmoid, Sup, Step or Ramp, got {type(comparator).__name__}"
         )
-    return ByLevel() if comparator is None else ByLevel(comparator)
+    return SUP_AP if comparator is None else ByLevel(comparator, SUP_AP.same, SUP_AP.higher)
 
 
 def by_level(comparator: Comparator) -> tuple[Simple, Simple, Simple]:

@@ -13,7 +13,10 @@ import torch
 from torch import Tensor
 
 from sodeep_fast import (
+    ByLevel,
+    Ramp,
     Sigmoid,
+    Step,
     Sup,
     _native,
     bilstm,
@@ -50,7 +53,10 @@ def derivatives_of(function: Callable[..., Tensor], *inputs: Tensor, second: boo
 
 
 def run_soft_rank(scores: Tensor, levels: Tensor) -> None:
-    for method, mask in itertools.product(["direct", "linear", "auto"], [None, levels < 2]):
+    methods = ["direct", "linear", "auto"]
+    if scores.shape[-1] > 10_000:  # whose pairs take seconds
+        del methods[0]
+    for method, mask in itertools.product(methods, [None, levels < 2]):
         for lam in (0.1, 10.0, 1e4):
             derivatives_of(lambda s: soft_rank(s, lam, mask=mask, method=method), scores)  # noqa: B023
 
@@ -60,8 +66,11 @@ def run_hard_rank(scores: Tensor, levels: Tensor) -> None:
         hard_rank(scores, mask=mask, ties=ties)
 
 
+COMPARATORS = [Sigmoid(0.01), Sup(), Step(), Ramp(), ByLevel(Sup(), Step(), Ramp())]
+
+
 def run_rank_counts(scores: Tensor, levels: Tensor) -> None:
-    for comparator, method in itertools.product([Sigmoid(0.01), Sup()], ["direct", "linear"]):
+    for comparator, method in itertools.product(COMPARATORS, ["direct", "linear"]):
         derivatives_of(
             lambda s: rank_counts(s, levels, comparator=comparator, method=method).counts,  # noqa: B023
             scores,
@@ -112,6 +121,28 @@ def test_rows(run: Callable[[Tensor, Tensor], None], dtype: torch.dtype, behind:
         assert mode.calls > 0
 
 
+# Rows that threads share, in blocks, slices or parts, and more levels than a group has.
+LONG = [(5001, 2), (2 * 16384 + 1, 18), (140_001, 3)]
+
+
+@pytest.mark.parametrize("behind", [True, False], ids=["behind", "before"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.__name__[4:])
+def test_long_rows(
+    run: Callable[[Tensor, Tensor], None],
+    dtype: torch.dtype,
+    behind: bool,
+    set_threads: Callable[[int], None],
+) -> None:
+    set_threads(2)
+    for n, most in LONG:
+        scores = make_scores("normal", (1, n), dtype=dtype)
+        levels = torch.randint(0, most, (1, n)) * (torch.rand(1, n) < 100 / n)
+        with GuardsInputs(behind) as mode:
+            run(scores, levels)
+        assert mode.calls > 0
+
+
 @pytest.mark.parametrize("behind", [True, False], ids=["behind", "before"])
 @pytest.mark.parametrize("hidden", [1, 7, 16, 17, 33, 65, 129])
 def test_bilstm(hidden: int, behind: bool) -> None:
@@ -142,4 +173,4 @@ def test_bilstm(hidden: int, behind: bool) -> None:
 
 @pytest.mark.parametrize("instruction_set", ["avx512_bf16", "avx512", "avx2", "baseline"])
 def test_on_other_instruction_sets(rerun_on: Any, instruction_set: str) -> None:
-    rerun_on(__file__, "behind", instruction_set)
+    rerun_on(__file__, "behind and not long", instruction_set)

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from sodeep_fast._checks import check_matrix, check_positive, check_scores
-from sodeep_fast.comparators import ByLevel, Comparator, Ramp, Step, check_comparator
+from sodeep_fast.comparators import SUP_AP, ByLevel, Comparator, Ramp, Step, check_comparator
 from sodeep_fast.ops.graded_precision import graded_precision
 from sodeep_fast.retrieval.hierarchical import HierarchicalLoss
 
@@ -73,7 +73,7 @@ def h_ap(
                 f"relevances must be on the device of scores, {scores.device}, "
                 f"got {relevances.device}"
             )
-    comparator = ByLevel() if comparator is None else comparator
+    comparator = SUP_AP if comparator is None else comparator
     # What a comparator counts exactly is not counted again.
     exact = isinstance(comparator, ByLevel) and comparator.same == comparator.higher == Step()
     return graded_precision(
@@ -118,7 +118,7 @@ class HierarchicalAPLoss(HierarchicalLoss):
         self, comparator: Comparator | None = None, alpha: float = 1.0, **options: Any
     ) -> None:
         super().__init__(**options)
-        self.comparator = ByLevel() if comparator is None else comparator
+        self.comparator = SUP_AP if comparator is None else comparator
         check_comparator(self.comparator)
         check_positive(alpha, "alpha")
         self.alpha = alpha

@@ -8,7 +8,7 @@ from torch import Tensor
 from sodeep_fast._by_query import sum_by_query, sum_levels
 from sodeep_fast._checks import check_matrix
 from sodeep_fast.comparators import (
-    ByLevel,
+    SUP_AP,
     Comparator,
     Sigmoid,
     Simple,
@@ -131,7 +131,7 @@ class NDCGLoss(HierarchicalLoss):
 
     def __init__(self, comparator: Comparator | None = None, **options: Any) -> None:
         super().__init__(**options)
-        self.comparator = ByLevel() if comparator is None else comparator
+        self.comparator = SUP_AP if comparator is None else comparator
         check_comparator(self.comparator)
 
     def values(self, scores: Tensor, relation: Tensor, mask: Tensor | None) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sodeep_fast._checks import check_number
+from sodeep_fast._compiler import outside_of_graphs
 from sodeep_fast.retrieval.gallery import Gallery
 from sodeep_fast.retrieval.loss import RetrievalLoss
 
@@ -60,6 +61,7 @@ class CombinedLoss(RetrievalLoss):
         pairs = zip(self.losses, self.weights, strict=True)
         return [(loss, weight) for loss, weight in pairs if isinstance(loss, RetrievalLoss)]
 
+    @outside_of_graphs
     def forward(
         self,
         embeddings: Tensor,

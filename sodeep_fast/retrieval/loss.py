@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sodeep_fast._compiler import outside_of_graphs
 from sodeep_fast.ops._levels import as_bytes
 from sodeep_fast.ops.shared_labels import shared_labels
 from sodeep_fast.retrieval._checks import check_batch, check_references
@@ -82,6 +83,7 @@ class RetrievalLoss(nn.Module):
         """Returns the embeddings, of unit length if normalized, and labels to take instead."""
         return embeddings, labels
 
+    @outside_of_graphs
     def forward(
         self,
         embeddings: Tensor,

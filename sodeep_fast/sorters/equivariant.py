@@ -76,6 +76,8 @@ class EquivariantSorter(LearnedSorter):
 
     def relative_ranks(self, rows: Tensor, mask: Tensor | None = None) -> Tensor:
         """Returns ranks / n (b, n) of standardised scores (b, n)."""
+        # As soft ranks are, whatever the weights: half types do not hold all of them.
+        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
         n: Tensor | int = rows.shape[-1]
         if mask is not None:
             n = mask.sum(-1, keepdim=True).clamp(min=1).to(rows.dtype)
@@ -88,10 +90,8 @@ class EquivariantSorter(LearnedSorter):
         ends = [((1 - positions) / 2).exp(), ((positions - n) / 2).exp()]
         features = torch.stack([*(stage - positions for stage in stages[:-1]), *ends])
         # An element is a column, so that each product reads and writes whole rows.
-        hidden = F.silu(
-            torch.addmm(self.hidden.bias.unsqueeze(-1), self.hidden.weight, features.flatten(1))
-        )
-        correction = torch.addmm(self.output.bias.unsqueeze(-1), self.output.weight, hidden)
+        hidden = F.silu(_affine(self.hidden, features.flatten(1)))
+        correction = _affine(self.output, hidden)
         ranks = (positions + correction.view(rows.shape)) / n
         return ranks if mask is None else ranks.masked_fill(~mask, 0)
 
@@ -102,3 +102,9 @@ class EquivariantSorter(LearnedSorter):
             "hidden_size": self.hidden.out_features,
             "normalize": self.normalize,
         }
+
+
+def _affine(layer: nn.Linear, columns: Tensor) -> Tensor:
+    """Returns what a layer makes of every column, in their dtype."""
+    weight, bias = (value.to(columns.dtype) for value in (layer.weight, layer.bias))
+    return torch.addmm(bias.unsqueeze(-1), weight, columns)

@@ -1,0 +1,30 @@
+"""What torch.compile is not to trace."""
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import torch
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+def outside_of_graphs(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Makes torch.compile call a function as it is, between the graphs before and after it.
+
+    A decorator, as `torch.compiler.disable`, which would import the compiler with the package.
+    """
+    disabled: Callable[Parameters, Result] | None = None
+
+    @functools.wraps(function)
+    def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        nonlocal disabled
+        if not torch.compiler.is_compiling():
+            return function(*args, **kwargs)
+        # Made once: the compiler takes another one for a reason to compile anew.
+        if disabled is None:
+            disabled = torch.compiler.disable(function)
+        return disabled(*args, **kwargs)
+
+    return call
