@@ -266,7 +266,8 @@ def against_metric_learning(report: Report) -> None:
         return
     for batch, least in ((256, 150), (512, 800)):
         embeddings, labels = make_batch(batch, PER_CLASS)
-        order = labels[PLAIN].argsort()  # its values are those of sorted classes only
+        # It wants sorted classes, and takes them for as many as each has members: the same work.
+        order = labels[PLAIN].argsort()
         embeddings, labels[PLAIN] = embeddings[order], labels[PLAIN][order]
         calls = {
             "peer": loss_call(Peer(), embeddings, labels[PLAIN]),

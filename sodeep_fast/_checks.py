@@ -134,7 +134,12 @@ def check_bins(bins: int, low: float, high: float) -> None:
 
 
 def check_sorter(sorter: object) -> None:
-    """Raises unless `sorter` can be called."""
+    """Raises unless `sorter` can be called; calling a class would make a sorter."""
+    if isinstance(sorter, type):
+        raise TypeError(
+            f"sorter must be a module or function (b, n) -> (b, n), got the class "
+            f"{sorter.__name__}: {sorter.__name__}(...) makes one"
+        )
     if not callable(sorter):
         raise TypeError(
             f"sorter must be a module or function (b, n) -> (b, n), got {type(sorter).__name__}"

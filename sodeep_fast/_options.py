@@ -10,7 +10,7 @@ def add_threads(parser: argparse.ArgumentParser, default: int | None = None) -> 
     meaning = "its own choice" if default is None else str(default)
     parser.add_argument(
         "--threads",
-        type=_positive,
+        type=positive,
         default=default,
         metavar="N",
         help=f"PyTorch's threads; default: {meaning}",
@@ -23,7 +23,18 @@ def set_threads(options: argparse.Namespace) -> None:
         torch.set_num_threads(options.threads)
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Returns the number of at least 1 that an option is given."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {text!r}")
     return int(text)
+
+
+def device(text: str) -> str:
+    """Returns the device that an option is given, if PyTorch can use it here."""
+    try:
+        torch.empty(0, device=text)
+    except (AssertionError, AttributeError, RuntimeError) as error:
+        reason = str(error).split("\n")[0]
+        raise argparse.ArgumentTypeError(f"PyTorch cannot use {text!r} here: {reason}") from None
+    return text

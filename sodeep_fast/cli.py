@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from sodeep_fast import doctor
-from sodeep_fast._options import add_threads, set_threads
+from sodeep_fast._options import add_threads, device, set_threads
 from sodeep_fast._version import __version__
 from sodeep_fast.benchmark import Plan, quick_plan, run
 from sodeep_fast.benchmark.environment import environment
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--shape", type=_shape, nargs="+", metavar="ROWSxN", help="e.g. 64x1000")
     bench.add_argument("--mode", choices=MODES, nargs="+")
     bench.add_argument("--provider", nargs="+", metavar="NAME", help="default: all")
-    bench.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    bench.add_argument("--device", type=device, choices=("cpu", "cuda"), default="cpu")
     add_threads(bench)
     bench.add_argument("--quick", action="store_true", help="a minute: few shapes, short rounds")
     bench.add_argument("--no-memory", action="store_true", help="do not measure peak memory")

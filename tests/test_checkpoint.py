@@ -344,3 +344,8 @@ def test_without_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         save_sorter(sorter, tmp_path / "sorter.safetensors")
     # The released program's checkpoints need it not.
     assert_same(load_sorter(path), sorter, 6)
+
+
+def test_a_file_of_save_sorter_is_not_of_the_released_program() -> None:
+    with pytest.raises(ValueError, match=r"of save_sorter: sodeep_fast\.load_sorter reads it"):
+        read_released("lstm")

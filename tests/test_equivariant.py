@@ -1,5 +1,7 @@
 """The permutation-equivariant sorter: what it promises by construction, and its bad input."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor
@@ -184,3 +186,16 @@ def test_bad_input() -> None:
         sorter(torch.randn(2, 3), torch.ones(2, 3))
     with pytest.raises(TypeError, match="scores must be float16"):
         sorter(torch.ones(2, 3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_types_are_computed_in_float32(dtype: torch.dtype) -> None:
+    sorter = load_sorter("equivariant").to(dtype)
+    scores = make_scores("normal", (3, 20), dtype=dtype).requires_grad_()
+    ranks = sorter(scores)
+    assert ranks.dtype == torch.float32
+    exact = copy.deepcopy(sorter).float()(scores.float())
+    # Rows are standardised in the half type, which moves scores by as much as rounds them.
+    torch.testing.assert_close(ranks, exact, rtol=0, atol=4 * torch.finfo(dtype).eps)
+    ranks.square().sum().backward()
+    assert scores.grad.isfinite().all()

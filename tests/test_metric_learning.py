@@ -1,5 +1,7 @@
 """Inside pytorch-metric-learning: its memory, its wrapper for several processes, its pairs."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -73,3 +75,14 @@ def test_distributed_wrapper_in_one_process() -> None:
     assert torch.equal(wrapped(embeddings, LABELS), loss(embeddings, LABELS))
     memory = cross_batch_memory(loss, embedding_size=4)
     assert isinstance(pml_distributed.DistributedLossWrapper(memory), nn.Module)
+
+
+def test_wrappers_can_be_saved_whole(tmp_path: Path) -> None:
+    embeddings = batch(0)
+    for wrapped in (
+        as_metric_loss(SmoothAPLoss(0.2)),
+        cross_batch_memory(SmoothAPLoss(0.2), embedding_size=4, memory_size=20),
+    ):
+        torch.save(wrapped, tmp_path / "loss")
+        loaded = torch.load(tmp_path / "loss", weights_only=False)
+        assert torch.equal(loaded(embeddings, LABELS), wrapped(embeddings, LABELS))

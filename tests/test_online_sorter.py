@@ -89,9 +89,9 @@ def test_only_the_latest_rows_are_kept() -> None:
     online = OnlineSorter(LSTMSorter(4), keep=4)
     for seed in range(5):
         online(make_scores("normal", (2, 6), seed=seed))
-    assert [len(rows) for rows in online._seen] == [2, 2]
+    assert [len(rows) for rows, _ in online._seen] == [2, 2]
     online(make_scores("normal", (9, 6)))
-    assert [len(rows) for rows in online._seen] == [9]
+    assert [len(rows) for rows, _ in online._seen] == [9]
 
 
 def test_scores_changed_in_place_later_are_kept_as_they_were() -> None:
@@ -128,6 +128,42 @@ def test_batch_statistics_stay() -> None:
     online(make_scores("normal", (4, 6)))
     online.update()
     assert same(before, state_of(online))
+
+
+def test_masked_scores_are_neither_learned_nor_learned_from() -> None:
+    scores = make_scores("normal", (3, 8))
+    mask = torch.arange(8) < torch.tensor([[8], [5], [0]])
+    states, errors = [], []
+    for filler in (0.0, torch.nan, 1e9):
+        torch.manual_seed(0)
+        online = OnlineSorter(sodeep_fast.EquivariantSorter(), lr=1e-2)
+        online(scores.masked_fill(~mask, filler), mask)
+        errors.append(online.update())
+        states.append(state_of(online))
+    assert errors[0] == errors[1] == errors[2]
+    assert same(states[0], states[1])
+    assert same(states[0], states[2])
+    loss = sodeep_fast.SpearmanLoss(online)
+    leaf = scores.clone().requires_grad_()
+    loss(leaf, scores.flip(-1), mask).backward()
+    assert leaf.grad[1, :5].any()
+
+
+def test_rows_that_are_not_finite_teach_nothing() -> None:
+    scores = make_scores("normal", (4, 6))
+    spoilt = torch.cat([scores, torch.full((1, 6), torch.nan)])
+    states = []
+    for given in (scores, spoilt):
+        torch.manual_seed(0)
+        online = OnlineSorter(LSTMSorter(2), lr=1e-2)
+        online(given)
+        assert online.update() > 0
+        states.append(state_of(online))
+    for key, value in states[0].items():
+        torch.testing.assert_close(states[1][key], value)
+    online(spoilt[4:])
+    assert online.update() is None
+    assert same(state_of(online), states[1])
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,7 @@ def test_rows_with_fewer_than_two_entries_are_left_out() -> None:
 
 @pytest.mark.parametrize("shape", [(0,), (1,), (3, 0), (3, 1), (0, 5)])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.filterwarnings("ignore:predictions .* are groups of one observation")
 def test_nothing_to_compare_is_zero_with_a_graph(
     shape: tuple[int, ...], dtype: torch.dtype
 ) -> None:
@@ -286,6 +287,15 @@ def test_bad_input(
         spearman_loss(predictions, targets, sorter, mask=mask)
 
 
+def test_groups_of_one_observation_are_probably_a_mistake() -> None:
+    predictions = torch.randn(3, 1, requires_grad=True)
+    with pytest.warns(UserWarning, match=r"predictions \(3, 1\) are groups of one observation"):
+        loss = spearman_loss(predictions, torch.randn(3, 1), HandcraftedSorter())
+    assert loss == 0
+
+
 def test_bad_sorter_at_construction() -> None:
+    with pytest.raises(TypeError, match=r"the class HandcraftedSorter: HandcraftedSorter\(...\)"):
+        SpearmanLoss(HandcraftedSorter)
     with pytest.raises(TypeError, match="sorter must be a module or function"):
         SpearmanLoss(10.0)

@@ -112,6 +112,8 @@ def _without_options(arguments: list[str]) -> list[str]:
         (["--option", "hidden_size=0"], "hidden_size must be at least 1"),
         (["--option", "depth=3"], "unexpected keyword argument 'depth'"),
         (["--output=/nonexistent/sorter"], "No such file or directory"),
+        (["--output=."], "--output must be a file, got '.'"),
+        (["--output=/tmp"], "--output must be a file, got '/tmp'"),
     ],
 )
 def test_bad_commands(
@@ -120,3 +122,40 @@ def test_bad_commands(
     arguments = [*ARGUMENTS, "--steps=1", f"--output={tmp_path / 'sorter.safetensors'}", *extra]
     assert main(arguments) == 2
     assert match in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("extra", "match"),
+    [
+        (["--vectors=0"], "expected a number of at least 1, got '0'"),
+        (["--device=gpu"], "PyTorch cannot use 'gpu' here"),
+        (["--device=meta:x"], "PyTorch cannot use 'meta:x' here"),
+    ],
+)
+def test_bad_options_are_found_before_anything_else(
+    extra: list[str], match: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([*ARGUMENTS, "--steps=1", f"--output={tmp_path / 'sorter'}", *extra])
+    assert match in capsys.readouterr().err
+
+
+def test_a_range_of_lengths_for_a_sorter_of_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "sorter.safetensors"
+    command = ["train", "--sorter=mlp", "--steps=1", "--length=5:30", f"--output={output}"]
+    assert main(command) == 2
+    assert "--length must be one number for --sorter mlp" in capsys.readouterr().err
+
+
+def test_stopped_by_hand_it_says_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sodeep_fast.training.command.train_sorter", interrupt)
+    output = tmp_path / "sorter.safetensors"
+    assert main([*ARGUMENTS, "--steps=1", f"--output={output}"]) == 130
+    assert "stopped; given again, it goes on where it was" in capsys.readouterr().err

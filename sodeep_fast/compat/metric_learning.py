@@ -2,11 +2,15 @@
 
 Its trainers, testers and miners take the losses as they are. `DistributedLossWrapper` wants a
 subclass of its base class, `CrossBatchMemory` a loss whose name is on a list.
+
+Two things differ. Its `SmoothAPLoss` (2.9.0) is Smooth-AP only where there are as many classes as
+members of each, in order; ours always is. And the pairs of a miner are all that takes part here,
+where some of its losses take them for weights.
 """
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 
 def as_metric_loss(loss: nn.Module) -> nn.Module:
@@ -21,25 +25,10 @@ def as_metric_loss(loss: nn.Module) -> nn.Module:
     Raises:
         ImportError: pytorch-metric-learning is not installed.
     """
-    from pytorch_metric_learning.losses import BaseMetricLossFunction
+    from sodeep_fast.compat._metric_learning_types import MetricLoss
 
-    class MetricLoss(BaseMetricLossFunction):
-        def __init__(self) -> None:
-            super().__init__()
-            self.loss = loss
-
-        def forward(
-            self,
-            embeddings: Tensor,
-            labels: Tensor | None = None,
-            indices_tuple: tuple[Tensor, ...] | None = None,
-            ref_emb: Tensor | None = None,
-            ref_labels: Tensor | None = None,
-        ) -> Tensor:
-            value: Tensor = self.loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
-            return value
-
-    return MetricLoss()
+    wrapped: nn.Module = MetricLoss(loss)
+    return wrapped
 
 
 def cross_batch_memory(
@@ -67,11 +56,7 @@ def cross_batch_memory(
     Raises:
         ImportError: pytorch-metric-learning is not installed.
     """
-    from pytorch_metric_learning.losses import CrossBatchMemory
+    from sodeep_fast.compat._metric_learning_types import AnyLossMemory
 
-    class AnyLossMemory(CrossBatchMemory):
-        @classmethod
-        def check_loss_support(cls, loss_name: str) -> None:
-            """Accepts every loss: ours rank references of any number."""
-
-    return AnyLossMemory(loss, embedding_size, memory_size, miner, **options)
+    memory: nn.Module = AnyLossMemory(loss, embedding_size, memory_size, miner, **options)
+    return memory

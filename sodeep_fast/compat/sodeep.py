@@ -4,7 +4,8 @@
 
 Same values and gradients as the program of Engilberge et al. (CVPR 2019), for all nine types of
 sorter. Type "exa" is faster and in linear memory. Where that program departs from the paper by
-mistake, this follows the paper, and the docstring says so.
+mistake, this follows the paper, and the docstring says so. Its `UpdatingWrapper`, which trains a
+sorter along, is `sodeep_fast.OnlineSorter`.
 """
 
 from collections.abc import Mapping
@@ -204,7 +205,10 @@ class MapRankingLoss(_SorterLoss):
     """
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        """Returns the loss, a scalar, of scores (n, C) and binary labels (n, C)."""
+        """Returns the loss, a scalar, of scores (n, C) and labels (n, C).
+
+        The labels must be binary, where the original multiplies ranks by any.
+        """
 
         def sorter(rows: Tensor) -> Tensor:
             return _rank_rows(self.sorter, rows, wanted=target.T.bool().any(-1))

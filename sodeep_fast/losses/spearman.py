@@ -1,5 +1,7 @@
 """One minus Spearman's rank correlation, with soft ranks of the predictions."""
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,7 +24,9 @@ def spearman_loss(
 
     r_s = 1 - 6 sum_i (rank of prediction_i - rank of target_i)^2 / (n (n^2 - 1)), with the sorter's
     soft ranks of the predictions and the exact ranks of the targets, tied targets sharing their
-    average rank. SoDeep (Engilberge et al., CVPR 2019), eq. (2); eq. (4) is its numerator.
+    average rank. SoDeep (Engilberge et al., CVPR 2019), eq. (2); eq. (4) is its numerator. Where
+    targets are tied, Pearson's correlation of the ranks, `metrics.spearman`, is another number: a
+    row of one value, which has none, has a loss of 1 / 2 here where the predictions differ.
 
     Arguments:
         predictions: (..., n) floating-point scores; every row is one group of n observations.
@@ -34,8 +38,8 @@ def spearman_loss(
 
     Returns:
         The mean over the rows with two or more valid entries: 0 for equal orders and 2 for opposite
-        ones, up to the softness of the ranks. 0 if there is no such row, still with a graph; so
-        (b, 1) predictions, which are b groups of one observation, give 0 and should be squeezed.
+        ones without ties, up to the softness of the ranks. 0 if there is no such row, still with a
+        graph; so (b, 1) predictions, which are b groups of one observation, give 0, and a warning.
 
     Raises:
         TypeError: predictions that are not floating point, complex targets, a mask that is not bool
@@ -60,6 +64,13 @@ def spearman_loss(
     if mask is None:
         n = predictions.shape[-1]
         if n < 2:
+            if predictions.numel() > 1:
+                warnings.warn(
+                    f"predictions {tuple(predictions.shape)} are groups of one observation, which "
+                    "has no order, so the loss is 0: squeeze the last dimension to rank the "
+                    "observations among each other",
+                    stacklevel=2,
+                )
             # Nothing to sum, rather than a constant, so that backward() works.
             dtype = torch.promote_types(predictions.dtype, torch.float32)
             return predictions.narrow(-1, 0, 0).sum(dtype=dtype)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sodeep_fast._options import add_threads, set_threads
+from sodeep_fast._options import add_threads, device, positive, set_threads
 from sodeep_fast.paper import fig4, fig5, fig6, sorter_comparison, table1
 
 _PARTS: dict[str, tuple[Callable[..., Any], str, tuple[str, ...]]] = {
@@ -38,7 +38,7 @@ def add_parser(commands: Any) -> None:
         )
         add_threads(part, default=1)
         for option in options:
-            kind = str if option == "device" else int
+            kind = device if option == "device" else positive
             part.add_argument(f"--{option.replace('_', '-')}", type=kind)
         part.set_defaults(run=run)
 

@@ -21,7 +21,7 @@ class RetrievalLoss(nn.Module):
     """A loss of embeddings, 1 - metric averaged over queries, each ranking the same items.
 
     The calling convention is pytorch-metric-learning's. Subclasses say what the metric is, by
-    `values`, and inherit these options.
+    `values`, and inherit these options. `torch.compile` leaves it as it is, between two graphs.
 
     Arguments:
         normalize: scale embeddings to unit length, so that scores are cosines. Default: True.

@@ -199,6 +199,11 @@ def read_released(
             were unpickled.
     """
     path = _existing(path)
+    if _is_safetensors(path):
+        raise ValueError(
+            f"{path} is not of the released program but of save_sorter: sodeep_fast.load_sorter "
+            "reads it"
+        )
     data = io.BytesIO(path.read_bytes())
     try:
         with torch.serialization.safe_globals(_released_globals()), warnings.catch_warnings():

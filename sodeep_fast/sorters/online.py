@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from sodeep_fast._checks import check_count, check_positive
 from sodeep_fast.ops.hard_rank import hard_rank
+from sodeep_fast.sorters.protocol import relative_ranks
 
 
 class OnlineSorter(nn.Module):
@@ -59,19 +60,28 @@ class OnlineSorter(nn.Module):
         self.sorter = sorter.requires_grad_(False)
         self.keep = keep
         self.optimizer = torch.optim.Adam(sorter.parameters(), lr)
-        self._seen: deque[Tensor] = deque()
+        self._seen: deque[tuple[Tensor, Tensor | None]] = deque()
 
     @property
     def normalize(self) -> bool:
         """Whether the sorter's ranks are divided by n."""
         return getattr(self.sorter, "normalize", True)
 
-    def forward(self, scores: Tensor) -> Tensor:
-        """Returns the sorter's ranks of scores (..., n), and keeps the scores in training mode."""
-        ranks: Tensor = self.sorter(scores)
+    def forward(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Returns the sorter's ranks of scores (..., n), and keeps the scores in training mode.
+
+        Arguments:
+            scores: (..., n) as the sorter takes them.
+            mask: (..., n) bool, True where valid, for a sorter that takes one. Default: all valid.
+        """
+        ranks: Tensor = self.sorter(scores) if mask is None else self.sorter(scores, mask=mask)
         if self.training and scores.numel() > 0:
-            self._seen.append(torch.atleast_2d(scores.detach()).flatten(0, -2).clone())
-            while sum(map(len, self._seen)) > self.keep and len(self._seen) > 1:
+            rows = torch.atleast_2d(scores.detach()).flatten(0, -2)
+            valid = None if mask is None else torch.atleast_2d(mask).flatten(0, -2).clone()
+            # Zeros for what a mask hides, which may be anything.
+            rows = rows.clone() if valid is None else rows.masked_fill(~valid, 0)
+            self._seen.append((rows, valid))
+            while sum(len(rows) for rows, _ in self._seen) > self.keep and len(self._seen) > 1:
                 self._seen.popleft()
         return ranks
 
@@ -80,21 +90,35 @@ class OnlineSorter(nn.Module):
         """Takes one step on the scores kept since the last one, and forgets them.
 
         Call it after the backward pass of the loss: it changes the weights in place, and PyTorch
-        raises if a backward pass still needs the old ones.
+        raises if a backward pass still needs the old ones. Rows with a score that is not finite
+        have no ranks to learn, and are left out.
 
         Returns:
             The mean absolute difference of the sorter's ranks / n from the exact ones, tied scores
-            sharing their average rank, before the step; None if no scores were kept.
+            sharing their average rank, before the step; None if no finite scores were kept.
         """
         if not self._seen:
             return None
-        batches: dict[int, list[Tensor]] = {}
-        for rows in self._seen:
-            batches.setdefault(rows.shape[-1], []).append(rows)
+        batches: dict[tuple[int, bool], tuple[list[Tensor], list[Tensor]]] = {}
+        for rows, mask in self._seen:
+            finite = rows.isfinite().all(-1)
+            if mask is not None:
+                finite &= mask.any(-1)
+            if not finite.any():
+                continue
+            alike = batches.setdefault((rows.shape[-1], mask is None), ([], []))
+            alike[0].append(rows[finite])
+            if mask is not None:
+                alike[1].append(mask[finite])
         self._seen.clear()
+        if not batches:
+            return None
         self.sorter.requires_grad_(True)
         try:
-            differences = [self._differences(torch.cat(rows)) for rows in batches.values()]
+            differences = [
+                self._differences(torch.cat(rows), torch.cat(masks) if masks else None)
+                for rows, masks in batches.values()
+            ]
             error = torch.cat(differences).abs().mean()
             self.optimizer.zero_grad()
             error.backward()
@@ -104,9 +128,8 @@ class OnlineSorter(nn.Module):
             self.sorter.requires_grad_(False)
         return error.item()
 
-    def _differences(self, rows: Tensor) -> Tensor:
-        """Returns the ranks / n of all scores (b, n) less the exact ones, as one vector."""
-        ranks: Tensor = self.sorter(rows)
-        if not self.normalize:
-            ranks = ranks / rows.shape[-1]
-        return (ranks - hard_rank(rows, normalize=True)).flatten()
+    def _differences(self, rows: Tensor, mask: Tensor | None) -> Tensor:
+        """Returns the ranks / n of valid scores (b, n) less the exact ones, as one vector."""
+        ranks = relative_ranks(self.sorter, rows, mask)
+        found = ranks - hard_rank(rows, mask=mask, normalize=True)
+        return found.flatten() if mask is None else found[mask]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from sodeep_fast._files import write_atomically
-from sodeep_fast._options import add_threads, set_threads
+from sodeep_fast._options import add_threads, device, positive, set_threads
 from sodeep_fast.benchmark.environment import environment
 from sodeep_fast.sorters.checkpoint import load_sorter, read_record, save_sorter
 from sodeep_fast.sorters.cnn import CNNSorter
@@ -42,7 +42,12 @@ def add_parser(commands: Any) -> None:
         "command is given again. Under torchrun the batch is divided among the processes.",
     )
     parser.add_argument("--sorter", required=True, choices=sorted({**_ANY_LENGTH, **_ONE_LENGTH}))
-    parser.add_argument("--output", required=True, metavar="FILE", help="a .safetensors file")
+    parser.add_argument(
+        "--output",
+        required=True,
+        metavar="FILE",
+        help="where the sorter goes, as safetensors; its record goes to the same name with .json",
+    )
     parser.add_argument("--steps", required=True, type=int, help="of the optimizer")
     parser.add_argument(
         "--until",
@@ -72,23 +77,39 @@ def add_parser(commands: Any) -> None:
         help="a sorter of that type to begin with, by its file or its name in the package; give "
         "another seed than its own, or it sees the same vectors again",
     )
-    parser.add_argument("--preset", choices=PRESETS, default="paper")
+    parser.add_argument(
+        "--preset",
+        choices=PRESETS,
+        default="paper",
+        help="what the settings below are unless given: the paper's training (the default), or a "
+        "faster one with warm-up, cosine, averaged weights and clipped gradients",
+    )
     parser.add_argument("--dist", help="of sodeep_fast.synthetic; default: released")
-    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--batch-size", type=int, help="vectors in a step; default: 512")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, help="default: adam")
-    parser.add_argument("--lr", type=float)
-    parser.add_argument("--schedule", choices=SCHEDULES)
-    parser.add_argument("--warm-up", type=int, metavar="STEPS")
+    parser.add_argument("--lr", type=float, help="the highest learning rate; default: the preset's")
+    parser.add_argument("--schedule", choices=SCHEDULES, help="of the rate; default: the preset's")
+    parser.add_argument("--warm-up", type=int, metavar="STEPS", help="default: the preset's")
     parser.add_argument("--average", type=float, metavar="DECAY", help="of the averaged weights")
     parser.add_argument("--clip", type=float, metavar="NORM", help="of the gradient")
-    parser.add_argument("--precision", choices=PRECISIONS)
-    parser.add_argument("--gradient-weight", type=float, help="train the gradient too")
+    parser.add_argument("--precision", choices=PRECISIONS, help="default: float32")
+    parser.add_argument(
+        "--gradient-weight",
+        type=float,
+        metavar="WEIGHT",
+        help="of the gradient's cosine with the direction that mends the ranks; default: 0",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of weights and vectors; default: 0")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", type=device, default="cpu", help="default: cpu")
     add_threads(parser)
     parser.add_argument("--checkpoint", metavar="FILE", help="default: OUTPUT.training")
     parser.add_argument("--tensorboard", metavar="DIR")
-    parser.add_argument("--vectors", type=int, default=10_000, help="to measure the error on")
+    parser.add_argument(
+        "--vectors",
+        type=positive,
+        default=10_000,
+        help="to measure the error on in the end, which may take minutes; default: 10000",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(run=run)
 
@@ -115,6 +136,8 @@ def run(options: argparse.Namespace) -> int:
     }
     output = Path(options.output)
     try:
+        if output.is_dir() or not output.name:
+            raise ValueError(f"--output must be a file, got {options.output!r}")
         sorter = _make(options)
         training = train_sorter(
             sorter,
@@ -131,6 +154,8 @@ def run(options: argparse.Namespace) -> int:
         )
         if training.process > 0:
             return 0
+        if not options.quiet:
+            print(f"Measuring the sorter on {options.vectors} vectors ...", file=sys.stderr)
         record = make_record(
             sorter,
             training,
@@ -146,6 +171,9 @@ def run(options: argparse.Namespace) -> int:
     except (ImportError, OSError, TypeError, ValueError) as error:
         print(f"sodeep-fast train: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("sodeep-fast train: stopped; given again, it goes on where it was", file=sys.stderr)
+        return 130
     print(report(record))
     return 0
 
@@ -157,6 +185,8 @@ def _make(options: argparse.Namespace) -> LearnedSorter:
     if options.initial:
         return _load_initial(options, make, arguments)
     if options.sorter in _ONE_LENGTH:
+        if isinstance(options.length, tuple):
+            raise ValueError(f"--length must be one number for --sorter {options.sorter}")
         arguments.setdefault("length", options.length)
     torch.manual_seed(options.seed)
     sorter = make(**arguments)
