@@ -124,7 +124,7 @@ def build_route(
     """Ours by one backend and method."""
 
     def build(device: str) -> Function:
-        reason = _backend._missing(backend, device, operator.name, method)
+        reason = _backend.missing(backend, device, operator.name, method)
         if reason is not None:
             raise Unavailable(reason)
         return (route or operator.route)(backend, method)

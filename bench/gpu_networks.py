@@ -35,7 +35,7 @@ from sodeep_fast.benchmark.conv_stack import WORK, in_turn, make_blocks, make_im
 from sodeep_fast.benchmark.environment import environment
 from sodeep_fast.benchmark.measure import Call, interleave, quantiles
 from sodeep_fast.benchmark.report import align, bytes_text, time_text
-from sodeep_fast.kernels import _config
+from sodeep_fast.kernels import _layouts
 from sodeep_fast.ops.bilstm import CUDA_HIDDEN
 from sodeep_fast.ops.bilstm import bilstm as lstm_states
 from sodeep_fast.ops.conv_stack import conv_stack
@@ -81,7 +81,7 @@ class Case:
         if not self.hidden:
             works = [conv_stack_work(self.batch, backward) for backward in passes]
             return {"ours, triton, autocast": sum(work.seconds() for work in works)}
-        if _config.lstm_shared_bytes(self.hidden, False) > SHARED:
+        if _layouts.lstm_shared_bytes(self.hidden, False) > SHARED:
             return {}
         saves = self.mode != "inference"
         size = (self.hidden, self.layers, (self.batch, self.n))

@@ -14,7 +14,7 @@ from sodeep_fast.benchmark.conv_stack import make_blocks
 from sodeep_fast.benchmark.model import Shape
 from sodeep_fast.benchmark.rank_counts import targets_of
 from sodeep_fast.benchmark.soft_histogram import BINS
-from sodeep_fast.kernels import _config
+from sodeep_fast.kernels import _config, _layouts
 
 ARCH = 90
 MULTIPROCESSORS = 132
@@ -167,7 +167,7 @@ def lstm(
     they follow one another; here it is halfway. A larger tile or wave multiplies it.
     """
     rows, n = shape
-    padded = _config.lstm_padded(hidden)
+    padded = _layouts.lstm_padded(hidden)
     by_cuda = route.startswith("cuda")
     tile = 8 if by_cuda else _config.lstm_blocks(backward, False, True, rows, ARCH).rows
     programs = 2 * math.ceil(rows / tile)

@@ -336,7 +336,7 @@ def group_rows(group: tuple[str, bool, int, bool]) -> list[dict[str, Any]]:
 
 def cuda_rows(archs: list[int]) -> list[dict[str, Any]]:
     """Returns the resources of every CUDA C++ kernel: as built, or else compiled here."""
-    library = _native._find("_C_cuda")
+    library = _native.find_library("_C_cuda")
     nvcc = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "bin/nvcc"
     rows = resources(str(library)) if library is not None else []
     if library is None and nvcc.exists():

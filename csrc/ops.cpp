@@ -17,17 +17,16 @@ STABLE_TORCH_LIBRARY(sodeep_fast, m) {
   // bf16: products of bfloat16, where the processor has them. There several features, their
   // gradient, and hidden states if they are to be rounded, are bfloat16 too.
   m.def(
-      "bilstm_layer(Tensor input, Tensor[] weights, Tensor? head, int keeps, bool bf16, bool "
-      "rounds, bool keeps_hidden) -> (Tensor, Tensor, Tensor)");
+      "bilstm_layer(Tensor input, Tensor[] weights, Tensor? head, int keeps, bool bf16, "
+      "bool rounds, bool keeps_hidden) -> (Tensor, Tensor, Tensor)");
   // Gradients: of the input, empty where it is not wanted, by direction if it has one feature and
   // the hidden states are not given, and otherwise summed over them; by direction of its weights,
   // of the recurrent ones and of both biases, empty where the hidden states are not given; of the
   // head, empty where that is not wanted.
   m.def(
-      "bilstm_layer_backward(Tensor grad, Tensor input, Tensor[] weights, Tensor? head, Tensor? "
-      "hidden, Tensor saved, bool wants_input, bool bf16, bool wants_head) -> (Tensor, "
-      "Tensor, "
-      "Tensor, Tensor, Tensor)");
+      "bilstm_layer_backward(Tensor grad, Tensor input, Tensor[] weights, Tensor? head, "
+      "Tensor? hidden, Tensor saved, bool wants_input, bool bf16, bool wants_head) -> (Tensor, "
+      "Tensor, Tensor, Tensor, Tensor)");
 
   m.def("hard_rank(Tensor scores, Tensor? mask, bool normalize, str ties) -> Tensor");
 
@@ -48,17 +47,17 @@ STABLE_TORCH_LIBRARY(sodeep_fast, m) {
   // there if soft. Relevances are (L) or (B, L), or level^alpha over the number of the targets of
   // that level.
   m.def(
-      "graded_precision(Tensor scores, Tensor levels, int num_levels, int[] kinds, float[] "
-      "parameters, str method, int least, float at_zero, Tensor? relevances, float alpha, bool "
-      "soft, bool wants_gradient) -> (Tensor, Tensor)");
+      "graded_precision(Tensor scores, Tensor levels, int num_levels, int[] kinds, "
+      "float[] parameters, str method, int least, float at_zero, Tensor? relevances, "
+      "float alpha, bool soft, bool wants_gradient) -> (Tensor, Tensor)");
 
   // By how much positives miss one margin and negatives exceed another, (2), and how many do, (2).
   m.def(
-      "margin_excess(Tensor scores, Tensor positives, Tensor? mask, float pos_margin, float "
-      "neg_margin) -> (Tensor, Tensor)");
+      "margin_excess(Tensor scores, Tensor positives, Tensor? mask, float pos_margin, "
+      "float neg_margin) -> (Tensor, Tensor)");
   m.def(
-      "margin_excess_backward(Tensor grad, Tensor scores, Tensor positives, Tensor? mask, float "
-      "pos_margin, float neg_margin) -> Tensor");
+      "margin_excess_backward(Tensor grad, Tensor scores, Tensor positives, Tensor? mask, "
+      "float pos_margin, float neg_margin) -> Tensor");
 
   // Targets of all rows one after the other: those of row b are columns[offsets[b]:offsets[b + 1]].
   // Kinds and parameters are three comparators', for items of a lower, the same and a higher level.
@@ -66,15 +65,15 @@ STABLE_TORCH_LIBRARY(sodeep_fast, m) {
       "rank_counts(Tensor scores, Tensor levels, Tensor columns, Tensor offsets, int num_levels, "
       "int[] kinds, float[] parameters, str method) -> Tensor");
   m.def(
-      "rank_counts_tangent(Tensor tangent, Tensor scores, Tensor levels, Tensor columns, Tensor "
-      "offsets, int num_levels, int[] kinds, float[] parameters, str method) -> Tensor");
+      "rank_counts_tangent(Tensor tangent, Tensor scores, Tensor levels, Tensor columns, "
+      "Tensor offsets, int num_levels, int[] kinds, float[] parameters, str method) -> Tensor");
   m.def(
-      "rank_counts_backward(Tensor grad, Tensor scores, Tensor levels, Tensor columns, Tensor "
-      "offsets, int num_levels, int[] kinds, float[] parameters, str method) -> Tensor");
+      "rank_counts_backward(Tensor grad, Tensor scores, Tensor levels, Tensor columns, "
+      "Tensor offsets, int num_levels, int[] kinds, float[] parameters, str method) -> Tensor");
   m.def(
       "rank_counts_double_backward(Tensor tangent, Tensor grad, Tensor scores, Tensor levels, "
-      "Tensor columns, Tensor offsets, int num_levels, int[] kinds, float[] parameters, str "
-      "method) -> Tensor");
+      "Tensor columns, Tensor offsets, int num_levels, int[] kinds, float[] parameters, "
+      "str method) -> Tensor");
 
   // How many of their columns labels (B, L) and item_labels (M, L), int64, share: (B, M) uint8.
   m.def("shared_labels(Tensor labels, Tensor item_labels) -> Tensor");
@@ -91,12 +90,12 @@ STABLE_TORCH_LIBRARY(sodeep_fast, m) {
 
   // products: "full", "bf16" or "fp16". What is saved has a layout of its own.
   m.def(
-      "triton_bilstm_layer(Tensor input, Tensor[] weights, Tensor? head, bool saves, str products) "
-      "-> (Tensor, Tensor)");
+      "triton_bilstm_layer(Tensor input, Tensor[] weights, Tensor? head, bool saves, "
+      "str products) -> (Tensor, Tensor)");
   m.def(
       "triton_bilstm_layer_backward(Tensor grad, Tensor input, Tensor[] weights, Tensor? head, "
-      "Tensor? "
-      "output, Tensor saved, bool wants_input, str products) -> (Tensor, Tensor, Tensor, Tensor)");
+      "Tensor? output, Tensor saved, bool wants_input, str products) -> (Tensor, Tensor, Tensor, "
+      "Tensor)");
   // The same, but for "full" products, by CUDA C++; and the kernels that both of these run, which
   // write into the buffers that csrc/cuda/bilstm.h describes.
   m.def(
@@ -111,8 +110,8 @@ STABLE_TORCH_LIBRARY(sodeep_fast, m) {
       "Tensor(b!)? saved, bool bf16) -> ()");
   m.def(
       "cuda_bilstm_steps_backward(Tensor grad, Tensor[] weights, Tensor? head, Tensor saved, "
-      "Tensor? largest, Tensor(a!)? by_scores, Tensor(b!)? gates, Tensor(c!)? scale, bool bf16) -> "
-      "()");
+      "Tensor? largest, Tensor(a!)? by_scores, Tensor(b!)? gates, Tensor(c!)? scale, bool bf16) "
+      "-> ()");
 
   // Channels last, (..., positions, channels). Of every block 7 parameters: weight (out, in, taps),
   // bias, mean, variance, gain and shift of its normalization, slope; two paddings; what is added
@@ -120,39 +119,38 @@ STABLE_TORCH_LIBRARY(sodeep_fast, m) {
   // into every activation, (..., bytes), empty unless they are saved. Backward and tangent are
   // linear in their first argument, each the other's transpose.
   m.def(
-      "triton_conv_stack(Tensor input, Tensor?[] parameters, int[] paddings, float[] eps, bool[] "
-      "relus, bool saves, bool tf32) -> (Tensor, Tensor)");
+      "triton_conv_stack(Tensor input, Tensor?[] parameters, int[] paddings, float[] eps, "
+      "bool[] relus, bool saves, bool tf32) -> (Tensor, Tensor)");
   m.def(
-      "triton_conv_stack_backward(Tensor grad, Tensor signs, Tensor?[] parameters, int[] paddings, "
-      "float[] eps, bool[] relus, bool tf32) -> Tensor");
+      "triton_conv_stack_backward(Tensor grad, Tensor signs, Tensor?[] parameters, "
+      "int[] paddings, float[] eps, bool[] relus, bool tf32) -> Tensor");
   m.def(
-      "triton_conv_stack_tangent(Tensor tangent, Tensor signs, Tensor?[] parameters, int[] "
-      "paddings, float[] eps, bool[] relus, bool tf32) -> Tensor");
+      "triton_conv_stack_tangent(Tensor tangent, Tensor signs, Tensor?[] parameters, "
+      "int[] paddings, float[] eps, bool[] relus, bool tf32) -> Tensor");
 
   m.def(
-      "triton_soft_rank(Tensor scores, Tensor? mask, float lam, bool normalize, str method) -> "
-      "Tensor");
+      "triton_soft_rank(Tensor scores, Tensor? mask, float lam, bool normalize, str method) "
+      "-> Tensor");
   m.def(
-      "triton_soft_rank_backward(Tensor grad, Tensor scores, Tensor? mask, float lam, bool "
-      "normalize, str method) -> Tensor");
+      "triton_soft_rank_backward(Tensor grad, Tensor scores, Tensor? mask, float lam, "
+      "bool normalize, str method) -> Tensor");
   m.def(
-      "triton_soft_rank_double_backward(Tensor grad_grad, Tensor grad, Tensor scores, Tensor? "
-      "mask, float lam, bool normalize, str method) -> Tensor");
+      "triton_soft_rank_double_backward(Tensor grad_grad, Tensor grad, Tensor scores, "
+      "Tensor? mask, float lam, bool normalize, str method) -> Tensor");
 
   m.def(
       "triton_soft_histogram(Tensor scores, Tensor? levels, int num_levels, int bins, float low, "
       "float high) -> Tensor");
   m.def(
-      "triton_soft_histogram_backward(Tensor grad, Tensor scores, Tensor? levels, int num_levels, "
-      "int bins, float low, float high) -> Tensor");
+      "triton_soft_histogram_backward(Tensor grad, Tensor scores, Tensor? levels, "
+      "int num_levels, int bins, float low, float high) -> Tensor");
   m.def(
-      "triton_soft_histogram_tangent(Tensor tangent, Tensor scores, Tensor? levels, int "
-      "num_levels, "
-      "int bins, float low, float high) -> Tensor");
+      "triton_soft_histogram_tangent(Tensor tangent, Tensor scores, Tensor? levels, "
+      "int num_levels, int bins, float low, float high) -> Tensor");
 
   m.def(
-      "triton_rank_counts(Tensor scores, Tensor levels, Tensor columns, Tensor offsets, int "
-      "num_levels, int[] kinds, float[] parameters, str method) -> Tensor");
+      "triton_rank_counts(Tensor scores, Tensor levels, Tensor columns, Tensor offsets, "
+      "int num_levels, int[] kinds, float[] parameters, str method) -> Tensor");
   m.def(
       "triton_rank_counts_tangent(Tensor tangent, Tensor scores, Tensor levels, Tensor columns, "
       "Tensor offsets, int num_levels, int[] kinds, float[] parameters, str method) -> Tensor");
@@ -160,8 +158,7 @@ STABLE_TORCH_LIBRARY(sodeep_fast, m) {
       "triton_rank_counts_backward(Tensor grad, Tensor scores, Tensor levels, Tensor columns, "
       "Tensor offsets, int num_levels, int[] kinds, float[] parameters, str method) -> Tensor");
   m.def(
-      "triton_rank_counts_double_backward(Tensor tangent, Tensor grad, Tensor scores, Tensor "
-      "levels, Tensor columns, Tensor offsets, int num_levels, int[] kinds, float[] parameters, "
-      "str "
-      "method) -> Tensor");
+      "triton_rank_counts_double_backward(Tensor tangent, Tensor grad, Tensor scores, "
+      "Tensor levels, Tensor columns, Tensor offsets, int num_levels, int[] kinds, "
+      "float[] parameters, str method) -> Tensor");
 }

@@ -6,9 +6,9 @@ anywhere in the table that it names.
 """
 
 import functools
-from collections.abc import Sequence
-from itertools import accumulate
 from typing import Any, NamedTuple
+
+from sodeep_fast.kernels._layouts import power_above
 
 
 class Blocks(NamedTuple):
@@ -151,14 +151,9 @@ def counts_blocks(float64: bool, items: int, targets: int, levels: int, arch: in
         arch: compute capability, times ten.
     """
     most = _blocks(COUNTS_FLOAT64 if float64 else COUNTS_FLOAT32, items, arch)
-    levels = min(_power_of_two(levels), most.levels)
-    targets = min(_power_of_two(targets), most.targets, COUNTS_SUMS // levels)
+    levels = min(power_above(levels), most.levels)
+    targets = min(power_above(targets), most.targets, COUNTS_SUMS // levels)
     return most._replace(targets=targets, levels=levels)
-
-
-def _power_of_two(value: int) -> int:
-    """Returns the least power of two that is not below `value`."""
-    return 1 << (value - 1).bit_length()
 
 
 def prefers_linear(rows: int, n: int) -> bool:
@@ -185,12 +180,12 @@ HISTOGRAM_FLOAT64 = (
 def histogram_blocks(float64: bool, n: int, bins: int, arch: int) -> HistogramBlocks:
     """Returns the tile for rows of `n` items."""
     most = _blocks(HISTOGRAM_FLOAT64 if float64 else HISTOGRAM_FLOAT32, n, arch)
-    return most._replace(bins=min(most.bins, max(16, _power_of_two(bins))))
+    return most._replace(bins=min(most.bins, max(16, power_above(bins))))
 
 
 def histogram_items(n: int) -> int:
     """Returns how many items one program of the histogram's backward takes. Untuned."""
-    return max(32, min(1024, 1 << (n - 1).bit_length()))
+    return max(32, min(1024, power_above(n)))
 
 
 # 8 rows are the fewest that a tensor core's instruction takes; 528 rows are 132 programs of them in
@@ -204,11 +199,6 @@ LSTM_PRODUCTS_HALF = (Entry(0, UNLIMITED, LstmBlocks(8, 16), "untuned, chosen by
 LSTM_BACKWARD_HALF = (Entry(0, UNLIMITED, LstmBlocks(8, 16), "untuned, chosen by registers"),)
 # Of both passes.
 LSTM_FULL = (Entry(0, UNLIMITED, LstmBlocks(8, 8), "untuned, chosen by registers"),)
-# Rows that lie next to each other in what the forward saves: the fewest that a program takes.
-LSTM_GRANULE = 8
-# Bytes of shared memory that the kernels need at most besides the recurrent weights, as compiled
-# for sm_80, 90 and 100.
-LSTM_SHARED = 12 << 10
 
 
 def lstm_table(backward: bool, full: bool, scalar: bool) -> tuple[Entry, ...]:
@@ -231,25 +221,6 @@ def lstm_blocks(backward: bool, full: bool, scalar: bool, batch: int, arch: int)
     return _blocks(lstm_table(backward, full, scalar), batch, arch)
 
 
-def lstm_padded(hidden: int) -> int:
-    """Returns the hidden units that the kernels compute, those beyond `hidden` being 0."""
-    return max(16, _power_of_two(hidden))
-
-
-def lstm_shared_bytes(hidden: int, full: bool) -> int:
-    """Returns the shared memory of a program that holds the recurrent weights of a direction.
-
-    In a half type, or for products in float32 (`full`) as two float32 parts.
-    """
-    return 4 * lstm_padded(hidden) ** 2 * (8 if full else 2) + LSTM_SHARED
-
-
-def lstm_saved_shape(steps: int, batch: int, hidden: int) -> tuple[int, ...]:
-    """Returns the shape of what the forward saves: i, f, g, o and c of every step and row."""
-    granules = (batch + LSTM_GRANULE - 1) // LSTM_GRANULE
-    return (2, steps, granules, 5, lstm_padded(hidden), LSTM_GRANULE)
-
-
 # By the positions of all rows. Few are shared among as many programs as there can be, in long
 # steps, for a GPU then waits for its memory. Many take the tile that reads each number least often;
 # three stages of it fit into the 99 KB of shared memory that the smaller GPUs have.
@@ -263,8 +234,6 @@ CONV_FULL = (
 )
 # Below this numbers are moved one or two at a time: a large tile has more addresses than registers.
 CONV_ALIGN = 4
-# Of a block: weight, bias; mean, variance, gain and shift of its normalization; slope.
-CONV_PARAMETERS = 7
 
 
 @functools.cache
@@ -282,46 +251,8 @@ def conv_blocks(
         arch: compute capability, times ten.
     """
     most = _blocks(CONV_FULL if full else CONV_HALF, positions, arch)
-    channels, depth = (max(16, _power_of_two(value)) for value in (width, depth))
+    channels, depth = (max(16, power_above(value)) for value in (width, depth))
     if align < CONV_ALIGN:
         most, depth = most._replace(positions=min(most.positions, 64)), 16
         channels = min(channels, 32)
     return most._replace(channels=min(most.channels, channels), depth=min(most.depth, depth))
-
-
-def conv_entering(leaving: int, parameters: Sequence[Any], paddings: Sequence[int]) -> int:
-    """Returns the positions of the inputs of blocks from those of what they return."""
-    return leaving - sum(_steps(parameters, paddings))
-
-
-def conv_layout(
-    entering: int, parameters: Sequence[Any], paddings: Sequence[int], relus: Sequence[bool]
-) -> tuple[list[int], list[int]]:
-    """Returns how blocks lay out a row.
-
-    Arguments:
-        entering: positions of the inputs.
-        parameters: CONV_PARAMETERS of each block.
-        paddings: zeros on the left and on the right of each.
-        relus: whether its activation is a ReLU.
-
-    Returns:
-        the positions before and after every block, and where each one's signs begin among the bytes
-        of a row, followed by how many these are.
-    """
-    positions = list(accumulate(_steps(parameters, paddings), initial=entering))
-    of_blocks = range(0, len(parameters), CONV_PARAMETERS)
-    sizes = []
-    for first, relu, leaving in zip(of_blocks, relus, positions[1:], strict=True):
-        bends = relu or parameters[first + CONV_PARAMETERS - 1] is not None
-        sizes.append(leaving * ((parameters[first].shape[0] + 7) // 8) if bends else 0)
-    return positions, list(accumulate(sizes, initial=0))
-
-
-def _steps(parameters: Sequence[Any], paddings: Sequence[int]) -> list[int]:
-    """Returns how many positions each block adds."""
-    sizes = [weight.shape[2] for weight in parameters[::CONV_PARAMETERS]]
-    return [
-        left + right - size + 1
-        for size, left, right in zip(sizes, paddings[::2], paddings[1::2], strict=True)
-    ]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sodeep_fast.kernels import _config
+from sodeep_fast.kernels import _layouts
 
 DTYPES = {"full": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -79,7 +79,7 @@ class Layer:
         output = self.empty(*sizes, 2 * self.hidden) if head is None else self.empty(2, *sizes)
         half = self.products != "full"
         saved = self.empty(
-            *_config.lstm_saved_shape(self.steps if saves else 0, self.batch, self.hidden),
+            *_layouts.lstm_saved_shape(self.steps if saves else 0, self.batch, self.hidden),
             dtype=torch.float16 if half else torch.float32,
         )
         if output.numel() > 0:

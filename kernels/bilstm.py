@@ -43,13 +43,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sodeep_fast.kernels import _config, _lstm_layer
+from sodeep_fast.kernels import _config, _layouts, _lstm_layer
 from sodeep_fast.kernels._arch import arch_of
 from sodeep_fast.kernels._lstm_cell import gate_gradients, gates, hyperbolic_tangent
 from sodeep_fast.kernels._products import TRITON_DTYPES, operand_dtype
 
 # Rows that lie next to each other in what is saved.
-GRANULE = tl.constexpr(_config.LSTM_GRANULE)
+GRANULE = tl.constexpr(_layouts.LSTM_GRANULE)
 LARGEST_HALF = tl.constexpr(65504.0)
 # Where a row's largest gradient is scaled to before it is rounded to float16: the backward may
 # multiply it by 2^19 before it overflows, and rounds to 2^-20 of it what it makes small.
@@ -238,7 +238,7 @@ def _load_saved(
 
 
 @triton.jit
-def _power_of_two(b_x):
+def _power_below(b_x):
     """The power of two at or below |x|, within 2^-100 and 2^100."""
     b_bits = tl.abs(b_x).to(tl.int32, bitcast=True) & 0x7F800000
     b_bits = tl.minimum(tl.maximum(b_bits, 27 << 23), 227 << 23)
@@ -275,7 +275,7 @@ def bilstm_bwd_kernel(
     o_unit = tl.arange(0, HIDDEN)[:, None]
     b_scale = tl.full([ROWS], 1.0, tl.float32)
     if largest_ptr is not None:
-        b_scale = TOP * _power_of_two(tl.load(largest_ptr + o_row, mask=b_in, other=1))
+        b_scale = TOP * _power_below(tl.load(largest_ptr + o_row, mask=b_in, other=1))
         tl.store(scale_ptr + o_row, b_scale, mask=b_in & (direction == 0))
     b_unscale = 1.0 / b_scale
 
@@ -332,7 +332,7 @@ def bilstm_bwd_kernel(
 class _Layer(_lstm_layer.Layer):
     def launch(self, kernel: Any, backward: bool, *buffers: Any, **options: Any) -> None:
         """Runs a kernel for every tile of rows and both directions."""
-        padded = _config.lstm_padded(self.hidden)
+        padded = _layouts.lstm_padded(self.hidden)
         full, scalar = self.products == "full", self.features == 1
         blocks = _config.lstm_blocks(backward, full, scalar, self.batch, arch_of(self.input))
         with torch.cuda.device_of(self.input):

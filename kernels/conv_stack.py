@@ -40,7 +40,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sodeep_fast.kernels import _config
+from sodeep_fast.kernels import _config, _layouts
 from sodeep_fast.kernels._arch import arch_of
 from sodeep_fast.kernels._products import operand_dtype
 
@@ -329,9 +329,9 @@ class _Stack:
         relus: Sequence[bool],
         tf32: bool,
     ) -> None:
-        self.positions, offsets = _config.conv_layout(entering, parameters, paddings, relus)
+        self.positions, offsets = _layouts.conv_layout(entering, parameters, paddings, relus)
         self.signs_row = offsets.pop()
-        step = _config.CONV_PARAMETERS
+        step = _layouts.CONV_PARAMETERS
         self.blocks = [
             _Block(parameters[step * i : step * (i + 1)], paddings[2 * i], eps[i], relus[i], offset)
             for i, offset in enumerate(offsets)
@@ -455,7 +455,7 @@ def conv_stack_backward(
     tf32: bool,
 ) -> Tensor:
     """Implements the operator `triton_conv_stack_backward`."""
-    entering = _config.conv_entering(grad.shape[-2], parameters, paddings)
+    entering = _layouts.conv_entering(grad.shape[-2], parameters, paddings)
     stack = _Stack(grad, entering, parameters, paddings, eps, relus, tf32)
     signs = signs.contiguous().view(len(stack.source), stack.signs_row)
     hidden = stack.multiply_by_slopes(stack.source, signs)

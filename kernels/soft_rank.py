@@ -380,7 +380,9 @@ def soft_rank_bwd_bwd_kernel(
     _store(out_ptr, mask_ptr, b_second, o_rows, b_row_in, start, n, BLOCK_I)
 
 
-def _launch(kernel: Any, buffers: tuple[Tensor | None, ...], out: Tensor, lam: float, **flags: Any):
+def _launch(
+    kernel: Any, buffers: tuple[Tensor | None, ...], out: Tensor, lam: float, **flags: Any
+) -> None:
     """Runs one pairwise kernel over every row of `out`, on its device."""
     n = out.shape[-1]
     if out.numel() == 0:

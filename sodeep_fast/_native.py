@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 
-def _find(stem: str) -> Path | None:
+def find_library(stem: str) -> Path | None:
+    """Returns where a compiled library of the package is, if it was built."""
     found = sorted(Path(__file__).parent.glob(f"{stem}.*so")) or sorted(
         Path(__file__).parent.glob(f"{stem}.*pyd")
     )
@@ -19,7 +20,7 @@ def _find(stem: str) -> Path | None:
 
 
 def _load(stem: str) -> bool:
-    path = _find(stem)
+    path = find_library(stem)
     if path is None:
         return False
     try:
@@ -39,7 +40,7 @@ HAS_CPU = _load("_C")
 # Its stream symbol lives in libtorch_cuda, and its launches need a CUDA build of torch.
 HAS_CUDA = HAS_CPU and torch.version.cuda is not None and _load("_C_cuda")
 
-if _find("_C") is None:
+if find_library("_C") is None:
     warnings.warn(
         "sodeep_fast was installed without its compiled kernels (no C++ compiler was found, or the "
         "build was skipped); every operator runs on the plain PyTorch reference, which is slow and "
@@ -64,7 +65,7 @@ def cuda_architectures() -> tuple[str, ...]:
 
     Read from the file, so that it is known where no torch can load it.
     """
-    path = _find("_C_cuda")
+    path = find_library("_C_cuda")
     if path is None:
         return ()
     found = set(re.findall(rb"sm_(\d+)([a-z]?)", path.read_bytes()))

@@ -63,6 +63,7 @@ _RECIPES = {
     ],
 }
 
+# The released program's types by number; the last one is drawn only when asked for.
 RELEASED = (
     "uniform",
     "uniform",
@@ -76,10 +77,9 @@ RELEASED = (
     "ramp",
     "scaled",
 )
-"""The released program's types by number; the last one is drawn only when asked for."""
 
+# The distributions of section 3.1.2.
 PAPER = ("uniform", "normal", "paper-spaced", "paper-mixture")
-"""The distributions of section 3.1.2."""
 
 # A recipe is drawn with the weight of its repetitions: the mixture has as many as all the others.
 _RECIPES["released"] = [recipe for name in RELEASED[:10] for recipe in _RECIPES[name]]

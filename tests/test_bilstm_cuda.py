@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils import cpp_extension
 
 from sodeep_fast import _native, bilstm
-from sodeep_fast.kernels._config import lstm_saved_shape
+from sodeep_fast.kernels._layouts import lstm_saved_shape
 from sodeep_fast.ops import _backend
 from sodeep_fast.ops import bilstm as module
 from sodeep_fast.testing import (
@@ -75,7 +75,7 @@ def _emulated(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(autouse=True)
 def _serves_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    monkeypatch.setattr(_backend, "_missing", lambda *_: None)
+    monkeypatch.setattr(_backend, "missing", lambda *_: None)
 
 
 def by_cuda(lstm: nn.LSTM, precision: str = "fp16") -> Any:

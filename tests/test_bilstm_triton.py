@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sodeep_fast import bilstm
-from sodeep_fast.kernels import _config
+from sodeep_fast.kernels import _config, _layouts
 from sodeep_fast.kernels._config import LstmBlocks
 from sodeep_fast.ops import bilstm as module
 from sodeep_fast.testing import (
@@ -108,7 +108,7 @@ def test_the_table_of_tiles() -> None:
         for backward in (False, True):
             for batch in (1, 528, 529, 1 << 40):
                 blocks = _config.lstm_blocks(backward, full, True, batch, 90)
-                assert blocks.rows % _config.LSTM_GRANULE == 0
+                assert blocks.rows % _layouts.LSTM_GRANULE == 0
                 assert blocks.warps(16) in (1, 2)
                 assert blocks.warps(128) == 8
 
@@ -147,7 +147,7 @@ def test_nothing_is_kept_without_gradients(precision: str) -> None:
             lambda value, kept=kept: kept.append(value.shape) or value, lambda value: value
         ):
             bilstm(wanted, weights, backend="triton", precision=precision)
-        shape = _config.lstm_saved_shape(steps, 2, 3)
+        shape = _layouts.lstm_saved_shape(steps, 2, 3)
         assert (shape in kept) == (steps > 0)
 
 

@@ -53,7 +53,9 @@ def test_every_benchmarked_operator_is_in_the_doctor():
 def test_cuda_architectures_are_read_from_the_library(monkeypatch, tmp_path):
     library = tmp_path / "_C_cuda.abi3.so"
     library.write_bytes(b"\0.target sm_90a\0sm_80\0sm_100 sm_80")
-    monkeypatch.setattr(_native, "_find", lambda stem: library if stem == "_C_cuda" else None)
+    monkeypatch.setattr(
+        _native, "find_library", lambda stem: library if stem == "_C_cuda" else None
+    )
     assert _native.cuda_architectures() == ("sm_80", "sm_90a", "sm_100")
     assert "compiled for sm_80, sm_90a, sm_100" in doctor.report()
 

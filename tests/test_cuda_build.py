@@ -14,7 +14,7 @@ from sodeep_fast import _native
 NVCC = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "bin/nvcc"
 TRITON = importlib.util.find_spec("triton")
 CUOBJDUMP = Path(TRITON.origin if TRITON else "").parent / "backends/nvidia/bin/cuobjdump"
-LIBRARY = _native._find("_C_cuda")
+LIBRARY = _native.find_library("_C_cuda")
 DIRECT = {
     f"<{t}, {d}, {group}>" for t in ("float", "double") for d in range(3) for group in (32, 128)
 }

@@ -210,13 +210,14 @@ def test_r_precision_and_map_at_r_literal(
 def test_ndcg_agrees_with_sklearn(distribution: str, num_levels: int) -> None:
     scores = make_scores(distribution, (6, 50))
     levels = torch.randint(num_levels, (6, 50), generator=torch.Generator().manual_seed(1))
-    expected = [
-        sklearn.metrics.ndcg_score(2.0 ** level[None] - 1, score[None])
-        for score, level in zip(scores.numpy(), levels.numpy(), strict=True)
-    ]
-    torch.testing.assert_close(
-        metrics.ndcg(scores, levels), torch.tensor(expected, dtype=torch.float64), **ROUNDING
-    )
+    for k in (None, 1, 7, 50, 99):
+        expected = [
+            sklearn.metrics.ndcg_score(2.0 ** level[None] - 1, score[None], k=k)
+            for score, level in zip(scores.numpy(), levels.numpy(), strict=True)
+        ]
+        torch.testing.assert_close(
+            metrics.ndcg(scores, levels, k), torch.tensor(expected, dtype=torch.float64), **ROUNDING
+        )
 
 
 # --- H-AP ---

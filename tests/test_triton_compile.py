@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sodeep_fast.kernels._config import lstm_shared_bytes
+from sodeep_fast.kernels._layouts import lstm_shared_bytes
 from sodeep_fast.ops import _backend
 
 pytestmark = pytest.mark.skipif(not _backend.has_triton(), reason="Triton is not installed")

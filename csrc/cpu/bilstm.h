@@ -63,8 +63,8 @@ struct LstmForward {
   Sequence<Value> output;       // [steps, batch, 2 hidden], or null
   Sequence<T> exact_output;     // the same before it is rounded, or null
   const T* head;                // [2 hidden], or null
-  Sequence<T>
-      projected[2];  // [steps, batch]: the output of a direction times the head, if not null
+  // [steps, batch]: the output of a direction times the head, if not null.
+  Sequence<T> projected[2];
   // Each direction takes the steps from `begin` to `end` of its own order.
   int64_t begin, end;
   Sequence<S> saved[2];   // [end - begin, batch, kLstmSaved hidden] by direction, or null

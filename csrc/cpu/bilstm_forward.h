@@ -18,9 +18,9 @@ inline int64_t step_of(const LstmTile& tile, int64_t steps, int64_t s) {
   return tile.direction == 0 ? s : steps - 1 - s;
 }
 
-// Whether several features are multiplied together with the hidden units. Not where all digits of a
-// product count: added to the input's part, which may be larger, the terms of the hidden units'
-// would lose some.
+// Whether one product takes the input's features and the hidden units together. Not where all
+// digits count: the sum over the features may be larger, and what the hidden units add to it would
+// lose digits.
 #ifdef SODEEP_FAST_ROUNDS
 constexpr bool kMultipliesTogether = true;
 #else

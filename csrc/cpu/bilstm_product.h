@@ -20,13 +20,13 @@ constexpr int kPanelColumns = kPanelVectors * kLanes<T>;
 // in the place of a float. Products take whole steps of kDepthStep places.
 //
 // There a number is rounded to one bfloat16, or it is the sum of kPieces, each the next eight of
-// its digits. A row has all of its first pieces, then the second ones, and so on.
+// its binary digits. A row has all of its first pieces, then the second ones, and so on.
 #ifdef SODEEP_FAST_BF16_PAIRS
 constexpr int kPacked = 2, kPieces = SODEEP_FAST_BF16_PIECES;
 #else
 constexpr int kPacked = 1, kPieces = 1;
 #endif
-// Whether products have three digits; then the rest has not many more.
+// Whether products are of single bfloat16, three digits; what surrounds them then has few more.
 #if defined(SODEEP_FAST_BF16_PAIRS) && SODEEP_FAST_BF16_PIECES == 1
 #define SODEEP_FAST_ROUNDS
 #endif

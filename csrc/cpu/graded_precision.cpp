@@ -39,7 +39,7 @@ struct GradedCall {
   Tensor scores, levels;
   int64_t num_levels;
   Comparators comparators;
-  CountsMethod method;
+  Method method;
   int64_t least;
   double at_zero;
   std::optional<Tensor> relevances;

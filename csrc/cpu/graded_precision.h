@@ -16,7 +16,7 @@ struct GradedRow {
   const uint8_t* levels;  // [items]; num_levels or more take no part
   int64_t items, num_levels;
   const Comparator* comparators;  // [3] of N
-  CountsMethod method;
+  Method method;
   int64_t least;
   Comparator step;
   const T* relevances;  // [num_levels] rel_l

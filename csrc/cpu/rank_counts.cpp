@@ -36,7 +36,7 @@ struct Call {
   Tensor levels, columns, offsets;
   int64_t num_levels;
   Comparators comparators;
-  CountsMethod method;
+  Method method;
 };
 
 void check_columns(const Tensor& columns, int64_t items) {

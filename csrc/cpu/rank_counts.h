@@ -3,15 +3,15 @@
 
 #include <cstdint>
 
+#include "cpu/method.h"
 #include "cpu/panels.h"
 #include "math/saturating_sigmoid.h"
 
 namespace sodeep_fast {
 
 enum class Comparison { kSigmoid, kSup, kStep, kRamp };
-enum class CountsMethod { kAuto, kDirect, kLinear };
 
-// H(x) of x = s_k - s_i; ../sodeep_fast/comparators.py has the equations.
+// H(x) of x = s_k - s_i; sodeep_fast/comparators.py has the equations.
 struct Comparator {
   Comparison kind;
   double tau, rho, delta, start, offset, at_zero;
@@ -85,7 +85,7 @@ struct RankCountsRow {
   const Comparator* comparators;  // [3] for k of a lower, the same and a higher level than i
   int64_t begin, end;             // the items
   int64_t num_targets, num_levels;
-  CountsMethod method;
+  Method method;
   double* sums;    // [num_levels, num_targets], or [num_targets] what backward takes from a target
   double* slopes;  // [num_levels, num_targets] of kCountsAndSlopes, or null
   T* gradient;     // of the row, or null

@@ -61,8 +61,9 @@ struct RunningSum {
 
 // The sums over a point's items beyond, of weights w at distances d.
 struct BeyondSums {
-  double weight, distance,
-      decayed;  // of w, of w d, of w times the sum over k of c_k e^(-k d / tau)
+  double weight;    // of w
+  double distance;  // of w d
+  double decayed;   // of w times the sum over k of c_k e^(-k d / tau)
 };
 
 // Calls use(point, channel, sums) for every point that has an item beyond, for each of kChannels

@@ -15,13 +15,6 @@ namespace sodeep_fast {
 // For items of a lower, the same and a higher level than the target.
 using Comparators = std::array<Comparator, 3>;
 
-inline CountsMethod parse_method(const std::string& method) {
-  if (method == "direct") return CountsMethod::kDirect;
-  if (method == "linear") return CountsMethod::kLinear;
-  STD_TORCH_CHECK(method == "auto", "method must be auto, direct or linear, got ", method);
-  return CountsMethod::kAuto;
-}
-
 inline Comparators parse_comparators(const std::vector<int64_t>& kinds,
                                      const std::vector<double>& parameters) {
   constexpr size_t kParameters = 5;
@@ -51,10 +44,10 @@ inline Comparators parse_comparators(const std::vector<int64_t>& kinds,
 
 // With what sums of some of their derivatives take.
 template <class T>
-Comparators for_derivatives(Comparators comparators, CountsMethod method, int first, int last) {
+Comparators for_derivatives(Comparators comparators, Method method, int first, int last) {
   for (Comparator& c : comparators)
     for (int m = first; m <= last; ++m)
-      if (c.kind == Comparison::kSup && method != CountsMethod::kDirect)
+      if (c.kind == Comparison::kSup && method != Method::kDirect)
         c.beyond[m] = saturating_sigmoid<T>(c.delta / c.tau, m);
   return comparators;
 }

@@ -1,6 +1,6 @@
 // H(x), tau H'(x) and tau^2 H''(x) of pairs, items in lanes. Scores are compared rather than x with
-// 0, which x may have been flushed to. Included once for each instruction
-// set, hence no include guard.
+// 0, which x may have been flushed to. Included once for each instruction set, hence no include
+// guard.
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {

@@ -72,8 +72,8 @@ class CountsCosts {
 template <class T, CountsPass... passes>
 CountsPlan make_plan(const RankCountsRow<T>& row, const GroupedRow<T>& grouped) {
   CountsPlan plan;
-  if (row.method == CountsMethod::kDirect || !has_panels<T>(row.comparators)) return plan;
-  const bool all = row.method == CountsMethod::kLinear;
+  if (row.method == Method::kDirect || !has_panels<T>(row.comparators)) return plan;
+  const bool all = row.method == Method::kLinear;
   const auto costs = std::make_tuple(CountsCosts<T, passes>(row, grouped)...);
   double direct = std::get<0>(costs).exponentials(), ordered = std::get<0>(costs).order();
   for (int64_t l = 0; l < row.num_levels; ++l) {

@@ -30,13 +30,6 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-Method parse_method(const std::string& method) {
-  if (method == "direct") return Method::kDirect;
-  if (method == "linear") return Method::kLinear;
-  STD_TORCH_CHECK(method == "auto", "method must be auto, direct or linear, got ", method);
-  return Method::kAuto;
-}
-
 template <class T, int kDerivative>
 Tensor run(const Tensor& scores, const Tensor* const (&weights)[2],
            const std::optional<Tensor>& mask, double lam, bool normalize, Method method) {

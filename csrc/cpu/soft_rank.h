@@ -3,11 +3,10 @@
 
 #include <cstdint>
 
+#include "cpu/method.h"
 #include "cpu/panels.h"
 
 namespace sodeep_fast {
-
-enum class Method { kAuto, kDirect, kLinear };
 
 // Item w of row i:                               value
 //   derivative 0: -                              1 + sum_j sigmoid(lam (s_j - s_i))

@@ -33,8 +33,8 @@ template <class T>
 constexpr int kStep = sizeof(T) == 4 ? 8 : 4;
 static_assert(kWarp % kFlush == 0 && kFlush % kStep<float> == 0, "a tile is whole steps");
 
-// What a pair needs to know of its source: `x` is half the score, or, in a narrow
-// row, the exponential.
+// What a pair needs to know of its source: `x` is half the score or, in a narrow row, the
+// exponential.
 template <class T, int kDerivative>
 struct Source;
 template <class T>

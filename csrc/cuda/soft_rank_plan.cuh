@@ -103,8 +103,8 @@ __global__ void __launch_bounds__(kLinearBlock, 2)
 
   T low[1 + 2], high[1 + 2];
   for (int k = 0; k <= kDerivative; ++k) low[k] = kLargest<T>, high[k] = -kLargest<T>;
-  int64_t counts =
-      0;  // valid items in the low bits, those with a non-finite value in the high ones
+  // Valid items in the low bits, those with a non-finite value in the high ones.
+  int64_t counts = 0;
   for (int64_t j = begin + threadIdx.x; j < end; j += kLinearBlock) {
     if (!call.valid(offset + j)) continue;
     bool all_finite = true;

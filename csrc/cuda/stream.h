@@ -8,7 +8,7 @@
 #include <cstdint>
 
 namespace sodeep_fast {
-namespace {  // as torch's own types are not seen from outside of a library
+namespace {  // like torch's types that it has as members, which are hidden in every library
 
 // Makes the device of a tensor the current one for as long as it lives, and knows its stream.
 struct DeviceStream {

@@ -2,8 +2,7 @@
 // math/sigmoid_panels.h), so that a panel costs the same however many are within its reach.
 //
 // From a distance of five panels on, the sigmoid is a short sum of exponentials of the distance, to
-// rounding, and an exponential falls apart into a factor for each side: with x = d + (t_j - t_i) /
-// 2
+// rounding, and an exponential falls apart into a factor for each side: x = d + (t_j - t_i) / 2,
 //
 //     e^(-k x)  =  e^(-k d)  e^(-k t_j / 2)  e^(k t_i / 2)
 //

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from sodeep_fast._checks import check_matrix
 from sodeep_fast.comparators import Step
-from sodeep_fast.losses.smooth_ap import average_precision
+from sodeep_fast.losses._precision import counted_precision
 
 
 def hard_ap(scores: Tensor, labels: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -36,4 +36,4 @@ def hard_ap(scores: Tensor, labels: Tensor, *, mask: Tensor | None = None) -> Te
         tensor([0.8333,    nan])
     """
     check_matrix(scores, "(B, M)")
-    return average_precision(scores.detach(), labels, Step(), mask)
+    return counted_precision(scores.detach(), labels, Step(), mask)

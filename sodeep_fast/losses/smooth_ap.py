@@ -4,11 +4,9 @@ from typing import Any
 
 from torch import Tensor
 
-from sodeep_fast._by_query import mean_by_query, sum_levels
-from sodeep_fast._checks import check_labels, check_matrix, check_positive
-from sodeep_fast.comparators import Comparator, Sigmoid
-from sodeep_fast.ops.graded_precision import graded_precision, has_kernel
-from sodeep_fast.ops.rank_counts import rank_counts
+from sodeep_fast._checks import check_positive
+from sodeep_fast.comparators import Sigmoid
+from sodeep_fast.losses._precision import counted_precision
 from sodeep_fast.retrieval import RetrievalLoss
 
 
@@ -44,21 +42,7 @@ def smooth_ap(
         >>> sodeep_fast.smooth_ap(scores, labels)
         tensor([0.8333,    nan])
     """
-    return average_precision(scores, labels, Sigmoid(tau), mask)
-
-
-def average_precision(
-    scores: Tensor, labels: Tensor, comparator: Comparator, mask: Tensor | None
-) -> Tensor:
-    """Returns the average precision of every query with ranks by `comparator`."""
-    check_matrix(scores, "(B, M)")
-    check_labels(labels, scores)
-    labels = labels.bool()
-    if has_kernel(scores):
-        return graded_precision(scores, labels, comparator, mask=mask, soft=True)
-    counts, rows, _ = rank_counts(scores, labels, comparator=comparator, mask=mask)
-    precision = (1 + counts[:, 1]) / (1 + sum_levels(counts))
-    return mean_by_query(precision, rows, len(scores))
+    return counted_precision(scores, labels, Sigmoid(tau), mask)
 
 
 class SmoothAPLoss(RetrievalLoss):

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from sodeep_fast.comparators import Simple, bounded_by
-from sodeep_fast.losses.smooth_ap import average_precision
+from sodeep_fast.losses._precision import counted_precision
 from sodeep_fast.retrieval import RetrievalLoss
 
 
@@ -42,7 +42,7 @@ def sup_ap(
         >>> sodeep_fast.sup_ap(scores, labels)
         tensor([0.8095])
     """
-    return average_precision(scores, labels, bounded_by(comparator), mask)
+    return counted_precision(scores, labels, bounded_by(comparator), mask)
 
 
 class SupAPLoss(RetrievalLoss):

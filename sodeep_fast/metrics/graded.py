@@ -3,13 +3,15 @@
 import torch
 from torch import Tensor
 
-from sodeep_fast._checks import check_levels, check_mask, check_real
+from sodeep_fast._checks import check_count, check_levels, check_mask, check_real
 from sodeep_fast.comparators import Step
 from sodeep_fast.losses.h_ap import h_ap as smooth_h_ap
 from sodeep_fast.ops.hard_rank import hard_rank
 
 
-def ndcg(scores: Tensor, levels: Tensor, *, mask: Tensor | None = None) -> Tensor:
+def ndcg(
+    scores: Tensor, levels: Tensor, k: int | None = None, *, mask: Tensor | None = None
+) -> Tensor:
     """Returns the normalized discounted cumulative gain of every row.
 
     The sum over items of (2^level - 1) / log2(1 + rank), over that of the best order. Tied items
@@ -18,16 +20,17 @@ def ndcg(scores: Tensor, levels: Tensor, *, mask: Tensor | None = None) -> Tenso
     Arguments:
         scores: (..., n) real values, floating point or integer, larger for more relevant.
         levels: (..., n) bool or integers from 0, irrelevant, to 254.
+        k: how many items are looked at, of the best order too: the metric at k. Default: all.
         mask: (..., n) bool, True where valid. Default: all valid.
 
     Returns:
-        (...) float64 in (0, 1]. NaN where no (valid) item is relevant, or where there is a NaN.
+        (...) float64 in [0, 1]. NaN where no (valid) item is relevant, or where there is a NaN.
 
     Raises:
-        TypeError: complex scores, levels that are neither integer nor bool, or a mask that is not
-            bool.
-        ValueError: scalar tensors, levels or mask of another shape or device, or levels out of
-            range.
+        TypeError: complex scores, levels that are neither integer nor bool, k that is no integer,
+            or a mask that is not bool.
+        ValueError: scalar tensors, levels or mask of another shape or device, levels out of range,
+            or k below 1.
 
     Example:
         >>> import torch
@@ -38,11 +41,14 @@ def ndcg(scores: Tensor, levels: Tensor, *, mask: Tensor | None = None) -> Tenso
     check_real(scores)
     check_mask(mask, scores)
     check_levels(levels, scores, mask=mask)
+    if k is not None:
+        check_count(k, "k")
 
     gains = levels.double().exp2() - 1
     gains = gains if mask is None else gains.masked_fill(~mask, 0)
     position = torch.arange(scores.shape[-1] + 1, dtype=torch.float64, device=scores.device)
-    discounts = torch.where(position > 0, 1 / (1 + position).log2(), 0)
+    most = scores.shape[-1] if k is None else k
+    discounts = torch.where((position > 0) & (position <= most), 1 / (1 + position).log2(), 0)
     best = (gains.sort(-1, descending=True).values * discounts[1:]).sum(-1)
 
     first, last = (hard_rank(scores, mask=mask, ties=ties) for ties in ("min", "max"))

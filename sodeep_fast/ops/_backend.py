@@ -44,7 +44,7 @@ def has_kernels(operator: str, backend: str) -> bool:
     return backend in KERNELS.get(operator, BACKENDS)
 
 
-def _missing(backend: str, device: str, operator: str, method: str) -> str | None:
+def missing(backend: str, device: str, operator: str, method: str) -> str | None:
     """Says why `backend` cannot serve a tensor on `device`, or returns None if it can."""
     if backend == "reference":
         return None
@@ -82,11 +82,11 @@ def choose(
     than in Triton; it is asked only where there is that choice.
     """
     preferred = {"cpu": ("cpp",), "cuda": ("triton", "cuda")}.get(device, ())
-    if device == "cuda" and _missing("cuda", device, operator, method) is None and prefers_cuda():
+    if device == "cuda" and missing("cuda", device, operator, method) is None and prefers_cuda():
         preferred = ("cuda", "triton")
     reasons: list[str] = []
     for candidate in preferred:
-        reason = _missing(candidate, device, operator, method)
+        reason = missing(candidate, device, operator, method)
         if reason is None:
             return candidate, "; ".join(reasons) or f"the preferred kernels for {device} tensors"
         reasons.append(f"{candidate}: {reason}")
@@ -108,7 +108,7 @@ def resolve(
     if backend == "auto":
         return choose(device, operator, method, prefers_cuda)[0]
     check_choice(backend, BACKENDS, "backend")
-    reason = _missing(backend, device, operator, method)
+    reason = missing(backend, device, operator, method)
     if reason is not None:
         raise ValueError(f"backend={backend!r} is not available here: {reason}")
     return backend
@@ -122,12 +122,12 @@ def register_lazily(operator: str, module: str, function: str) -> None:
     """
 
     @functools.cache
-    def load() -> Callable[..., Tensor]:
-        found: Callable[..., Tensor] = getattr(
+    def load() -> Callable[..., Any]:
+        found: Callable[..., Any] = getattr(
             importlib.import_module(f"sodeep_fast.kernels.{module}"), function
         )
         return found
 
     @torch.library.impl(f"sodeep_fast::{operator}", ("cuda", "cpu"))
-    def _(*args: Any) -> Tensor:
+    def _(*args: Any) -> Any:
         return load()(*args)

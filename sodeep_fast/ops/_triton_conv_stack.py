@@ -55,7 +55,7 @@ def _register() -> None:
         entering: int, parameters: list[Tensor | None], paddings: list[int], relus: list[bool]
     ) -> tuple[int, int, int]:
         """The positions of what is returned, its channels, and the bytes of signs, of a row."""
-        from sodeep_fast.kernels._config import CONV_PARAMETERS, conv_layout
+        from sodeep_fast.kernels._layouts import CONV_PARAMETERS, conv_layout
 
         positions, offsets = conv_layout(entering, parameters, paddings, relus)
         return positions[-1], parameters[-CONV_PARAMETERS].shape[0], offsets[-1]
@@ -77,7 +77,7 @@ def _register() -> None:
 
     @torch.library.register_fake(f"sodeep_fast::{backward}")
     def _(grad: Tensor, signs: Tensor, parameters: Any, paddings: Any, *options: Any) -> Tensor:
-        from sodeep_fast.kernels._config import conv_entering
+        from sodeep_fast.kernels._layouts import conv_entering
 
         *leading, leaving, _ = grad.shape
         entering = conv_entering(leaving, parameters, paddings)

@@ -10,6 +10,7 @@ from sodeep_fast._checks import rank_dtype
 from sodeep_fast.ops import _backend
 from sodeep_fast.ops._autograd import are_transforming
 from sodeep_fast.ops._levels import find_marked
+from sodeep_fast.reference.margin_excess import margin_excess as reference_margin_excess
 
 
 def margin_excess(
@@ -30,21 +31,9 @@ def margin_excess(
         tensor([0.4000, 0.3000])
     """
     if are_transforming():
-        return _by_formula(scores, positives, mask, pos_margin, neg_margin)
+        return reference_margin_excess(scores, positives, mask, pos_margin, neg_margin)
     result: Tensor = _MarginExcess.apply(scores, positives, mask, pos_margin, neg_margin)
     return result
-
-
-def _by_formula(
-    scores: Tensor, positives: Tensor, mask: Tensor | None, pos_margin: float, neg_margin: float
-) -> Tensor:
-    """The same in plain PyTorch, for the transforms of `torch.func`."""
-    negatives = ~positives if mask is None else ~positives & mask
-    positives = positives if mask is None else positives & mask
-    wide = scores.to(rank_dtype(scores))
-    missed = torch.relu(pos_margin - wide).masked_fill(~positives, 0)
-    exceeded = torch.relu(wide - neg_margin).masked_fill(~negatives, 0)
-    return torch.stack([missed.sum(), exceeded.sum()])
 
 
 def count_active(

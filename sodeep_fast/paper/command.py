@@ -9,6 +9,7 @@ from typing import Any
 from sodeep_fast._options import add_threads, device, positive, set_threads
 from sodeep_fast.paper import fig4, fig5, fig6, sorter_comparison, table1
 
+# For every part, what runs it, what it is, and its options.
 _PARTS: dict[str, tuple[Callable[..., Any], str, tuple[str, ...]]] = {
     "table1": (table1.run, "the error of every sorter", ("vectors", "seeds")),
     "fig4": (fig4.run, "the error of the CNN against its depth", ("steps", "batch_size", "device")),
@@ -20,7 +21,6 @@ _PARTS: dict[str, tuple[Callable[..., Any], str, tuple[str, ...]]] = {
         ("seeds", "folds", "steps"),
     ),
 }
-"""For every part, what runs it, what it is, and its options."""
 
 
 def add_parser(commands: Any) -> None:

@@ -35,8 +35,8 @@ from sodeep_fast.losses.smooth_ap import smooth_ap
 from sodeep_fast.losses.sup_ap import sup_ap
 from sodeep_fast.paper.results import COLOURS, draw, sorters, spread, table, write
 
+# Scores (queries, items) and binary labels of that shape -> a scalar.
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""Scores (queries, items) and binary labels of that shape -> a scalar."""
 
 FEATURES, HIDDEN, POSITIVE = 20, 32, 0.2
 TRAIN, VALIDATION, TEST = 4000, 2000, 4000

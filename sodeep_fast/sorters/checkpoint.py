@@ -41,15 +41,15 @@ _TYPES: dict[str, Any] = {
     )
 }
 
+# Of the JSON header among the metadata of a safetensors file.
 _KEY = "sodeep_fast"
-"""Of the JSON header among the metadata of a safetensors file."""
 
 _FORMAT = 1
 
 _WEIGHTS = Path(__file__).parent / "weights"
 
+# The names of the trained sorters that come with the package.
 SHIPPED = tuple(sorted(path.stem for path in _WEIGHTS.glob("*.safetensors")))
-"""The names of the trained sorters that come with the package."""
 
 
 def save_sorter(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sodeep_fast.kernels._config import lstm_saved_shape
+from sodeep_fast.kernels._layouts import lstm_saved_shape
 from sodeep_fast.ops.bilstm import HALVES, bilstm
 from sodeep_fast.testing.accuracy import assert_as_accurate
 from sodeep_fast.testing.networks import bilstm_derivatives, make_bilstm

@@ -7,14 +7,15 @@ import torch
 from torch import Tensor
 
 from sodeep_fast import metrics
+from sodeep_fast._distributions import DISTRIBUTIONS as STRANGE
 from sodeep_fast.ops.hard_rank import hard_rank
 from sodeep_fast.sorters.protocol import Sorter, relative_ranks
 from sodeep_fast.synthetic import DISTRIBUTIONS, generate_batch, generate_scores
-from sodeep_fast.testing.scores import DISTRIBUTIONS as STRANGE
 from sodeep_fast.training.objective import gradient_cosine, spearman_gradient
 
 Maker = Callable[[torch.Generator, tuple[int, int]], Tensor]
 
+# Distributions that no sorter is trained on; tied scores share their average rank.
 UNSEEN: dict[str, Maker] = {
     "cauchy": STRANGE["cauchy"],
     "exponential": lambda g, shape: -torch.rand(shape, generator=g, dtype=torch.float64).log(),
@@ -23,13 +24,12 @@ UNSEEN: dict[str, Maker] = {
     "uniform, range 0.001": lambda g, shape: 5e-4 * STRANGE["uniform"](g, shape),
     "uniform, range 1000": lambda g, shape: 500 * STRANGE["uniform"](g, shape),
 }
-"""Distributions that no sorter is trained on; tied scores share their average rank."""
 
+# The step sizes that `gradient_use` tries.
 RATES = tuple(10.0**k for k in range(5))
-"""The step sizes that `gradient_use` tries."""
 
+# How many vectors are sorted at a time.
 _ROWS = 1000
-"""How many vectors are sorted at a time."""
 
 
 def mean_error(

@@ -31,8 +31,8 @@ from sodeep_fast.training.progress import Progress
 from sodeep_fast.training.settings import Settings, make_settings
 from sodeep_fast.training.state import Saver, State, load_state
 
+# The decay per step of the running mean of the error.
 _RUNNING = 0.99
-"""The decay per step of the running mean of the error."""
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from sodeep_fast._files import FilePath
 from sodeep_fast.training.settings import Settings
 from sodeep_fast.training.state import State
 
+# Seconds between two readings of the error, which make the host wait for a GPU.
 _PERIOD = 1.0
-"""Seconds between two readings of the error, which make the host wait for a GPU."""
 
 
 class Progress:

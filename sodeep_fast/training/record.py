@@ -11,11 +11,11 @@ from sodeep_fast.sorters.learned import LearnedSorter
 from sodeep_fast.training.evaluate import error_by_distribution, gradient_use, mean_error
 from sodeep_fast.training.loop import TrainingRun
 
+# Those that a sorter of any length is judged at.
 LENGTHS = (10, 20, 50, 100, 200, 500, 1000)
-"""Those that a sorter of any length is judged at."""
 
+# Of the vectors that the error is measured on; no training draws them.
 _SEEDS = (1, 2, 3)
-"""Of the vectors that the error is measured on; no training draws them."""
 
 _GRADIENT_VECTORS = 16
 

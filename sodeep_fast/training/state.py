@@ -16,8 +16,8 @@ from sodeep_fast.sorters.checkpoint import described
 from sodeep_fast.training.optimizers import kept_tensors, restore_tensors
 from sodeep_fast.training.settings import Settings, check_resumable
 
+# Of the JSON header among the metadata of a safetensors file.
 _KEY = "sodeep_fast_training"
-"""Of the JSON header among the metadata of a safetensors file."""
 
 _FORMAT = 1
 
@@ -132,8 +132,8 @@ def _named(identity: Mapping[str, Any]) -> str:
     return f"{identity['type']}({arguments})"
 
 
+# Seconds between two saves, however long one seemed to take: the machine may have slept.
 _LONGEST = 600.0
-"""Seconds between two saves, however long one seemed to take: the machine may have slept."""
 
 
 class Saver:
