@@ -151,7 +151,7 @@ def _values_on_gpu(sequence: Tensor, products: str) -> torch.dtype:
 
 
 def _saved_on_gpu(sequence: Tensor, saves: bool, hidden: int, products: str) -> Tensor:
-    from sodeep_fast.kernels._config import lstm_saved_shape
+    from sodeep_fast.kernels._layouts import lstm_saved_shape
 
     steps, batch, _ = sequence.shape
     dtype = torch.float32 if products == "full" else torch.float16

@@ -198,6 +198,10 @@ inline cudaError_t cudaMalloc(void** pointer, size_t bytes) {
   *pointer = std::malloc(bytes);
   return cudaSuccess;
 }
+inline cudaError_t cudaFree(void* pointer) {
+  std::free(pointer);
+  return cudaSuccess;
+}
 inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t*, unsigned) { return cudaSuccess; }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 inline cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
