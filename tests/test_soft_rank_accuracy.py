@@ -1,5 +1,7 @@
 """How far the CPU kernels are from the truth, against how far eager PyTorch is."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -106,4 +108,35 @@ def test_double_backward_against_the_reference(distribution: str, method: str) -
 def test_older_processors(instruction_set: str, rerun_on) -> None:
     """The same checks in a process that is held to an older instruction set."""
     selected = "(test_short_rows and (17 or 999) and (normal or outliers)) or (few_wide and 2049)"
+    selected += " or any_size"
     rerun_on(__file__, selected, instruction_set)
+
+
+# The widest rows whose products of two exponentials fit, and weights far from 1.
+EXTREMES = {
+    torch.float32: (80, (1e-20, 1e-6, 1e5, 1e20)),
+    torch.float64: (680, (1e-100, 1e-13, 1e16, 1e100)),
+}
+
+
+@pytest.mark.parametrize("dtype", EXTREMES)
+@pytest.mark.parametrize("n", [20, 48, 100, 128, 200])
+def test_gradients_of_any_size_in_wide_rows(n: int, dtype: torch.dtype) -> None:
+    """Such products fill the range of the type, and leave no room there for a weight."""
+    widest, sizes = EXTREMES[dtype]
+    for share, size, method in itertools.product((0.75, 0.9, 0.999), sizes, ("auto", "direct")):
+        width = widest * share
+        scores = make_scores("uniform", (n,), dtype=torch.float64) * width / 2
+        # Both ends have a neighbour, or their own slopes would be next to nothing.
+        scores[:4] = torch.tensor([0.5, 0.499, -0.5, -0.499]) * width
+        scores = scores.to(dtype)
+        for at in (0, 2, n - 1):
+            weight = torch.zeros(n, dtype=dtype)
+            weight[at] = 1
+            grad = size * weight
+            found = OPS.soft_rank_backward(grad, scores, None, 1.0, False, method).double() / size
+            exact = torch.from_numpy(
+                exact_soft_rank(scores, weight, 1.0, torch.arange(n))[1].astype("float64")
+            )
+            error = (found - exact).abs().max() / exact.abs().max()
+            assert error < 4 * n * torch.finfo(dtype).eps, (share, size, method, at)

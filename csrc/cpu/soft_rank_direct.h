@@ -8,7 +8,7 @@ namespace SODEEP_FAST_ISA {
 
 // How a pair (i, j) is compared, x = lam (s_j - s_i). `Items` is what is kept of the items; lanes
 // hold items i, and an item j is the same in every lane. The slope and curvature are sigmoid'(x)
-// and sigmoid''(x) up to a factor of i alone, which finish() supplies.
+// and sigmoid''(x).
 
 // Sums in T drift by their length, so they are kept this short, then go to a long sum.
 constexpr int64_t kTile = 128;
@@ -53,12 +53,11 @@ struct FactoredPairs {
     const Vec<T> sum = e_i + e[j];
     return slope(e_i, j, sum) * ((e_i - e[j]) * reciprocal<T>(sum));
   }
-  static inline Vec<T> finish(Vec<T> e_i, Vec<T> sum) { return kPaired ? e_i * sum : sum; }
 
-  // e_i e_j / (e_i + e_j)^2; the factor e_i is left to finish() where nothing overflows without it.
+  // Each e meets an inverse before a weight does, as inverse^2 may be near the ends of T's range.
   inline Vec<T> slope(Vec<T> e_i, int64_t j, Vec<T> sum) const {
     const Vec<T> inverse = reciprocal<T>(sum);
-    return kPaired ? e[j] * (inverse * inverse) : (e[j] * inverse) * (e_i * inverse);
+    return (e[j] * inverse) * (e_i * inverse);
   }
 
   static int64_t extra_size(int64_t n) { return kPaired ? 2 * kGroup * group_stride(n) : 0; }
@@ -110,8 +109,6 @@ struct ExactPairs {
     const Vec<T> odds = exponential<T>(lam * (s_i - s[j])), win = reciprocal<T>(1 + odds);
     return odds * win * win * ((odds - 1) * win);
   }
-  static inline Vec<T> finish(Vec<T>, Vec<T> sum) { return sum; }
-
   ExactPairs(const T* scores, int64_t n, double lam_, T, T, T* memory, T*)
       : s(memory), lam(static_cast<T>(std::min<double>(lam_, std::numeric_limits<T>::max()))) {
     std::copy(scores, scores + n, memory);
@@ -145,8 +142,7 @@ __attribute__((noinline)) void direct_tile(const Pairs& pairs, const Vec<T>* ite
   if constexpr (kStep > 1)
     for (; j < end; ++j)
       for (int v = 0; v < kVectors; ++v) sums[v] += pairs.outranked_by_last(own[v], j);
-  for (int v = 0; v < kVectors; ++v)
-    result[v] = kDerivative == 0 ? sums[v] : Pairs::finish(own[v], sums[v]);
+  for (int v = 0; v < kVectors; ++v) result[v] = sums[v];
 }
 
 // out[i] = scale * sum for `kVectors` vectors of items from `first` on.

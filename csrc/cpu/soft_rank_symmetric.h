@@ -25,10 +25,12 @@ struct SymmetricRow {
   }
 };
 
+// sigmoid' (g_j - g_i). Each e meets an inverse before anything else does: inverse^2 alone may be
+// near the ends of T's range, where it has no room for a weight.
 template <class T>
-inline Vec<T> scaled_difference(Vec<T> e_i, Vec<T> e_j, Vec<T> g_i, Vec<T> g_j) {
+inline Vec<T> sloped_difference(Vec<T> e_i, Vec<T> e_j, Vec<T> g_i, Vec<T> g_j) {
   const Vec<T> inverse = reciprocal<T>(e_i + e_j);
-  return inverse * inverse * (g_j - g_i);
+  return (e_i * inverse) * (e_j * inverse) * (g_j - g_i);
 }
 
 // All pairs of the items of kVectors vectors with those of another.
@@ -49,9 +51,9 @@ __attribute__((noinline)) void pair_vectors(const SymmetricRow<T>& row, int64_t 
     Vec<T> taken = {};
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
-      const Vec<T> d = scaled_difference<T>(e[v], e_j, g[v], g_j);
-      sums[v] += e_j * d;
-      taken += e[v] * d;
+      const Vec<T> given = sloped_difference<T>(e[v], e_j, g[v], g_j);
+      sums[v] += given;
+      taken += given;
     }
     others = turned<T>(others - taken);
   }
@@ -72,7 +74,7 @@ __attribute__((noinline)) void pair_within(const SymmetricRow<T>& row, int64_t f
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
       const Vec<T> e_j = row.exponential(first + v, turn);
-      sums[v] += e_j * scaled_difference<T>(e[v], e_j, g[v], row.weight(first + v, turn));
+      sums[v] += sloped_difference<T>(e[v], e_j, g[v], row.weight(first + v, turn));
     }
   for (int v = 0; v < kVectors; ++v) store<T>(row.sums + (first + v) * lanes, sums[v]);
 }
@@ -126,10 +128,8 @@ void symmetric_gradient(const T* scores, const T* weight, int64_t n, double lam,
     for_each_vectors(
         other, [&](int64_t first, auto count) { pair_vectors<T, count()>(row, first, other); });
   for (int64_t v = 0; v < vectors; ++v)
-    store_first<T>(
-        out + v * lanes,
-        load<T>(exponentials + v * lanes) * load<T>(sums + v * lanes) * static_cast<T>(scale),
-        n - v * lanes);
+    store_first<T>(out + v * lanes, load<T>(sums + v * lanes) * static_cast<T>(scale),
+                   n - v * lanes);
 }
 
 }  // namespace SODEEP_FAST_ISA
