@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
+from torch.utils.checkpoint import checkpoint
 
 from sodeep_fast import (
     ByLevel,
@@ -38,6 +39,10 @@ def test_it_is_the_cross_entropy_of_cosines(unit: bool, chunk_size: int | str | 
     exact = torch.autograd.grad(expected, leaves)
     for _ in range(2):  # a graph that is kept gives the same again
         grads = torch.autograd.grad(value, leaves, retain_graph=True)
+        torch.testing.assert_close(grads, exact)
+    recomputed = checkpoint(loss, embeddings, LABELS, use_reentrant=False)
+    for _ in range(2):
+        grads = torch.autograd.grad(recomputed, leaves, retain_graph=True)
         torch.testing.assert_close(grads, exact)
     assert torch.equal(loss(embeddings, LABELS[:, 0]), value)
     assert torch.equal(loss(embeddings, LABELS, None, embeddings, LABELS), value)

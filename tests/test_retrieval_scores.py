@@ -192,6 +192,8 @@ def test_a_mask_is_a_smaller_gallery(name: str) -> None:
         torch.testing.assert_close(value[row], alone[0])
         torch.testing.assert_close(grad[row][mask[row]], short_grad[0])
         assert (grad[row][~mask[row]] == 0).all()
+    (grad,) = torch.autograd.grad(FUNCTIONS[name](leaf, levels, mask=mask).sum() * torch.inf, leaf)
+    assert (grad[~mask] == 0).all()
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -204,6 +206,8 @@ def test_queries_without_a_positive_are_nan_without_a_gradient(name: str) -> Non
     (grad,) = torch.autograd.grad(value.nanmean(), leaf)
     assert grad.isfinite().all()
     assert (grad[[1, 3]] == 0).all()
+    (logarithmic,) = torch.autograd.grad(FUNCTIONS[name](leaf, levels).log().nanmean(), leaf)
+    assert (logarithmic[[1, 3]] == 0).all()
     rest = FUNCTIONS[name](scores[[0, 2, 4]], levels[[0, 2, 4]])
     torch.testing.assert_close(value[[0, 2, 4]], rest)
     nothing = FUNCTIONS[name](leaf, torch.zeros_like(levels))

@@ -151,15 +151,17 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
-        ctx.log_shares = logits.log_softmax(-1)
-        ctx.save_for_backward(logits, labels)
-        return -ctx.log_shares.gather(-1, labels).sum()
+        log_shares = logits.log_softmax(-1)
+        ctx.save_for_backward(logits, labels, log_shares)
+        ctx.is_gradient = False
+        return -log_shares.gather(-1, labels).sum()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        logits, labels = ctx.saved_tensors
+        logits, labels, log_shares = ctx.saved_tensors
         missing = torch.full_like(labels, -1, dtype=logits.dtype)
-        if torch.is_grad_enabled() or ctx.log_shares is None:  # a second derivative, or backward
+        if torch.is_grad_enabled() or ctx.is_gradient:  # a second derivative, or backward
             return logits.softmax(-1).scatter_add(-1, labels, missing) * grad, None
-        shares, ctx.log_shares = ctx.log_shares.exp_(), None
-        return shares.scatter_add_(-1, labels, missing).mul_(grad), None
+        ctx.is_gradient = True
+        # `data` hides the change from autograd, which else refuses the next backward.
+        return log_shares.data.exp_().scatter_add_(-1, labels, missing).mul_(grad), None

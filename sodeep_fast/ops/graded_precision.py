@@ -141,22 +141,32 @@ class _GradedPrecision(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *given: Any) -> Tensor:
         *tensors, ctx.options, wants_gradient = given
-        ctx.save_for_backward(*tensors)
-        values, ctx.gradient = _by_kernel(tensors, ctx.options, wants_gradient)
+        values, gradient = _by_kernel(tensors, ctx.options, wants_gradient)
+        ctx.save_for_backward(*tensors, gradient)
+        ctx.is_scaled = False
         return values
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        scores, levels, relevances = ctx.saved_tensors
+        *tensors, gradient = ctx.saved_tensors
+        scores, levels, relevances = tensors
         if torch.is_grad_enabled():  # which a second derivative enables
             values = _by_formula(scores, levels, levels != IGNORED, relevances, ctx.options)
             (result,) = torch.autograd.grad(values, scores, grad, create_graph=True)
         else:
-            gradient, ctx.gradient = ctx.gradient, None
-            if gradient is None:  # the graph was kept, and its first backward has scaled it
-                gradient = _by_kernel(ctx.saved_tensors, ctx.options, True)[1]
-            result = gradient.mul_(grad.unsqueeze(-1)).to(scores.dtype)
+            if ctx.is_scaled:  # the graph was kept, and its first backward has scaled it
+                gradient = _by_kernel(tensors, ctx.options, True)[1]
+            ctx.is_scaled = True
+            # `data` hides the change from autograd, which else refuses the next backward.
+            result = _scale_rows(gradient.data, grad).to(scores.dtype)
         return result, *[None] * 4
+
+
+def _scale_rows(gradient: Tensor, grad: Tensor) -> Tensor:
+    """Multiplies rows in place; a NaN or inf in `grad` leaves what has no part in its row at 0."""
+    idle = None if grad.isfinite().all() else gradient == 0
+    gradient.mul_(grad.unsqueeze(-1))
+    return gradient if idle is None else gradient.masked_fill_(idle, 0)
 
 
 if _native.HAS_CPU:
