@@ -99,7 +99,7 @@ def check_positive(value: float, name: str) -> None:
     """Raises unless `value` is a positive, finite number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not (value > 0 and math.isfinite(value)):
+    if not 0 < value < math.inf:  # the compiler, which may make it a symbol, has no isfinite
         raise ValueError(f"{name} must be positive and finite, got {value}")
 
 
@@ -107,7 +107,7 @@ def check_number(value: float, name: str, *, least: float = -math.inf) -> None:
     """Raises unless `value` is a finite number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not (value >= least and math.isfinite(value)):
+    if not (value >= least and abs(value) < math.inf):
         rule = "finite" if least == -math.inf else f"at least {least} and finite"
         raise ValueError(f"{name} must be {rule}, got {value}")
 
@@ -129,7 +129,7 @@ def check_bins(bins: int, low: float, high: float) -> None:
     check_number(high, "high")
     if low >= high:
         raise ValueError(f"low must be below high, got {low} and {high}")
-    if not math.isfinite(high - low):
+    if not high - low < math.inf:
         raise ValueError(f"high - low must be finite, got {high} - {low}")
 
 

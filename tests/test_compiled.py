@@ -39,6 +39,7 @@ METRICS: dict[str, Callable[[Tensor], Tensor]] = {
     "smooth_ndcg": lambda s: sf.smooth_ndcg(s, RELEVANT),
     "sup_ndcg": lambda s: sf.sup_ndcg(s, RELEVANT),
     "h_ap": lambda s: sf.h_ap(s, RELEVANT),
+    "calibration": lambda s: sf.calibration_loss(s, RELEVANT),
     "spearman": lambda s: sf.spearman_loss(s, s.detach().flip(-1), sf.HandcraftedSorter()),
 }
 
@@ -65,13 +66,23 @@ def test_a_step_with_a_loss_of_embeddings(name: str) -> None:
     check(step, torch.compile(step), make_scores("normal", (24, 8)).requires_grad_())
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("name", METRICS)
-def test_a_metric_of_scores_is_one_graph(name: str) -> None:
+def test_a_metric_of_scores_is_one_graph(name: str, dynamic: bool) -> None:
     torch._dynamo.reset()
     # Inductor differs in the fusion alone, and takes ten times as long for each.
-    backend = "inductor" if name in ("smooth_ap", "spearman") else "aot_eager"
-    compiled = torch.compile(METRICS[name], fullgraph=True, backend=backend)
+    backend = "inductor" if name in ("smooth_ap", "spearman") and not dynamic else "aot_eager"
+    compiled = torch.compile(METRICS[name], fullgraph=True, backend=backend, dynamic=dynamic)
     check(METRICS[name], compiled, make_scores("uniform", (6, 30)).requires_grad_())
+
+
+@pytest.mark.parametrize("name", [*LOSSES, "ClusterLoss"])
+def test_a_loss_of_embeddings_whose_sizes_are_symbols(name: str) -> None:
+    loss = sf.ClusterLoss(16, 6) if name == "ClusterLoss" else LOSSES[name]()
+    function = lambda x: 2 * loss(2 * x, LABELS)  # noqa: E731
+    torch._dynamo.reset()
+    compiled = torch.compile(function, backend="eager", dynamic=True)
+    check(function, compiled, make_scores("normal", (24, 16)).requires_grad_())
 
 
 def test_the_compiler_leaves_losses_of_embeddings_alone_without_compiling_anew() -> None:

@@ -13,6 +13,15 @@ def are_transforming() -> bool:
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
+def are_tracing() -> bool:
+    """Returns whether a transform of `torch.func` or the compiler is at work: both want formulas.
+
+    The compiler makes one pass of a formula, and fails at some autograd functions and at their
+    options once these are symbols.
+    """
+    return torch.compiler.is_compiling() or are_transforming()
+
+
 def register_autograd(
     name: str, differentiate: Callable[..., Any], setup: Callable[..., None]
 ) -> None:

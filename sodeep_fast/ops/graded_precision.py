@@ -10,7 +10,7 @@ from sodeep_fast import _native
 from sodeep_fast._checks import check_levels, check_mask, rank_dtype
 from sodeep_fast.comparators import Comparator, Step, check_comparator, encode
 from sodeep_fast.ops import _backend
-from sodeep_fast.ops._autograd import are_transforming
+from sodeep_fast.ops._autograd import are_tracing
 from sodeep_fast.ops._levels import IGNORED, compact_levels
 from sodeep_fast.ops.rank_counts import rank_counts
 from sodeep_fast.reference.graded_precision import graded_precision as reference_graded_precision
@@ -21,7 +21,7 @@ LONG_ROW = 1 << 14
 
 def has_kernel(scores: Tensor) -> bool:
     """Returns whether the one pass is there for such scores; the formula can be transformed."""
-    if torch.compiler.is_compiling() or are_transforming():
+    if are_tracing():
         return False
     if _backend.choose(scores.device.type, "graded_precision")[0] != "cpp":
         return False

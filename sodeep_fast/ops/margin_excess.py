@@ -8,7 +8,7 @@ from torch import Tensor
 from sodeep_fast import _native
 from sodeep_fast._checks import rank_dtype
 from sodeep_fast.ops import _backend
-from sodeep_fast.ops._autograd import are_transforming
+from sodeep_fast.ops._autograd import are_tracing
 from sodeep_fast.ops._levels import find_marked
 from sodeep_fast.reference.margin_excess import margin_excess as reference_margin_excess
 
@@ -30,7 +30,7 @@ def margin_excess(
         >>> margin_excess(torch.tensor([[0.5, 0.5]]), torch.tensor([[True, False]]), None, 0.9, 0.2)
         tensor([0.4000, 0.3000])
     """
-    if are_transforming():
+    if are_tracing():
         return reference_margin_excess(scores, positives, mask, pos_margin, neg_margin)
     result: Tensor = _MarginExcess.apply(scores, positives, mask, pos_margin, neg_margin)
     return result

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sodeep_fast.ops._autograd import are_transforming
+from sodeep_fast.ops._autograd import are_tracing
 
 SHORTEST = 1e-12  # shorter vectors are divided by this, as torch.nn.functional.normalize does
 
@@ -19,7 +19,7 @@ def unit_length(vectors: Tensor) -> Tensor:
         >>> unit_length(torch.tensor([[3.0, 4.0]]))
         tensor([[0.6000, 0.8000]])
     """
-    if are_transforming():
+    if are_tracing():
         return functional.normalize(vectors, dim=-1, eps=SHORTEST)
     result: Tensor = _UnitLength.apply(vectors)
     return result
