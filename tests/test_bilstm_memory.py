@@ -60,18 +60,32 @@ def test_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sizes == []
 
 
-@pytest.mark.parametrize(("hidden", "rows", "keeps_all"), [(128, 128, False), (256, 64, True)])
-def test_layers_of_many_units_keep_more(hidden: int, rows: int, keeps_all: bool) -> None:
-    weights = [weight.detach() for weight in make_bilstm(hidden, 1).parameters()]
-    sizes: list[int] = []
+@pytest.mark.parametrize(
+    ("fast", "hidden", "rows", "all_kept"),
+    [
+        (True, 128, 128, [False, False]),
+        (True, 256, 64, [True, True]),
+        (False, 128, 128, [True, True]),
+        (False, 40, 512, [False, True]),
+        (False, 20, 1100, [False, False]),
+    ],
+)
+def test_layers_of_many_units_keep_more(
+    monkeypatch: pytest.MonkeyPatch, fast: bool, hidden: int, rows: int, all_kept: list[bool]
+) -> None:
+    """More where what they would compute anew takes longer."""
+    monkeypatch.setattr(_native, "cpu_has_bf16", lambda: fast)
+    weights = [weight.detach() for weight in make_bilstm(hidden, 2).parameters()]
+    saved: list[bool] = []
 
-    def kept(value: Tensor) -> Tensor:
-        sizes.append(value.numel())
+    def keep(value: Tensor) -> Tensor:
+        if value.dim() == 5:  # gates and states
+            saved.append(value.shape[3] == 6)
         return value
 
-    with torch.autograd.graph.saved_tensors_hooks(kept, lambda value: value):
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
         bilstm(torch.randn(rows, 64, requires_grad=True), weights)
-    assert (max(sizes) == 2 * 6 * hidden * rows * 64) == keeps_all
+    assert saved == all_kept
 
 
 @pytest.mark.parametrize("precision", ["full", "bf16"])

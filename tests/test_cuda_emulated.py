@@ -14,6 +14,7 @@ from sodeep_fast.reference.soft_rank import soft_rank as reference
 from sodeep_fast.testing import (
     DISTRIBUTIONS,
     check_against_reference,
+    check_gradients_of_any_size,
     exact_soft_rank,
     make_scores,
 )
@@ -139,6 +140,13 @@ def check(rank, scores, lam, method, **options):
 @pytest.mark.parametrize("lam", [0.01, 10.0, 1e4])
 def test_distributions(rank, lam, distribution, method, dtype):
     check(rank, make_scores(distribution, (2, 150), dtype=dtype), lam, method)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("method", ["direct", "linear"])
+@pytest.mark.parametrize("n", [20, 200])
+def test_gradients_of_any_size_in_wide_rows(rank, n, method, dtype):
+    check_gradients_of_any_size(lambda s: rank(s, 1.0, method), n, dtype)
 
 
 @pytest.mark.parametrize("method", ["direct", "linear"])

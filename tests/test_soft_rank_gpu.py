@@ -13,6 +13,7 @@ from sodeep_fast.testing import (
     DISTRIBUTIONS,
     capture_graph,
     check_against_reference,
+    check_gradients_of_any_size,
     derivatives,
     exact_soft_rank,
     make_scores,
@@ -52,6 +53,13 @@ def check(backend, method, scores, lam, **options):
 @pytest.mark.parametrize("shape", [(5, 1), (33, 7), (3, 64), (3, 100), (2, 1000)])
 def test_matches_reference(backend, method, dtype, shape):
     check(backend, method, make_scores("normal", shape, dtype=dtype, device="cuda"), 10.0)
+
+
+@every_route
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("n", [20, 100, 2000])
+def test_gradients_of_any_size_in_wide_rows(backend, method, n, dtype):
+    check_gradients_of_any_size(ranker(backend, method, 1.0), n, dtype, "cuda")
 
 
 @every_route

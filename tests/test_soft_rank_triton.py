@@ -5,7 +5,12 @@ import torch
 
 import sodeep_fast
 from sodeep_fast.reference.soft_rank import soft_rank as reference
-from sodeep_fast.testing import check_against_reference, derivatives, make_scores
+from sodeep_fast.testing import (
+    check_against_reference,
+    check_gradients_of_any_size,
+    derivatives,
+    make_scores,
+)
 
 op = torch.ops.sodeep_fast
 
@@ -34,6 +39,12 @@ def test_matches_reference(dtype, shape, lam):
 @pytest.mark.parametrize("lam", [0.01, 10.0, 1e4])
 def test_distributions(distribution, lam):
     check(make_scores(distribution, (2, 40)), lam)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("n", [6, 40])
+def test_gradients_of_any_size_in_wide_rows(n, dtype):
+    check_gradients_of_any_size(lambda s: triton_rank(s, 1.0), n, dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)

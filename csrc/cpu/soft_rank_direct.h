@@ -10,8 +10,9 @@ namespace SODEEP_FAST_ISA {
 // hold items i, and an item j is the same in every lane. The slope and curvature are sigmoid'(x)
 // and sigmoid''(x).
 
-// Sums in T drift by their length, so they are kept this short, then go to a long sum.
-constexpr int64_t kTile = 128;
+// Sums in T drift by their length, nearly tied rows' most. So this many terms are added one by one,
+// such sums up to this many items, and sums of items go to a long sum.
+constexpr int64_t kChain = 16, kTile = 128;
 
 // One exponential for each item: sigmoid(x) = e_j / (e_i + e_j) with e = exp(lam (s - centre)), for
 // rows in which no product of kGroup of the e overflows or underflows. The forward sum takes kGroup
@@ -129,16 +130,21 @@ __attribute__((noinline)) void direct_tile(const Pairs& pairs, const Vec<T>* ite
     for (int w = 0; w < kDerivative; ++w) own_w[v][w] = item_weights[v][w];
   }
   int64_t j = begin;
-  for (; j + kStep <= end; j += kStep)
-    for (int v = 0; v < kVectors; ++v) {
-      if constexpr (kDerivative == 0)
-        sums[v] += pairs.outranked_by(own[v], j);
-      else if constexpr (kDerivative == 1)
-        sums[v] += pairs.slope(own[v], j) * (weights[0][j] - own_w[v][0]);
-      else
-        sums[v] += pairs.curvature(own[v], j) * (weights[0][j] - own_w[v][0]) *
-                   (weights[1][j] - own_w[v][1]);
-    }
+  while (j + kStep <= end) {
+    const int64_t last = std::min(j + (kChain - 1) * kStep, end - kStep);
+    Vec<T> chain[kVectors] = {};
+    for (; j <= last; j += kStep)
+      for (int v = 0; v < kVectors; ++v) {
+        if constexpr (kDerivative == 0)
+          chain[v] += pairs.outranked_by(own[v], j);
+        else if constexpr (kDerivative == 1)
+          chain[v] += pairs.slope(own[v], j) * (weights[0][j] - own_w[v][0]);
+        else
+          chain[v] += pairs.curvature(own[v], j) * (weights[0][j] - own_w[v][0]) *
+                      (weights[1][j] - own_w[v][1]);
+      }
+    for (int v = 0; v < kVectors; ++v) sums[v] += chain[v];
+  }
   if constexpr (kStep > 1)
     for (; j < end; ++j)
       for (int v = 0; v < kVectors; ++v) sums[v] += pairs.outranked_by_last(own[v], j);

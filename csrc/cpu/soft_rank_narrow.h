@@ -6,7 +6,7 @@
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-// The panels of a row.
+// The panels of a row, which lies in their middle: there sums are the most accurate.
 struct NarrowPanels {
   int64_t count;
   float lo, to_panel;
@@ -15,7 +15,7 @@ struct NarrowPanels {
 
   NarrowPanels(float lo_, double lam, double range)
       : count(static_cast<int64_t>(range / kWideWidth) + 1),
-        lo(lo_),
+        lo(static_cast<float>(lo_ - (count * kWideWidth - range) / (2 * lam))),
         to_panel(static_cast<float>(lam / kWideWidth)) {
     for (int64_t k = 0; k < count; ++k) {
       const auto centre = panel_centre<float>(lo, static_cast<double>(k), lam / kWideWidth);
@@ -119,7 +119,8 @@ struct NarrowBlock {
 inline bool has_wide_panels(double range, double lam, float lo, float hi) {
   return range < kWideWidth * kMostWidePanels &&
          lam >= kWideWidth * std::numeric_limits<float>::min() &&
-         2 * lam <= std::numeric_limits<float>::max() && std::isfinite(hi - lo);
+         2 * lam <= std::numeric_limits<float>::max() && std::isfinite(hi - lo) &&
+         lo - kWideWidth / lam >= -std::numeric_limits<float>::max();
 }
 
 // Expected costs in ns for value and gradient on one core, fitted to timings of this and the direct

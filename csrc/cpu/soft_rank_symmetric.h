@@ -23,6 +23,10 @@ struct SymmetricRow {
   inline Vec<T> weight(int64_t vector, int turn = 0) const {
     return load<T>(g + vector * kTurning<T> + turn);
   }
+  inline void add(int64_t vector, Vec<T> some) const {
+    T* sum = sums + vector * kLanes<T>;
+    store<T>(sum, load<T>(sum) + some);
+  }
 };
 
 // sigmoid' (g_j - g_i). Each e meets an inverse before anything else does: inverse^2 alone may be
@@ -38,14 +42,14 @@ template <class T, int kVectors>
 __attribute__((noinline)) void pair_vectors(const SymmetricRow<T>& row, int64_t first,
                                             int64_t other) {
   constexpr int lanes = kLanes<T>;
-  Vec<T> e[kVectors], g[kVectors], sums[kVectors];
+  // These sums are added to the row's as they are: long ones in T drift.
+  Vec<T> e[kVectors], g[kVectors], sums[kVectors] = {};
   for (int v = 0; v < kVectors; ++v) {
     e[v] = row.exponential(first + v);
     g[v] = row.weight(first + v);
-    sums[v] = load<T>(row.sums + (first + v) * lanes);
   }
   // In lane k is item k + turn of the other vector; after all turns that is item k again.
-  Vec<T> others = load<T>(row.sums + other * lanes);
+  Vec<T> others = {};
   for (int turn = 0; turn < lanes; ++turn) {
     const Vec<T> e_j = row.exponential(other, turn), g_j = row.weight(other, turn);
     Vec<T> taken = {};
@@ -57,8 +61,8 @@ __attribute__((noinline)) void pair_vectors(const SymmetricRow<T>& row, int64_t 
     }
     others = turned<T>(others - taken);
   }
-  store<T>(row.sums + other * lanes, others);
-  for (int v = 0; v < kVectors; ++v) store<T>(row.sums + (first + v) * lanes, sums[v]);
+  row.add(other, others);
+  for (int v = 0; v < kVectors; ++v) row.add(first + v, sums[v]);
 }
 
 // All pairs within each of kVectors vectors, from both sides; the first to touch their sums.

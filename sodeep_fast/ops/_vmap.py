@@ -44,11 +44,11 @@ def targets_batching_rule(name: str, matrices: int, to_items: bool) -> Any:
         *moved, columns, offsets = _batch_first(info.batch_size, args[:tensors], in_dims[:tensors])
         size, targets = columns.shape
         starts = torch.arange(size, device=columns.device).unsqueeze(-1) * targets
-        ends = (offsets + starts)[-1:, -1]
+        end = offsets.new_full((1,), size * targets)
         result = getattr(torch.ops.sodeep_fast, name)(
             *(matrix.flatten(0, 1) for matrix in moved),
             columns.flatten(),
-            torch.cat([(offsets + starts)[:, :-1].flatten(), ends]),
+            torch.cat([(offsets + starts)[:, :-1].flatten(), end]),
             *args[tensors:],
         )
         rows = offsets.shape[1] - 1 if to_items else targets

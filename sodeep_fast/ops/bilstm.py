@@ -19,12 +19,14 @@ HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 CUDA_HIDDEN = 128  # hidden units whose recurrent weights, in a half type, fill half the registers
 INTERPRETED_SHARED = 227 << 10  # what Triton's interpreter is taken to have: as much as an H200
 # What a layer may keep of its gates for its backward. glibc gives larger blocks back to the system,
-# which supplies them page by page at every call: that takes longer than computing the gates anew
-# (1.2 times as long in all for 128 x 100 scores and 2 layers of 128 units, one core with AMX,
-# 2026-11). Of many units it takes less time, as what is computed grows with their square (0.65 to
-# 0.7 of it for 64 x 100 scores and 2 layers of 512 units, two cores without AMX, 2026-11).
-SAVED_BYTES = 32 << 20
-WIDE_HIDDEN, WIDE_SAVED_BYTES = 256, 320 << 20
+# which supplies them page by page at every call. That takes longer than computing the gates anew
+# with fast products of bfloat16 (1.2 times as long in all for 128 x 100 scores and 2 layers of 128
+# units, one core with AMX, 2026-11), and for few units, as what is computed grows with their square
+# (1.2 times for 512 x 100 scores and 1 layer of 32 units, but 0.9 for 128, 0.8 for 2 such layers,
+# and 0.65 to 0.7 for 64 x 100 scores and 2 layers of 512; two cores without AMX, 2026-11).
+SAVED_BYTES, WIDE_SAVED_BYTES = 32 << 20, 320 << 20
+# From so many hidden units on, or, if there are no such products, so many inputs and hidden units.
+WIDE_HIDDEN, WIDE_INPUTS = 256, 96
 # What is computed anew at a time, of as many rows as run together, stays in a core's cache.
 SEGMENT_BYTES, SEGMENT_ROWS = 1 << 20, 64
 
@@ -44,7 +46,8 @@ def bilstm(
     with weights that want none, costs no work for the weights. For the backward a layer keeps its
     input and, if the weights want gradients, its hidden states; its gates and cell states too, on a
     GPU always, 5 numbers per score, hidden unit and direction, and on a CPU, 6 of them, if they
-    take no more than 32 MiB unrounded, or 320 MiB from 256 hidden units on. They are float16 where
+    take no more than 32 MiB unrounded, or 320 MiB from 256 hidden units on; where the processor has
+    no fast products of bfloat16, from 96 inputs and hidden units on. They are float16 where
     products are rounded. Otherwise it keeps the states before every few steps, and computes the
     rest anew, a few rows and steps at a time. Under `torch.no_grad()` nothing is kept.
 
@@ -142,15 +145,11 @@ def _bilstm(
 
     compute = torch.float64 if dtype == torch.float64 else torch.float32
     layer_of: Callable[..., tuple[Tensor, ...]]
-    keeps: bool | int
-    nothing: bool | int
     if on_gpu:
         layer_of = getattr(torch.ops.sodeep_fast, f"{backend}_bilstm_layer")
-        keeps, nothing = True, False
     else:
         layer_of = torch.ops.sodeep_fast.bilstm_layer
         saved = torch.float16 if cpp_rounds(compute, products == "bf16") else compute
-        keeps, nothing = _keeps(scores, weights[1].shape[1], compute.itemsize, saved.itemsize), 0
     # The gradient of the last layer's weights needs the hidden states, and so does that of the head
     # where it is not a kernel that finds it.
     of_last = [] if head is None else weights[-WEIGHTS_PER_LAYER:]
@@ -162,9 +161,10 @@ def _bilstm(
         layer = weights[begin : begin + WEIGHTS_PER_LAYER]
         is_last = begin + WEIGHTS_PER_LAYER == len(weights)
         saves = _want_gradients([sequence, *layer, fused if is_last else None])
-        kept = keeps if saves else nothing
+        kept: bool | int = saves
         options: tuple[Any, ...] = (products,)
-        if backend == "cpp":
+        if not on_gpu:
+            kept = _keeps(sequence, weights[1].shape[1], saved.itemsize) if saves else 0
             keeps_hidden = is_last and _want_gradients(of_last)
             options = (products == "bf16", rounds or not is_last, keeps_hidden)
         sequence, *_ = layer_of(sequence, layer, fused if is_last else None, kept, *options)
@@ -178,14 +178,17 @@ def _want_gradients(values: Sequence[Tensor | None]) -> bool:
     return wanted and torch.is_grad_enabled()
 
 
-def _keeps(scores: Tensor, hidden: int, state_bytes: int, saved_bytes: int) -> int:
+def _keeps(sequence: Tensor, hidden: int, saved_bytes: int) -> int:
     """Returns what a layer keeps: for how many steps all gates, or how many states in between.
 
-    `state_bytes`, `saved_bytes`: of a number of the states, and of those that the backward reads.
+    `saved_bytes`: of a number of those that the backward reads.
     """
-    steps = scores.shape[1]
-    most = WIDE_SAVED_BYTES if hidden >= WIDE_HIDDEN else SAVED_BYTES
-    if 2 * SAVED_BY_CPP * scores.numel() * hidden * state_bytes <= most:
+    steps, batch, features = sequence.shape
+    inputs = hidden + (features if features > 1 else 0)  # a single one is not multiplied
+    is_wide = hidden >= WIDE_HIDDEN or (inputs >= WIDE_INPUTS and not _native.cpu_has_bf16())
+    most = WIDE_SAVED_BYTES if is_wide else SAVED_BYTES
+    state_bytes = torch.promote_types(sequence.dtype, torch.float32).itemsize
+    if 2 * SAVED_BY_CPP * steps * batch * hidden * state_bytes <= most:
         return steps
     length = max(4, SEGMENT_BYTES // (SAVED_BY_CPP * SEGMENT_ROWS * hidden * saved_bytes))
     return (steps - 1) // length

@@ -3,6 +3,7 @@
 from sodeep_fast.testing.accuracy import (
     assert_as_accurate,
     check_against_reference,
+    check_gradients_of_any_size,
     derivatives,
     exact_soft_rank,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "check_against_reference",
     "check_conv_stack",
     "check_counts_against_reference",
+    "check_gradients_of_any_size",
     "check_triton_counts",
     "conv_signs",
     "counts_of",

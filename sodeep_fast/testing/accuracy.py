@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sodeep_fast.testing.scores import make_scores
+
 
 def exact_soft_rank(
     scores: Tensor, grad: Tensor, lam: float, targets: Tensor
@@ -123,3 +125,39 @@ def check_derivatives(
             floor=rounding * scale + last_rounding,
             what=name,
         )
+
+
+# The widest rows whose products of two exponentials fit, and weights far from 1.
+EXTREMES = {
+    torch.float32: (80, (1e-20, 1e-6, 1e5, 1e20)),
+    torch.float64: (680, (1e-100, 1e-13, 1e16, 1e100)),
+}
+
+
+def check_gradients_of_any_size(
+    rank: Callable[[Tensor], Tensor], n: int, dtype: torch.dtype, device: str = "cpu"
+) -> None:
+    """Asserts that soft ranks of lam = 1 have accurate gradients in wide rows.
+
+    There products of exponentials fill the range of the type, and leave no room for a weight.
+    """
+    widest, sizes = EXTREMES[dtype]
+    targets = torch.linspace(0, n - 1, min(n, 100)).long()
+    for share in (0.3, 0.75, 0.9, 0.999):
+        width = widest * share
+        scores = make_scores("uniform", (n,), dtype=torch.float64) * width / 2
+        # Both ends have a neighbour, or their own slopes would be next to nothing.
+        scores[:4] = torch.tensor([0.5, 0.499, -0.5, -0.499]) * width
+        leaf = scores.to(device, dtype).requires_grad_()
+        ranks = rank(leaf)
+        for at in (0, 2, n - 1):
+            weight = torch.zeros(n, dtype=dtype)
+            weight[at] = 1
+            exact = exact_soft_rank(leaf.detach().cpu(), weight, 1.0, targets)[1]
+            largest = exact_soft_rank(leaf.detach().cpu(), weight, 1.0, torch.tensor([at]))[1]
+            for size in sizes:
+                grad = (size * weight).to(device)
+                (found,) = torch.autograd.grad(ranks, leaf, grad, retain_graph=True)
+                error = np.abs(found.cpu().double().numpy()[targets] / size - exact).max()
+                bound = 4 * n * torch.finfo(dtype).eps * abs(largest[0])
+                assert error < bound, (share, at, size)
