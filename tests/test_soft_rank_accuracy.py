@@ -111,7 +111,7 @@ def test_double_backward_against_the_reference(distribution: str, method: str) -
 
 @pytest.mark.parametrize("method", ["direct", "linear"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("n", [100, 128, 257])
+@pytest.mark.parametrize("n", [100, 128, 257, 2000])
 @pytest.mark.parametrize("width", [0.0, 1e-3, 120.0])
 def test_equal_terms(width: float, n: int, dtype: torch.dtype, method: str) -> None:
     """The rounding errors of their sum all have one sign."""

@@ -10,7 +10,7 @@ template <class T>
 void add_moments(const T* scores, const T* weight, int64_t count, PanelCentre<T> centre, T scale,
                  double* moments) {
   constexpr int p = kPanelOrder<T>, lanes = kLanes<T>;
-  constexpr int64_t kBlock = 64 * lanes;  // sums in T drift by their length
+  constexpr int64_t kBlock = 32 * lanes;  // sums in T drift by their length
   for (int64_t begin = 0; begin < count; begin += kBlock) {
     const int64_t end = std::min(begin + kBlock, count);
     Vec<T> sums[p] = {};

@@ -10,10 +10,6 @@ namespace SODEEP_FAST_ISA {
 // hold items i, and an item j is the same in every lane. The slope and curvature are sigmoid'(x)
 // and sigmoid''(x).
 
-// Sums in T drift by their length, nearly tied rows' most. So this many terms are added one by one,
-// such sums up to this many items, and sums of items go to a long sum.
-constexpr int64_t kChain = 16, kTile = 128;
-
 // One exponential for each item: sigmoid(x) = e_j / (e_i + e_j) with e = exp(lam (s - centre)), for
 // rows in which no product of kGroup of the e overflows or underflows. The forward sum takes kGroup
 // items j at a time over their common denominator, for one reciprocal: with E_k their elementary

@@ -7,15 +7,22 @@
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
+// Sums in T drift by their length, nearly tied rows' most. So this many terms are added one by one,
+// such sums up to this many items, and sums of items go to a long sum.
+constexpr int64_t kChain = 16, kTile = 128;
+
 // A vector is stored twice in a row, so that one load turns it by any number of lanes.
 template <class T>
 constexpr int64_t kTurning = 2 * kLanes<T>;
 
-// What is known of a row; sums[i] lacks the factor e_i.
+// What is known of a row. The vectors that an item is paired with take turns at its sums.
 template <class T>
 struct SymmetricRow {
+  static constexpr int64_t kSums = std::max<int64_t>(1, kTile / (kChain * kLanes<T>));
+
   const T *e, *g;  // [vectors, kTurning]
-  T* sums;         // [vectors, lanes]
+  T* sums;         // [kSums, vectors, lanes]
+  int64_t vectors;
 
   inline Vec<T> exponential(int64_t vector, int turn = 0) const {
     return load<T>(e + vector * kTurning<T> + turn);
@@ -23,8 +30,11 @@ struct SymmetricRow {
   inline Vec<T> weight(int64_t vector, int turn = 0) const {
     return load<T>(g + vector * kTurning<T> + turn);
   }
-  inline void add(int64_t vector, Vec<T> some) const {
-    T* sum = sums + vector * kLanes<T>;
+  inline T* sum_of(int64_t vector, int64_t turn) const {
+    return sums + (turn % kSums * vectors + vector) * kLanes<T>;
+  }
+  inline void add(int64_t vector, int64_t turn, Vec<T> some) const {
+    T* sum = sum_of(vector, turn);
     store<T>(sum, load<T>(sum) + some);
   }
 };
@@ -42,7 +52,6 @@ template <class T, int kVectors>
 __attribute__((noinline)) void pair_vectors(const SymmetricRow<T>& row, int64_t first,
                                             int64_t other) {
   constexpr int lanes = kLanes<T>;
-  // These sums are added to the row's as they are: long ones in T drift.
   Vec<T> e[kVectors], g[kVectors], sums[kVectors] = {};
   for (int v = 0; v < kVectors; ++v) {
     e[v] = row.exponential(first + v);
@@ -61,8 +70,8 @@ __attribute__((noinline)) void pair_vectors(const SymmetricRow<T>& row, int64_t 
     }
     others = turned<T>(others - taken);
   }
-  row.add(other, others);
-  for (int v = 0; v < kVectors; ++v) row.add(first + v, sums[v]);
+  row.add(other, first / kVectors, others);
+  for (int v = 0; v < kVectors; ++v) row.add(first + v, other, sums[v]);
 }
 
 // All pairs within each of kVectors vectors, from both sides; the first to touch their sums.
@@ -80,7 +89,10 @@ __attribute__((noinline)) void pair_within(const SymmetricRow<T>& row, int64_t f
       const Vec<T> e_j = row.exponential(first + v, turn);
       sums[v] += sloped_difference<T>(e[v], e_j, g[v], row.weight(first + v, turn));
     }
-  for (int v = 0; v < kVectors; ++v) store<T>(row.sums + (first + v) * lanes, sums[v]);
+  for (int v = 0; v < kVectors; ++v) {
+    store<T>(row.sum_of(first + v, 0), sums[v]);
+    for (int turn = 1; turn < row.kSums; ++turn) store<T>(row.sum_of(first + v, turn), Vec<T>{});
+  }
 }
 
 // Calls visit(first, how many as a constant) for `count` vectors, as many at a time as registers
@@ -109,7 +121,7 @@ void symmetric_gradient(const T* scores, const T* weight, int64_t n, double lam,
                         double scale, Buffer<T>& scratch, T* out) {
   constexpr int64_t lanes = kLanes<T>;
   const int64_t vectors = (n + lanes - 1) / lanes, padded = vectors * lanes;
-  T* exponentials = scratch.reserve(6 * padded);
+  T* exponentials = scratch.reserve((5 + SymmetricRow<T>::kSums) * padded);
   T *e = exponentials + padded, *g = e + 2 * padded, *sums = g + 2 * padded;
   const double centre = 0.5 * (static_cast<double>(lo) + static_cast<double>(hi));
   centred_exponentials<T>(scores, n, centre, lam, exponentials);
@@ -124,16 +136,18 @@ void symmetric_gradient(const T* scores, const T* weight, int64_t n, double lam,
     }
   }
 
-  const SymmetricRow<T> row{e, g, sums};
+  const SymmetricRow<T> row{e, g, sums, vectors};
   const FlushToZero flush(is_flat_near_zero<T>(lam));
   for_each_vectors(vectors,
                    [&](int64_t first, auto count) { pair_within<T, count()>(row, first); });
   for (int64_t other = 1; other < vectors; ++other)
     for_each_vectors(
         other, [&](int64_t first, auto count) { pair_vectors<T, count()>(row, first, other); });
-  for (int64_t v = 0; v < vectors; ++v)
-    store_first<T>(out + v * lanes, load<T>(sums + v * lanes) * static_cast<T>(scale),
-                   n - v * lanes);
+  for (int64_t v = 0; v < vectors; ++v) {
+    Vec<T> sum = load<T>(row.sum_of(v, 0));
+    for (int turn = 1; turn < row.kSums; ++turn) sum += load<T>(row.sum_of(v, turn));
+    store_first<T>(out + v * lanes, sum * static_cast<T>(scale), n - v * lanes);
+  }
 }
 
 }  // namespace SODEEP_FAST_ISA

@@ -18,24 +18,29 @@ SODEEP_FAST_INLINE Vec<float> wide_u(Vec<float> t2) { return 8 * t2 * t2 + (1 - 
 template <bool kWeighted, int first>
 __attribute__((noinline)) Vec<float> wide_moments(const float* t, const float* w, int64_t vectors) {
   constexpr int lanes = kLanes<float>;
-  Vec<float> sums[lanes], rows[lanes];
+  constexpr int64_t kTogether = 32;  // longer sums drift
+  Vec<float> total = {};
+  for (int64_t begin = 0; begin < vectors; begin += kTogether) {
+    Vec<float> sums[lanes], rows[lanes];
 #pragma GCC unroll 16
-  for (int k = 0; k < lanes; ++k) sums[k] = Vec<float>{};
-  for (int64_t v = 0; v < vectors; ++v) {
-    const Vec<float> t1 = load<float>(t + v * lanes), t2 = t1 * t1, u = wide_u(t2), u2 = u * u;
-    const Vec<float> of_u[4] = {broadcast<float>(1), u, u2, u2 * u};
-    Vec<float> of_t[4] = {broadcast<float>(1), t1, t2, t1 * t2};
-    if constexpr (kWeighted) {
-      of_t[0] = load<float>(w + v * lanes);
-      for (int a = 1; a < 4; ++a) of_t[a] *= of_t[0];
+    for (int k = 0; k < lanes; ++k) sums[k] = Vec<float>{};
+    for (int64_t v = begin; v < std::min(begin + kTogether, vectors); ++v) {
+      const Vec<float> t1 = load<float>(t + v * lanes), t2 = t1 * t1, u = wide_u(t2), u2 = u * u;
+      const Vec<float> of_u[4] = {broadcast<float>(1), u, u2, u2 * u};
+      Vec<float> of_t[4] = {broadcast<float>(1), t1, t2, t1 * t2};
+      if constexpr (kWeighted) {
+        of_t[0] = load<float>(w + v * lanes);
+        for (int a = 1; a < 4; ++a) of_t[a] *= of_t[0];
+      }
+#pragma GCC unroll 16
+      for (int k = 0; k < lanes; ++k) sums[k] += of_t[k % 4] * of_u[(first + k) / 4];
     }
+    // Copied, or the compiler would keep the sums in memory all along.
 #pragma GCC unroll 16
-    for (int k = 0; k < lanes; ++k) sums[k] += of_t[k % 4] * of_u[(first + k) / 4];
+    for (int k = 0; k < lanes; ++k) rows[k] = sums[k];
+    total += transposed_sum<float>(rows);
   }
-  // Copied, or the compiler would keep the sums in memory all along.
-#pragma GCC unroll 16
-  for (int k = 0; k < lanes; ++k) rows[k] = sums[k];
-  return transposed_sum<float>(rows);
+  return total;
 }
 
 // All of them, less what `padding` places behind the last item, at t = 0 and of weight 1, add.
