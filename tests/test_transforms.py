@@ -122,6 +122,12 @@ LOSSES: list[tuple[nn.Module, Tensor]] = [
 ]
 
 
+def test_jacobian_of_no_counts() -> None:
+    scores = make_scores("normal", (2, 3))
+    counts = lambda values: rank_counts(values, torch.zeros(2, 3, dtype=torch.bool)).counts  # noqa: E731
+    assert jacrev(counts)(scores).shape == (0, 2, 2, 3)
+
+
 @pytest.mark.parametrize(("loss", "labels"), LOSSES, ids=lambda x: type(x).__name__)
 def test_grad_of_losses_of_embeddings(loss: nn.Module, labels: Tensor) -> None:
     embeddings = make_scores("normal", (16, 8)).requires_grad_()

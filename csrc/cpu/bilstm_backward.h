@@ -31,7 +31,7 @@ SODEEP_FAST_INLINE T backward_row(const LstmLayer<T>& layer, const SavedSteps<T>
   for (int64_t unit = 0; unit < hidden; unit += lanes) {
     const int64_t left = hidden - unit;
     const auto read = [&](int k) { return load_saved(saved + k * hidden + unit, left); };
-    const LstmCell<T> cell{read(0), read(1), read(2), read(3), read(4), read(5)};
+    const LstmCell<T> cell{read(0), read(1), read(2), read(3), read(4)};
     const Vec<T> grad_of_hidden =
         factor * load_value(grad + unit, left) +
         load<T>(grad_hidden + unit / kPanelColumns<T> * panel_size + unit % kPanelColumns<T>);

@@ -11,11 +11,10 @@ namespace SODEEP_FAST_ISA {
 
 constexpr int kCellsTogether = 3;
 
-// The gates after their activation, the new cell state, its hyperbolic tangent, and the new hidden
-// state.
+// The gates after their activation, the new cell state, and the new hidden state.
 template <class T>
 struct LstmCell {
-  Vec<T> i, f, g, o, c, tanh_c, hidden;
+  Vec<T> i, f, g, o, c, hidden;
 };
 
 #ifndef SODEEP_FAST_ROUNDS
@@ -63,6 +62,13 @@ SODEEP_FAST_INLINE void to_hyperbolic_tangents(Vec<T> (&x)[kCount]) {
   SODEEP_FAST_EACH (k, kCount) x[k] = e[k].divide_by_plus_one(e[k].minus_one());
 }
 
+template <class T>
+SODEEP_FAST_INLINE Vec<T> hyperbolic_tangent(Vec<T> x) {
+  Vec<T> one[1] = {x};
+  to_hyperbolic_tangents<T>(one);
+  return one[0];
+}
+
 // From the gates before their activation, times their factors, and the cell states before.
 template <class T, int kCount>
 SODEEP_FAST_INLINE void run_cells(const Vec<T> (&gates)[kCount][kGates],
@@ -81,10 +87,7 @@ SODEEP_FAST_INLINE void run_cells(const Vec<T> (&gates)[kCount][kGates],
     cell.c = tangents[k] = fused_multiply_add<T>(cell.i, cell.g, cell.f * c_before[k]);
   }
   to_hyperbolic_tangents<T>(tangents);
-  SODEEP_FAST_EACH (k, kCount) {
-    cells[k].tanh_c = tangents[k];
-    cells[k].hidden = cells[k].o * tangents[k];
-  }
+  SODEEP_FAST_EACH (k, kCount) cells[k].hidden = cells[k].o * tangents[k];
 }
 
 #else
@@ -98,6 +101,12 @@ SODEEP_FAST_INLINE Vec<float> power_of_two(Vec<float> x) {
   value = (value * rest + 2.40247356e-01f) * rest + 6.93121646e-01f;
   value = value * rest + 9.99999263e-01f;
   return (Vec<float>)_mm512_scalef_ps((__m512)value, (__m512)((Vec<float>)power - rest));
+}
+
+template <class T>
+SODEEP_FAST_INLINE Vec<T> hyperbolic_tangent(Vec<T> x) {
+  const Vec<T> e = power_of_two(x * kTangentFactor);
+  return (1 - e) * reciprocal<T>(1 + e);
 }
 
 // From the gates before their activation, times their factors, and the cell states before. What is
@@ -126,7 +135,6 @@ SODEEP_FAST_INLINE void run_cells(const Vec<T> (&gates)[kCount][kGates],
     const Vec<T> inverse = reciprocal<T>(of_o * more);
     cell.o = more * inverse;
     cell.hidden = (1 - of_c[k]) * inverse;
-    cell.tanh_c = of_o * cell.hidden;
   }
 }
 
@@ -143,13 +151,13 @@ struct LstmCellGrads {
 template <class T>
 SODEEP_FAST_INLINE LstmCellGrads<T> differentiate_cell(const LstmCell<T>& cell, Vec<T> grad_h,
                                                        Vec<T> grad_c) {
-  const Vec<T> by_o = grad_h * cell.o;
-  const Vec<T> total = grad_c + by_o * (1 - cell.tanh_c * cell.tanh_c), by_i = total * cell.i;
+  const Vec<T> by_o = grad_h * cell.o, tanh_c = hyperbolic_tangent<T>(cell.c);
+  const Vec<T> total = grad_c + by_o * (1 - tanh_c * tanh_c), by_i = total * cell.i;
   const Vec<T> kept = cell.c - cell.i * cell.g;  // by f, of the cell state before
   return {{by_i * cell.g * (1 - cell.i), total * kept * (1 - cell.f), by_i * (1 - cell.g * cell.g),
-           by_o * cell.tanh_c * (1 - cell.o)},
+           by_o * tanh_c * (1 - cell.o)},
           total * cell.f,
-          cell.o * cell.tanh_c};
+          cell.o * tanh_c};
 }
 
 }  // namespace SODEEP_FAST_ISA

@@ -162,7 +162,7 @@ struct ForwardBlock {
       store_first<T>(kept + r * kept_row + units, now.c, left);
     }
     if constexpr (kSaves) {
-      const Vec<T> values[kLstmSaved] = {now.i, now.f, now.g, now.o, now.c, now.tanh_c};
+      const Vec<T> values[kLstmSaved] = {now.i, now.f, now.g, now.o, now.c};
       for (int k = 0; k < kLstmSaved; ++k)
         store_saved(saved + r * saved_row + k * units, values[k], left);
     }

@@ -11,7 +11,7 @@ from sodeep_fast.ops import _backend
 GPU_BACKENDS = ("triton", "cuda")
 WEIGHTS_PER_LAYER = 8  # of both directions
 # Numbers of a step and a unit that the backward reads, kLstmSaved of csrc/cpu/bilstm.h.
-SAVED_BY_CPP = 6
+SAVED_BY_CPP = 5
 
 
 def _register(prefix: str, value_dtype: Any, saved_like: Any) -> None:

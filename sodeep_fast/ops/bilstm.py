@@ -44,12 +44,12 @@ def bilstm(
     What `torch.nn.LSTM(1, hidden, layers, batch_first=True, bidirectional=True)` computes from
     states of zero, once differentiable in `scores` and `weights`. The gradient of the scores alone,
     with weights that want none, costs no work for the weights. For the backward a layer keeps its
-    input and, if the weights want gradients, its hidden states; its gates and cell states too, on a
-    GPU always, 5 numbers per score, hidden unit and direction, and on a CPU, 6 of them, if they
-    take no more than 32 MiB unrounded, or 320 MiB from 256 hidden units on; where the processor has
-    no fast products of bfloat16, from 96 inputs and hidden units on. They are float16 where
-    products are rounded. Otherwise it keeps the states before every few steps, and computes the
-    rest anew, a few rows and steps at a time. Under `torch.no_grad()` nothing is kept.
+    input and, if the weights want gradients, its hidden states; its gates and cell states too, 5
+    numbers per score, hidden unit and direction, on a GPU always, and on a CPU if they take no more
+    than 32 MiB unrounded, or 320 MiB from 256 hidden units on; where the processor has no fast
+    products of bfloat16, from 96 inputs and hidden units on. They are float16 where products are
+    rounded. Otherwise it keeps the states before every few steps, and computes the rest anew, a few
+    rows and steps at a time. Under `torch.no_grad()` nothing is kept.
 
     With a head it returns the hidden states times it. They themselves are then not kept and, on a
     CPU and by "cuda", not even written, unless the last layer's weights or, on a GPU, the head want
