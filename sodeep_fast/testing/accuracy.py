@@ -146,8 +146,9 @@ def check_gradients_of_any_size(
     for share in (0.3, 0.75, 0.9, 0.999):
         width = widest * share
         scores = make_scores("uniform", (n,), dtype=torch.float64) * width / 2
-        # Both ends have a neighbour, or their own slopes would be next to nothing.
+        # Those with a weight have a neighbour, or their own slopes would be next to nothing.
         scores[:4] = torch.tensor([0.5, 0.499, -0.5, -0.499]) * width
+        scores[-2:] = torch.tensor([0.001, 0.0]) * width
         leaf = scores.to(device, dtype).requires_grad_()
         ranks = rank(leaf)
         for at in (0, 2, n - 1):
