@@ -148,6 +148,8 @@ class Ramp:
 
 
 Simple = Sigmoid | Sup | Step | Ramp
+# For isinstance: the compiler of torch 2.10 does not know it of unions.
+SIMPLE = (Sigmoid, Sup, Step, Ramp)
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,7 @@ class ByLevel:
     def __post_init__(self) -> None:
         for name in ("lower", "same", "higher"):
             value = getattr(self, name)
-            if not isinstance(value, Simple):
+            if not isinstance(value, SIMPLE):
                 raise TypeError(
                     f"{name} must be a Sigmoid, Sup, Step or Ramp, got {type(value).__name__}"
                 )
@@ -190,7 +192,7 @@ SUP_AP = ByLevel()
 
 def check_comparator(comparator: object) -> None:
     """Raises unless `comparator` is one."""
-    if not isinstance(comparator, Comparator):
+    if not isinstance(comparator, (*SIMPLE, ByLevel)):
         raise TypeError(
             "comparator must be a Sigmoid, Sup, Step, Ramp or ByLevel, "
             f"got {type(comparator).__name__}"
@@ -203,7 +205,7 @@ def bounded_by(comparator: Simple | None) -> ByLevel:
     Raises:
         TypeError: `comparator` is none, or one by level.
     """
-    if not isinstance(comparator, Simple | None):
+    if not (comparator is None or isinstance(comparator, SIMPLE)):
         raise TypeError(
             f"comparator must be a Sigmoid, Sup, Step or Ramp, got {type(comparator).__name__}"
         )

@@ -71,7 +71,8 @@ def graded_precision(
     options = _Options(comparator, num_levels, numerator, least, alpha, soft)
     grows = torch.is_grad_enabled()
     wants_more = grows and relevances is not None and relevances.requires_grad
-    if wants_more or not isinstance(numerator, Step | None) or not has_kernel(scores):
+    is_soft = not (numerator is None or isinstance(numerator, Step))
+    if wants_more or is_soft or not has_kernel(scores):
         return _by_formula(scores, levels, mask, relevances, options)
     check_mask(mask, scores)
     check_comparator(comparator)
