@@ -172,6 +172,18 @@ def test_any_similarity(name: str) -> None:
     assert distance(embeddings, LABELS).isfinite()
 
 
+@pytest.mark.parametrize("name", ["smooth_ap", "roadmap"])
+def test_second_derivatives_by_a_similarity(name: str) -> None:
+    embeddings, results = batch(), []
+    for chunk_size in (None, 7):
+        loss = make(name, similarity=lambda q, i: q @ i.T, chunk_size=chunk_size)
+        value = loss(embeddings, HIERARCHY)
+        (grad,) = torch.autograd.grad(value, embeddings, create_graph=True)
+        results.append(torch.autograd.grad(grad.square().sum(), embeddings)[0])
+    assert results[0].count_nonzero() > 0
+    torch.testing.assert_close(results[1], results[0])
+
+
 @pytest.mark.filterwarnings("ignore")  # of the compiler
 def test_compiled_with_the_rest_of_a_step() -> None:
     loss = SmoothAPLoss()
