@@ -30,11 +30,11 @@ struct SymmetricRow {
   inline Vec<T> weight(int64_t vector, int turn = 0) const {
     return load<T>(g + vector * kTurning<T> + turn);
   }
-  inline T* sum_of(int64_t vector, int64_t turn) const {
-    return sums + (turn % kSums * vectors + vector) * kLanes<T>;
+  inline T* sum_of(int64_t vector, int64_t partner) const {
+    return sums + (partner % kSums * vectors + vector) * kLanes<T>;
   }
-  inline void add(int64_t vector, int64_t turn, Vec<T> some) const {
-    T* sum = sum_of(vector, turn);
+  inline void add(int64_t vector, int64_t partner, Vec<T> some) const {
+    T* sum = sum_of(vector, partner);
     store<T>(sum, load<T>(sum) + some);
   }
 };
@@ -91,7 +91,7 @@ __attribute__((noinline)) void pair_within(const SymmetricRow<T>& row, int64_t f
     }
   for (int v = 0; v < kVectors; ++v) {
     store<T>(row.sum_of(first + v, 0), sums[v]);
-    for (int turn = 1; turn < row.kSums; ++turn) store<T>(row.sum_of(first + v, turn), Vec<T>{});
+    for (int k = 1; k < row.kSums; ++k) store<T>(row.sum_of(first + v, k), Vec<T>{});
   }
 }
 
@@ -145,7 +145,7 @@ void symmetric_gradient(const T* scores, const T* weight, int64_t n, double lam,
         other, [&](int64_t first, auto count) { pair_vectors<T, count()>(row, first, other); });
   for (int64_t v = 0; v < vectors; ++v) {
     Vec<T> sum = load<T>(row.sum_of(v, 0));
-    for (int turn = 1; turn < row.kSums; ++turn) sum += load<T>(row.sum_of(v, turn));
+    for (int k = 1; k < row.kSums; ++k) sum += load<T>(row.sum_of(v, k));
     store_first<T>(out + v * lanes, sum * static_cast<T>(scale), n - v * lanes);
   }
 }

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sodeep_fast._checks import check_count, check_positive
-from sodeep_fast.ops._autograd import are_transforming
+from sodeep_fast.ops._autograd import are_transforming, take
 from sodeep_fast.retrieval._checks import check_batch
 from sodeep_fast.retrieval.sweep import ChunkSize, check_chunk_size, evaluate
 from sodeep_fast.retrieval.unit_length import unit_length
@@ -153,15 +153,13 @@ class _CrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
         log_shares = logits.log_softmax(-1)
         ctx.save_for_backward(logits, labels, log_shares)
-        ctx.is_gradient = False
         return -log_shares.gather(-1, labels).sum()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         logits, labels, log_shares = ctx.saved_tensors
         missing = torch.full_like(labels, -1, dtype=logits.dtype)
-        if torch.is_grad_enabled() or ctx.is_gradient:  # a second derivative, or backward
+        shares = None if torch.is_grad_enabled() else take(ctx, log_shares)
+        if shares is None:  # a second derivative, or backward
             return logits.softmax(-1).scatter_add(-1, labels, missing) * grad, None
-        ctx.is_gradient = True
-        # `data` hides the change from autograd, which else refuses the next backward.
-        return log_shares.data.exp_().scatter_add_(-1, labels, missing).mul_(grad), None
+        return shares.exp_().scatter_add_(-1, labels, missing).mul_(grad), None

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 _FUNCTIONS: dict[str, type[torch.autograd.Function]] = {}
 
@@ -20,6 +21,18 @@ def are_tracing() -> bool:
     options once these are symbols.
     """
     return torch.compiler.is_compiling() or are_transforming()
+
+
+def take(ctx: Any, kept: Tensor) -> Tensor | None:
+    """Returns what forward saved for backward, to be changed in place; None if that was done.
+
+    A graph that is kept has more than one backward, of which the first one takes it.
+    """
+    if getattr(ctx, "is_taken", False):
+        return None
+    ctx.is_taken = True
+    # `data` hides the change from autograd, which else refuses the next backward.
+    return kept.data
 
 
 def register_autograd(

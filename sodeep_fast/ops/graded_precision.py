@@ -10,7 +10,7 @@ from sodeep_fast import _native
 from sodeep_fast._checks import check_levels, check_mask, rank_dtype
 from sodeep_fast.comparators import Comparator, Step, check_comparator, encode
 from sodeep_fast.ops import _backend
-from sodeep_fast.ops._autograd import are_tracing
+from sodeep_fast.ops._autograd import are_tracing, take
 from sodeep_fast.ops._levels import IGNORED, compact_levels
 from sodeep_fast.ops.rank_counts import rank_counts
 from sodeep_fast.reference.graded_precision import graded_precision as reference_graded_precision
@@ -71,8 +71,8 @@ def graded_precision(
     options = _Options(comparator, num_levels, numerator, least, alpha, soft)
     grows = torch.is_grad_enabled()
     wants_more = grows and relevances is not None and relevances.requires_grad
-    is_soft = not (numerator is None or isinstance(numerator, Step))
-    if wants_more or is_soft or not has_kernel(scores):
+    is_known = numerator is None or isinstance(numerator, Step)  # to the kernel
+    if wants_more or not is_known or not has_kernel(scores):
         return _by_formula(scores, levels, mask, relevances, options)
     check_mask(mask, scores)
     check_comparator(comparator)
@@ -144,7 +144,6 @@ class _GradedPrecision(torch.autograd.Function):
         *tensors, ctx.options, wants_gradient = given
         values, gradient = _by_kernel(tensors, ctx.options, wants_gradient)
         ctx.save_for_backward(*tensors, gradient)
-        ctx.is_scaled = False
         return values
 
     @staticmethod
@@ -155,11 +154,10 @@ class _GradedPrecision(torch.autograd.Function):
             values = _by_formula(scores, levels, levels != IGNORED, relevances, ctx.options)
             (result,) = torch.autograd.grad(values, scores, grad, create_graph=True)
         else:
-            if ctx.is_scaled:  # the graph was kept, and its first backward has scaled it
+            gradient = take(ctx, gradient)
+            if gradient is None:
                 gradient = _by_kernel(tensors, ctx.options, True)[1]
-            ctx.is_scaled = True
-            # `data` hides the change from autograd, which else refuses the next backward.
-            result = _scale_rows(gradient.data, grad).to(scores.dtype)
+            result = _scale_rows(gradient, grad).to(scores.dtype)
         return result, *[None] * 4
 
 
