@@ -25,17 +25,22 @@ needs_kernels = pytest.mark.skipif(not _native.HAS_CPU, reason="the C++ kernels 
 def exact(
     scores: Tensor, levels: Tensor, columns: Tensor, grad: Tensor, comparator: Comparator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Counts and gradient of one row, Sigmoid or default ByLevel, in extended precision."""
+    """Counts and gradient of one row, Sigmoid, Ramp or ByLevel(), in extended precision."""
     s = scores.numpy().astype(np.longdouble)
     g = grad.numpy().astype(np.longdouble)
     level = levels.numpy()
     x = s[None] - s[columns.numpy()][:, None]
     simple = comparator.lower if isinstance(comparator, ByLevel) else comparator
-    tau = np.longdouble(simple.tau)
-    # exp of a negative number only; anything below its range is an exact zero.
-    small = np.exp(np.maximum(-np.abs(x / tau), np.longdouble(-11000)))
-    value = np.where(x >= 0, 1, small) / (1 + small)
-    slope = small / (1 + small) ** 2 / tau
+    if isinstance(simple, Ramp):
+        leak, beta, gamma = (np.longdouble(v) for v in (simple.leak, simple.beta, simple.gamma))
+        value = np.where(x > 0, np.minimum(1, beta * x + gamma), leak * x)
+        slope = np.where(x > 0, np.where(beta * x + gamma < 1, beta, 0), leak)
+    else:
+        tau = np.longdouble(simple.tau)
+        # exp of a negative number only; anything below its range is an exact zero.
+        small = np.exp(np.maximum(-np.abs(x / tau), np.longdouble(-11000)))
+        value = np.where(x >= 0, 1, small) / (1 + small)
+        slope = small / (1 + small) ** 2 / tau
     if isinstance(comparator, ByLevel):
         assert isinstance(simple, Sup)
         delta, offset = (np.longdouble(v) for v in simple.resolved())
@@ -56,7 +61,11 @@ def exact(
 
 @needs_kernels
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("comparator", [Sigmoid(0.01), Sigmoid(0.3), ByLevel()], ids=str)
+@pytest.mark.parametrize(
+    "comparator",
+    [Sigmoid(0.01), Sigmoid(0.3), ByLevel(), Ramp(0.0, 256.0, -1.0), Ramp(0.25, 0.125, 0.5)],
+    ids=str,
+)
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("items", [3, 100, 3000])
 def test_accuracy(
@@ -75,11 +84,13 @@ def test_accuracy(
     exact_counts, exact_grad = exact(scores[0], levels[0], columns, weight, comparator)
 
     rounding = 4 * torch.finfo(dtype).eps * items
-    largest = 1.0  # term
+    span = float(scores.double().max() - scores.double().min())
     if isinstance(comparator, ByLevel):
-        largest += 1 + 100 * float(scores.double().max() - scores.double().min())
-    tau = comparator.lower.tau if isinstance(comparator, ByLevel) else comparator.tau
-    steepest = max(0.25 / tau, 100.0 if isinstance(comparator, ByLevel) else 0.0)
+        largest, steepest = 2 + 100 * span, 100.0  # terms
+    elif isinstance(comparator, Ramp):
+        largest, steepest = max(1.0, comparator.leak * span), comparator.beta
+    else:
+        largest, steepest = 1.0, 0.25 / comparator.tau
     scale = steepest * float(weight.abs().max())
     for method in COUNT_METHODS:
         counts, grad = value_and_gradient(scores, levels, **options, method=method)

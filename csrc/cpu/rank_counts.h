@@ -99,7 +99,7 @@ struct RankCountsRow {
 template <class T>
 struct RankCountsScratch {
   Buffer<T> grouped, split, chosen, compared;
-  Buffer<uint32_t> place, slots, chosen_slots, cuts, ahead;
+  Buffer<uint32_t> place, slots, chosen_slots, cuts, cut;
   Buffer<uint8_t> classes, target_levels;
   Buffer<int64_t> order;
   Buffer<Panel> runs;
@@ -108,7 +108,7 @@ struct RankCountsScratch {
 
   void trim() {
     grouped.trim(), split.trim(), chosen.trim(), compared.trim();
-    place.trim(), slots.trim(), chosen_slots.trim(), cuts.trim(), ahead.trim(), classes.trim(),
+    place.trim(), slots.trim(), chosen_slots.trim(), cuts.trim(), cut.trim(), classes.trim(),
         target_levels.trim(), order.trim(), runs.trim();
     sums.trim(), moments.trim(), beyond.trim(), ordered.trim();
   }

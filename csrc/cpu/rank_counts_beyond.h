@@ -2,19 +2,23 @@
 // pass over the items leaves running sums, from which each point takes those at its cut. Included
 // once for each instruction set, hence no include guard.
 
+#include "cpu/rank_counts_windows.h"
+
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-// Items q and points p, both ascending. Beyond a point's threshold are the first (kBelow) or the
-// last beyond[i] items.
+// Items q and points p, both ascending. Beyond a point's threshold are the items before (kBelow) or
+// from cut[i] on.
 template <class T, bool kBelow>
 struct Threshold {
   const T* q;
   const T* weights[2];  // null: 1
   int64_t items;
   const T* p;
-  const uint32_t* beyond;
+  const uint32_t* cut;
   int64_t points;
+
+  int64_t beyond(int64_t i) const { return kBelow ? cut[i] : items - cut[i]; }
 
   // From the farthest item to the nearest, and so the points, whose `beyond` then rises.
   int64_t item(int64_t k) const { return kBelow ? k : items - 1 - k; }
@@ -41,24 +45,6 @@ inline void exponentials(double* x, int64_t n) {
   }
 }
 
-// A long sum; for T = double its rounding errors are summed beside it (Knuth's two-sum).
-template <class T, class V>
-struct RunningSum {
-  V total, error;
-
-  inline void add(V x) {
-    if constexpr (sizeof(T) == sizeof(double)) {
-      const V sum = total + x, kept = sum - x;
-      error += (total - kept) + (x - (sum - kept));
-      total = sum;
-    } else {
-      total += x;
-    }
-  }
-  inline void scale(V factor) { total *= factor, error *= factor; }
-  inline V value() const { return sizeof(T) == sizeof(double) ? total + error : total; }
-};
-
 // The sums over a point's items beyond, of weights w at distances d.
 struct BeyondSums {
   double weight;    // of w
@@ -67,30 +53,28 @@ struct BeyondSums {
 };
 
 // Calls use(point, channel, sums) for every point that has an item beyond, for each of kChannels
-// weights; of several fits, for those of the next one behind. `decay` is room for the points and a
-// vector; fits have kTerms terms, none if kTerms is 0.
+// weights; of several fits, each of kTerms terms, for those of the next one behind. `decay` is room
+// for the points and a vector.
 template <class T, int kChannels, int kFits, int kTerms, bool kBelow, class Use>
 void for_each_beyond(const Threshold<T, kBelow>& side, double tau, const SaturatingSigmoid* fits,
                      double* decay, const Use& use) {
   constexpr int lanes = kLanes<double>, kPowers = (kTerms + lanes - 1) / lanes;
   constexpr int64_t kBlock = 128;  // items whose sums are in cache together
-  double powers[kFits * kChannels][kBlock][kPowers ? kPowers * lanes : 1];
+  double powers[kFits * kChannels][kBlock][kPowers * lanes];
   double weights[kChannels][kBlock], distances[kChannels][kBlock];
   double gap[kBlock], growth[kBlock];
-  RunningSum<T, Vec<double>> power_sum[kChannels][kPowers ? kPowers : 1] = {};
+  RunningSum<T, Vec<double>> power_sum[kChannels][kPowers] = {};
   RunningSum<T, double> weight_sum[kChannels] = {}, distance_sum[kChannels] = {};
 
   const auto distance = [&](int64_t i) {  // from the nearest item, negative if it is not beyond
-    const double q = static_cast<double>(side.q[side.item(side.beyond[i] - 1)]);
+    const double q = static_cast<double>(side.q[side.item(side.beyond(i) - 1)]);
     const double p = static_cast<double>(side.p[i]);
     return kBelow ? p - q : q - p;
   };
   int64_t point = 0;
-  while (point < side.points && side.beyond[side.point(point)] == 0) ++point;
-  if constexpr (kTerms > 0) {
-    for (int64_t j = point; j < side.points; ++j) decay[j] = -distance(side.point(j)) / tau;
-    exponentials<T>(decay + point, side.points - point);
-  }
+  while (point < side.points && side.beyond(side.point(point)) == 0) ++point;
+  for (int64_t j = point; j < side.points; ++j) decay[j] = -distance(side.point(j)) / tau;
+  exponentials<T>(decay + point, side.points - point);
 
   for (int64_t begin = 0; point < side.points; begin += kBlock) {
     const int64_t count = std::min(kBlock, side.items - begin);
@@ -99,10 +83,8 @@ void for_each_beyond(const Threshold<T, kBelow>& side, double tau, const Saturat
       gap[k] =
           std::abs(static_cast<double>(side.q[side.item(begin + k)]) - static_cast<double>(before));
     }
-    if constexpr (kTerms > 0) {
-      for (int64_t k = 0; k < kBlock; ++k) growth[k] = k < count ? -gap[k] / tau : 0;
-      exponentials<T>(growth, count);
-    }
+    for (int64_t k = 0; k < kBlock; ++k) growth[k] = k < count ? -gap[k] / tau : 0;
+    exponentials<T>(growth, count);
     for (int ch = 0; ch < kChannels; ++ch)
       for (int64_t k = 0; k < count; ++k) {
         const T* given = side.weights[ch];
@@ -111,20 +93,18 @@ void for_each_beyond(const Threshold<T, kBelow>& side, double tau, const Saturat
         weight_sum[ch].add(w);
         distances[ch][k] = distance_sum[ch].value();
         weights[ch][k] = weight_sum[ch].value();
-        if constexpr (kTerms > 0) {
-          const Vec<double> first = lane_powers<kTerms>(growth[k]);
-          Vec<double> factor = first;
-          for (int v = 0; v < kPowers; ++v, factor *= first[lanes - 1]) {
-            power_sum[ch][v].scale(factor);
-            power_sum[ch][v].add(broadcast<double>(w));
-            for (int fit = 0; fit < kFits; ++fit)
-              store<double>(powers[fit * kChannels + ch][k] + v * lanes,
-                            power_sum[ch][v].value() * load<double>(&fits[fit].c[v * lanes]));
-          }
+        const Vec<double> first = lane_powers<kTerms>(growth[k]);
+        Vec<double> factor = first;
+        for (int v = 0; v < kPowers; ++v, factor *= first[lanes - 1]) {
+          power_sum[ch][v].scale(factor);
+          power_sum[ch][v].add(broadcast<double>(w));
+          for (int fit = 0; fit < kFits; ++fit)
+            store<double>(powers[fit * kChannels + ch][k] + v * lanes,
+                          power_sum[ch][v].value() * load<double>(&fits[fit].c[v * lanes]));
         }
       }
     for (; point < side.points; ++point) {
-      const int64_t i = side.point(point), k = side.beyond[i] - 1 - begin;
+      const int64_t i = side.point(point), k = side.beyond(i) - 1 - begin;
       if (k >= count) break;
       const double d = distance(i);
       for (int sum = 0; sum < kFits * kChannels; ++sum) {

@@ -1,6 +1,6 @@
 // The sums of a comparator over items in order, at points in order: panels for the sigmoid, running
-// sums for what lies beyond a threshold. Included once for each instruction set, hence no include
-// guard.
+// sums for what lies beyond a threshold, windows for a ramp. Included once for each instruction
+// set, hence no include guard.
 
 #include "cpu/panel_sums.h"
 #include "cpu/rank_counts_beyond.h"
@@ -135,8 +135,9 @@ class ComparedSums {
     for (int c = 0; c < 2; ++c) soft_[c] = memory + c * stride;
     double* doubles = scratch.beyond.reserve(3 * stride);
     for (int c = 0; c < 2; ++c) beyond_[c] = doubles + c * stride;
-    decay_ = doubles + 2 * stride;
-    ahead_ = scratch.ahead.reserve(stride);
+    room_ = doubles + 2 * stride;
+    uint32_t* places = scratch.cut.reserve(2 * stride);
+    for (int side = 0; side < 2; ++side) cut_[side] = places + side * stride;
     cuts.find(comparator, kFirst);
   }
 
@@ -170,23 +171,14 @@ class ComparedSums {
 
   template <bool kReversed>
   void add_threshold(const Side<T>& items, const Side<T>& points, const uint32_t* number) {
-    const Threshold<T, kReversed> side{items.scores, {items.weights[0], items.weights[1]},
-                                       items.count,  points.scores,
-                                       ahead_,       points.count};
     if (comparator_.kind == Comparison::kRamp) {
-      if constexpr (kLast < 2) {
-        // The leak everywhere; right of 0 the ramp instead, and right of its end 1 instead.
-        const double leak = comparator_.leak, beta = comparator_.beta, gamma = comparator_.gamma;
-        std::fill_n(ahead_, points.count, static_cast<uint32_t>(items.count));
-        add_line(side, leak, 0);
-        count_beyond<kReversed>(cuts_.above, items.count, points.count, number);
-        add_line(side, beta - leak, gamma);
-        count_beyond<kReversed>(cuts_.beyond, items.count, points.count, number);
-        add_line(side, -beta, 1 - gamma);
-      }
+      if constexpr (kLast < 2) add_ramp<kReversed>(items, points, number);
       return;
     }
-    count_beyond<kReversed>(cuts_.beyond, items.count, points.count, number);
+    find_cut<kReversed>(cuts_.beyond, items.count, points.count, number, cut_[0]);
+    const Threshold<T, kReversed> side{items.scores, {items.weights[0], items.weights[1]},
+                                       items.count,  points.scores,
+                                       cut_[0],      points.count};
     if (comparator_.beyond[kFirst].few_terms)
       add_beyond_delta<kFewTerms<T>>(side);
     else
@@ -194,17 +186,17 @@ class ComparedSums {
     if (kFirst == 0 && comparator_.start != 0) add_start(points, number);
   }
 
-  // How many items are beyond the place `first` of a target, for targets as points; reversed, for
-  // the level's items as points, the targets that have them beyond.
+  // Where among the items a place `first` of each target lies, for targets as points; reversed, for
+  // the level's items as points, how many targets have it before or at them.
   template <bool kReversed>
-  void count_beyond(const uint32_t* first, int64_t items, int64_t points, const uint32_t* number) {
+  void find_cut(const uint32_t* first, int64_t items, int64_t points, const uint32_t* number,
+                uint32_t* cut) {
     if constexpr (kReversed) {
-      std::fill_n(ahead_, points + 1, 0u);
-      for (int64_t i = 0; i < items; ++i) ++ahead_[counted_[first[number[i]]]];
-      std::partial_sum(ahead_, ahead_ + points, ahead_);
+      std::fill_n(cut, points + 1, 0u);
+      for (int64_t i = 0; i < items; ++i) ++cut[counted_[first[number[i]]]];
+      std::partial_sum(cut, cut + points, cut);
     } else {
-      const uint32_t count = counted_[split_.entries];
-      for (int64_t i = 0; i < points; ++i) ahead_[i] = count - counted_[first[number[i]]];
+      for (int64_t i = 0; i < points; ++i) cut[i] = counted_[first[number[i]]];
     }
   }
 
@@ -216,16 +208,61 @@ class ComparedSums {
           comparator_.start * static_cast<double>(count - counted_[cuts_.above[number[i]]]);
   }
 
-  // Adds slope |p - q| + constant, or its derivative.
+  // Between the cuts the items that are met on the slope right of 0; those left of 0 before them
+  // or, reversed, behind.
   template <bool kReversed>
-  void add_line(const Threshold<T, kReversed>& side, double slope, double constant) {
-    const SaturatingSigmoid* none = nullptr;
-    for_each_beyond<T, kChannels, 1, 0>(
-        side, 1, none, nullptr, [&](int64_t i, int c, const BeyondSums& sums) {
-          for (int m = kFirst; m <= kLast; ++m)
-            beyond_[(m - kFirst) * kChannels + c][i] +=
-                m == 0 ? slope * sums.distance + constant * sums.weight : slope * sums.weight;
+  void add_ramp(const Side<T>& items, const Side<T>& points, const uint32_t* number) {
+    find_cut<kReversed>(cuts_.above, items.count, points.count, number, cut_[kReversed]);
+    find_cut<kReversed>(cuts_.beyond, items.count, points.count, number, cut_[!kReversed]);
+    if constexpr (kFirst == 0) add_ramp_values(items, points);
+    if constexpr (kLast == 1) {
+      const auto all = static_cast<uint32_t>(items.count);
+      const auto begin = [&](int64_t i) { return cut_[0][i]; };
+      const auto end = [&](int64_t i) { return cut_[1][i]; };
+      add_slope(items, points, comparator_.beta, begin, end);
+      if (comparator_.leak == 0) return;
+      if constexpr (kReversed)
+        add_slope(items, points, comparator_.leak, end, [=](int64_t) { return all; });
+      else
+        add_slope(items, points, comparator_.leak, [](int64_t) { return 0u; }, begin);
+    }
+  }
+
+  // Of items that all count 1.
+  void add_ramp_values(const Side<T>& items, const Side<T>& points) {
+    const double leak = comparator_.leak, beta = comparator_.beta, gamma = comparator_.gamma;
+    const auto begin = [&](int64_t i) { return cut_[0][i]; };
+    const auto end = [&](int64_t i) { return cut_[1][i]; };
+    const auto apart = [&](T q, T p) { return static_cast<double>(q) - static_cast<double>(p); };
+    for_each_window<T>(
+        points.count, begin, end, room_,
+        [&](int64_t k, int64_t origin) { return apart(items.scores[k], points.scores[origin]); },
+        [&](int64_t i, int64_t origin, double sum) {
+          const double moved = apart(points.scores[i], points.scores[origin]);
+          const double count = end(i) - begin(i);
+          beyond_[0][i] += beta * (sum - count * moved) + gamma * count +
+                           static_cast<double>(items.count - end(i));
         });
+    if (leak != 0)
+      for_each_distance<T>(items.scores, points.scores, points.count, begin,
+                           [&](int64_t i, double sum) { beyond_[0][i] -= leak * sum; });
+  }
+
+  // Adds the slope for every item from begin(i) to end(i).
+  template <class Begin, class End>
+  void add_slope(const Side<T>& items, const Side<T>& points, double slope, const Begin& begin,
+                 const End& end) {
+    for (int c = 0; c < kChannels; ++c) {
+      double* sums = beyond_[(1 - kFirst) * kChannels + c];
+      if (items.weights[c] == nullptr) {
+        for (int64_t i = 0; i < points.count; ++i) sums[i] += slope * (end(i) - begin(i));
+        continue;
+      }
+      for_each_window<T>(
+          points.count, begin, end, room_,
+          [&](int64_t k, int64_t) { return static_cast<double>(items.weights[c][k]); },
+          [&](int64_t i, int64_t, double sum) { sums[i] += slope * sum; });
+    }
   }
 
   // Adds, with x = |p - q| and y = x / tau,
@@ -240,7 +277,7 @@ class ComparedSums {
     const double constants[3] = {comparator_.offset - comparator_.start - 1 - rho * delta,
                                  rho * comparator_.tau, 0};
     for_each_beyond<T, kChannels, kLast - kFirst + 1, kTerms>(
-        side, comparator_.tau, comparator_.beyond + kFirst, decay_,
+        side, comparator_.tau, comparator_.beyond + kFirst, room_,
         [&](int64_t i, int c, const BeyondSums& sums) {
           const int m = kFirst + c / kChannels;
           const double line = m == 0 ? rho * sums.distance : 0;
@@ -254,8 +291,8 @@ class ComparedSums {
   const uint32_t* counted_;  // [entries + 1] items of the level before each place in the order
   RankCountsScratch<T>& scratch_;
   T* soft_[2];
-  double *beyond_[2], *decay_;
-  uint32_t* ahead_;  // [points] items beyond each
+  double *beyond_[2], *room_;
+  uint32_t* cut_[2];  // [points + 1] a place among the items
 };
 
 }  // namespace SODEEP_FAST_ISA
