@@ -22,7 +22,13 @@ NVCC = CUDA_HOME / "bin/nvcc"
 ARCHS = re.findall(r"\d+[a-z]?", os.environ.get("SODEEP_FAST_CUDA_ARCHS") or "80;90;100")
 ARCHS.sort(key=lambda arch: int(arch.rstrip("abcdefghijklmnopqrstuvwxyz")))
 # The oldest torch that the stable ABI's calls are compiled for is 2.10.
-DEFINES = ["-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
+FLAGS = [
+    "-O3",
+    "-g0",
+    "-std=c++17",
+    "-ffp-contract=fast",
+    "-DTORCH_TARGET_VERSION=0x020a000000000000",
+]
 
 
 def wants_cuda():
@@ -32,13 +38,16 @@ def wants_cuda():
     return forced != "0" and NVCC.exists()
 
 
-def extension(name, sources, **options):
+def extension(name, folder, sources, flags=(), **options):
+    """Describes a library whose own code is in a folder of csrc/."""
+    shared = [*CSRC.glob("*.h"), *CSRC.glob("math/*.h")]
+    own = [path for path in (CSRC / folder).rglob("*.*") if path.suffix != ".cpp"]
     return CppExtension(
         f"sodeep_fast.{name}",
         sorted(map(str, sources)),
-        depends=sorted(str(path) for path in CSRC.rglob("*.*") if path.suffix != ".cpp"),
+        depends=sorted(map(str, [*shared, *own])),
         include_dirs=[str(CSRC.resolve())],
-        extra_compile_args=["-O3", "-g0", "-std=c++17", "-ffp-contract=fast", *DEFINES],
+        extra_compile_args=[*FLAGS, *flags],
         py_limited_api=True,
         **options,
     )
@@ -66,12 +75,13 @@ class Build(BuildExtension):
 modules = []
 # The name may follow that of a launcher, such as ccache.
 if all(map(shutil.which, get_cxx_compiler().split())):
-    modules.append(extension("_C", [*CSRC.glob("*.cpp"), *CSRC.glob("cpu/*.cpp")]))
+    modules.append(extension("_C", "cpu", [*CSRC.glob("*.cpp"), *CSRC.glob("cpu/*.cpp")]))
     if wants_cuda():
         # libtorch, needed or not, leads the loader to libtorch_cuda where torch has it.
         cudart = ["-lcudart_static", "-ldl", "-lrt", "-lpthread"]
         link = [f"-L{CUDA_HOME}/lib64", *cudart, "-Wl,--no-as-needed", "-ltorch"]
-        modules.append(extension("_C_cuda", list(CSRC.glob("cuda/*.cpp")), extra_link_args=link))
+        sources, flags = CSRC.glob("cuda/*.cpp"), ["-DUSE_CUDA"]
+        modules.append(extension("_C_cuda", "cuda", sources, flags, extra_link_args=link))
 elif os.environ.get("SODEEP_FAST_CUDA") == "1":
     sys.exit("SODEEP_FAST_CUDA=1, but there is no C++ compiler")
 else:

@@ -4,7 +4,25 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <cmath>
+#include <cstdint>
+
 namespace sodeep_fast {
+
+// n of (..., n) scores.
+inline int64_t row_length(const torch::stable::Tensor& scores) {
+  STD_TORCH_CHECK(scores.dim() > 0, "scores must have a dimension");
+  return scores.size(scores.dim() - 1);
+}
+
+// Kernels read bytes as bool, which are 0 and 1 in a tensor of that type alone.
+inline bool is_bool(const torch::stable::Tensor& tensor) {
+  return tensor.scalar_type() == torch::headeronly::ScalarType::Bool;
+}
+
+inline void check_lam(double lam) {
+  STD_TORCH_CHECK(lam > 0 && std::isfinite(lam), "lam must be positive and finite, got ", lam);
+}
 
 // float64 is computed in float64, everything else in float32.
 inline torch::headeronly::ScalarType compute_type(const torch::stable::Tensor& scores) {

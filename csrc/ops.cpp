@@ -8,7 +8,7 @@ STABLE_TORCH_LIBRARY(sodeep_fast, m) {
   m.def("cpu_has_bf16() -> bool");
 
   // Time-major (steps, batch, features), and 8 weights in PyTorch's layout. The second output is
-  // what the backward reads, [2, steps, batch, 6, hidden] if it keeps as many as there are steps;
+  // what the backward reads, [2, steps, batch, 5, hidden] if it keeps as many as there are steps;
   // fewer are states between equal segments of the steps, [2, keeps, batch, 2, hidden], from which
   // it computes that anew, a segment at a time.
   // The first is the hidden states (steps, batch, 2 hidden) or, with a head (2 hidden), the part of

@@ -90,3 +90,12 @@ def test_every_package_is_installed():
         for file in (ROOT / "sodeep_fast").rglob("__init__.py")
     }
     assert set(re.findall(r'"(.+?)"', listed)) == found | {"sodeep_fast.kernels"}
+
+
+@in_a_clone
+def test_what_is_compiled_by_instruction_set_includes_no_standard_header():
+    headers = sorted((ROOT / "csrc/cpu/isa").glob("*.h"))
+    assert headers
+    for header in headers:
+        # One compiled for a newer processor could serve an older one, too.
+        assert "#include <" not in header.read_text(), header

@@ -7,11 +7,9 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <optional>
 #include <tuple>
 #include <type_traits>
-#include <utility>
 #include <vector>
 
 #include "boundary.h"
@@ -21,7 +19,7 @@
 #include <sys/mman.h>
 #endif
 
-#define SODEEP_FAST_KERNELS "cpu/bilstm_layer.h"
+#define SODEEP_FAST_KERNELS "cpu/isa/bilstm_layer.h"
 #define SODEEP_FAST_WITH_BF16
 #include "cpu/foreach_isa.h"
 

@@ -1,12 +1,26 @@
-// Compiles the header named by SODEEP_FAST_KERNELS once for each instruction set, in the namespaces
-// sodeep_fast::{baseline, avx2, avx512}. Include every standard header before this one: an inline
-// function that is first compiled here could be shared with code for older processors.
+// Compiles the header of cpu/isa/ named by SODEEP_FAST_KERNELS once for each instruction set, in
+// the namespaces sodeep_fast::{baseline, avx2, avx512}. No header of that folder includes one of
+// the standard library, and others are included before this one: an inline function that is first
+// compiled for an instruction set could be shared with code for older processors.
 //
 // Inside, SODEEP_FAST_VECTOR_BYTES is the width of a vector register. With SODEEP_FAST_WITH_BF16,
 // once more for processors that multiply pairs of bfloat16, as avx512_bf16, where inside
 // SODEEP_FAST_BF16_PAIRS says so, and again for those that multiply tiles of them, as amx, where
 // SODEEP_FAST_BF16_TILES does too. There numbers are rounded to one bfloat16; in amx_float32 each
 // is the sum of three, with all the digits of float: SODEEP_FAST_BF16_PIECES says how many.
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <numeric>
+#include <optional>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+#include <vector>
 
 #include "cpu/isa.h"
 

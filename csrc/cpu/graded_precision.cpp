@@ -8,25 +8,20 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <limits>
-#include <numeric>
 #include <optional>
 #include <string>
 #include <tuple>
-#include <type_traits>
-#include <utility>
 #include <vector>
 
 #include "boundary.h"
+#include "cpu/far_panels.h"
 #include "cpu/flush_to_zero.h"
 #include "cpu/rank_counts_options.h"
-#include "math/far_panels.h"
 
-#define SODEEP_FAST_KERNELS "cpu/graded_precision_row.h"
+#define SODEEP_FAST_KERNELS "cpu/isa/graded_precision_row.h"
 #include "cpu/foreach_isa.h"
 
 namespace sodeep_fast {

@@ -4,20 +4,13 @@
 
 #include <torch/csrc/stable/library.h>
 
-#include <algorithm>
-#include <array>
-#include <cmath>
 #include <cstdint>
-#include <cstring>
-#include <limits>
 #include <optional>
 #include <string>
-#include <type_traits>
-#include <utility>
 
 #include "boundary.h"
 
-#define SODEEP_FAST_KERNELS "cpu/hard_rank_row.h"
+#define SODEEP_FAST_KERNELS "cpu/isa/hard_rank_row.h"
 #include "cpu/foreach_isa.h"
 
 namespace sodeep_fast {
@@ -35,11 +28,11 @@ Ties parse_ties(const std::string& ties) {
 
 template <class T>
 Tensor run(const Tensor& scores, const std::optional<Tensor>& mask, bool normalize, Ties ties) {
+  const Rows size(scores);
+  if (mask) size.check_mask(*mask);
   const Tensor dense_scores = dense(scores, compute_type(scores));
   const Tensor dense_mask = mask ? torch::stable::contiguous(*mask) : Tensor();
   Tensor out = torch::stable::empty_like(dense_scores);
-  const Rows size(scores);
-  if (mask) size.check_same(dense_mask, "mask");
   if (size.rows == 0) return out;
 
   const auto* score_data = static_cast<const T*>(dense_scores.const_data_ptr());

@@ -6,15 +6,13 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <limits>
 #include <optional>
 #include <tuple>
-#include <type_traits>
 #include <vector>
 
 #include "boundary.h"
 
-#define SODEEP_FAST_KERNELS "cpu/margin_excess_row.h"
+#define SODEEP_FAST_KERNELS "cpu/isa/margin_excess_row.h"
 #include "cpu/foreach_isa.h"
 
 namespace sodeep_fast {

@@ -5,24 +5,18 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
-#include <array>
 #include <atomic>
-#include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <limits>
-#include <numeric>
 #include <string>
-#include <type_traits>
-#include <utility>
 #include <vector>
 
 #include "boundary.h"
+#include "cpu/far_panels.h"
 #include "cpu/flush_to_zero.h"
 #include "cpu/rank_counts_options.h"
-#include "math/far_panels.h"
 
-#define SODEEP_FAST_KERNELS "cpu/rank_counts_row.h"
+#define SODEEP_FAST_KERNELS "cpu/isa/rank_counts_row.h"
 #include "cpu/foreach_isa.h"
 
 namespace sodeep_fast {

@@ -5,7 +5,7 @@
 
 #include "cpu/method.h"
 #include "cpu/panels.h"
-#include "math/saturating_sigmoid.h"
+#include "cpu/saturating_sigmoid.h"
 
 namespace sodeep_fast {
 

@@ -3,7 +3,9 @@
 
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -24,6 +26,8 @@ inline Comparators parse_comparators(const std::vector<int64_t>& kinds,
   Comparators comparators{};
   for (size_t c = 0; c < 3; ++c) {
     const double* p = parameters.data() + c * kParameters;
+    STD_TORCH_CHECK(std::all_of(p, p + kParameters, [](double x) { return std::isfinite(x); }),
+                    "parameters of comparators must be finite");
     switch (kinds[c]) {
       case 0:
         comparators[c] = {Comparison::kSigmoid, p[0], 0, 0, 0, 0, 0, 0, 0, 0, {}};
@@ -38,6 +42,11 @@ inline Comparators parse_comparators(const std::vector<int64_t>& kinds,
         STD_TORCH_CHECK(kinds[c] == 3, "unknown kind of comparator ", kinds[c]);
         comparators[c] = {Comparison::kRamp, 1, 0, 0, 0, 0, 0, p[0], p[1], p[2], {}};
     }
+    const Comparator& made = comparators[c];
+    STD_TORCH_CHECK(made.tau > 0 && made.delta >= 0,
+                    "tau must be positive, and delta not negative");
+    STD_TORCH_CHECK(made.kind != Comparison::kRamp || (made.beta > 0 && made.gamma <= 1),
+                    "a ramp must rise, from 1 at most");
   }
   return comparators;
 }

@@ -11,6 +11,8 @@
 #include <new>
 #include <utility>
 
+#include "boundary.h"
+
 namespace sodeep_fast {
 
 // Scratch memory that only grows, so that a thread's rows and calls share it: memory fresh from the
@@ -62,13 +64,18 @@ inline int64_t find_valid(const bool* mask, int64_t n, uint32_t* valid) {
 struct Rows {
   int64_t rows, n;
 
-  explicit Rows(const torch::stable::Tensor& scores) : n(scores.size(scores.dim() - 1)) {
+  explicit Rows(const torch::stable::Tensor& scores) : n(row_length(scores)) {
     STD_TORCH_CHECK(n <= std::numeric_limits<int32_t>::max(), "rows of more than 2^31 - 1 scores");
     rows = n == 0 ? 0 : scores.numel() / n;
   }
 
   void check_same(const torch::stable::Tensor& other, const char* name) const {
     STD_TORCH_CHECK(other.numel() == rows * n, name, " and scores differ in size");
+  }
+
+  void check_mask(const torch::stable::Tensor& mask) const {
+    STD_TORCH_CHECK(is_bool(mask), "mask must be bool");
+    check_same(mask, "mask");
   }
 
   // Calls work(begin, end) over ranges of rows, in threads unless the rows themselves use them.

@@ -6,14 +6,9 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
-#include <cstring>
-#include <limits>
-#include <type_traits>
-#include <utility>
 
-#define SODEEP_FAST_KERNELS "cpu/shared_labels_row.h"
+#define SODEEP_FAST_KERNELS "cpu/isa/shared_labels_row.h"
 #include "cpu/foreach_isa.h"
 
 namespace sodeep_fast {

@@ -10,13 +10,11 @@
 #include <cstdint>
 #include <limits>
 #include <optional>
-#include <type_traits>
-#include <utility>
 #include <vector>
 
 #include "boundary.h"
 
-#define SODEEP_FAST_KERNELS "cpu/soft_histogram_row.h"
+#define SODEEP_FAST_KERNELS "cpu/isa/soft_histogram_row.h"
 #include "cpu/foreach_isa.h"
 
 namespace sodeep_fast {
@@ -142,18 +140,19 @@ Tensor accumulate(const Tensor* tangent, const Tensor& scores, const Call& call)
   const bool threads = threads_inside(size) && cells <= kSliceItems;
   const int64_t parts = threads ? (size.n + kSliceItems - 1) / kSliceItems : 1;
   size.for_each_range(threads, [&](int64_t begin, int64_t end) {
-    std::vector<CellSums> sums(parts * cells);
+    thread_local Buffer<CellSums> memory;
+    CellSums* sums = memory.reserve(parts * cells);
     for (int64_t r = begin; r < end; ++r) {
-      std::fill(sums.begin(), sums.end(), CellSums{});
+      std::fill(sums, sums + parts * cells, CellSums{});
       for_each_slice(size.n, threads, [&](int64_t s, int64_t at, int64_t count) {
         thread_local Buffer<CellSums> scratch;
-        kernel(advance(first, r * size.n + at, count), scratch,
-               sums.data() + (threads ? s * cells : 0));
+        kernel(advance(first, r * size.n + at, count), scratch, sums + (threads ? s * cells : 0));
         scratch.trim();
       });
       for (int64_t k = cells; k < parts * cells; ++k) sums[k % cells] += sums[k];
-      fill_bins<T, kTangent>(sums.data(), call, first.axis, out_data + r * bins);
+      fill_bins<T, kTangent>(sums, call, first.axis, out_data + r * bins);
     }
+    memory.trim();
   });
   return out;
 }
@@ -185,13 +184,15 @@ Tensor spread(const Tensor& grad, const Tensor& scores, const Call& call) {
       baseline::spread_slice<T>, avx2::spread_slice<T>, avx512::spread_slice<T>);
   const bool threads = threads_inside(size);
   size.for_each_range(threads, [&](int64_t begin, int64_t end) {
-    std::vector<T> slopes(first.cells());
+    thread_local Buffer<T> memory;
+    T* slopes = memory.reserve(first.cells());
     for (int64_t r = begin; r < end; ++r) {
-      fill_slopes(grad_data + r * bins, call, first.axis, slopes.data());
+      fill_slopes(grad_data + r * bins, call, first.axis, slopes);
       for_each_slice(size.n, threads, [&](int64_t, int64_t at, int64_t count) {
-        kernel(advance(first, r * size.n + at, count), slopes.data(), out_data + r * size.n + at);
+        kernel(advance(first, r * size.n + at, count), slopes, out_data + r * size.n + at);
       });
     }
+    memory.trim();
   });
   return out;
 }

@@ -4,24 +4,16 @@
 
 #include <torch/csrc/stable/library.h>
 
-#include <algorithm>
-#include <array>
-#include <cmath>
 #include <cstdint>
-#include <cstring>
-#include <limits>
 #include <optional>
 #include <string>
-#include <type_traits>
-#include <utility>
-#include <vector>
 
 #include "boundary.h"
+#include "cpu/far_panels.h"
 #include "cpu/flush_to_zero.h"
-#include "math/far_panels.h"
-#include "math/wide_panels.h"
+#include "cpu/wide_panels.h"
 
-#define SODEEP_FAST_KERNELS "cpu/soft_rank_row.h"
+#define SODEEP_FAST_KERNELS "cpu/isa/soft_rank_row.h"
 #include "cpu/foreach_isa.h"
 
 namespace sodeep_fast {
@@ -33,16 +25,16 @@ using torch::stable::Tensor;
 template <class T, int kDerivative>
 Tensor run(const Tensor& scores, const Tensor* const (&weights)[2],
            const std::optional<Tensor>& mask, double lam, bool normalize, Method method) {
+  check_lam(lam);
+  const Rows size(scores);
+  if (mask) size.check_mask(*mask);
+  for (int k = 0; k < kDerivative; ++k) size.check_same(*weights[k], "gradient");
   const ScalarType dtype = compute_type(scores);
   const Tensor dense_scores = dense(scores, dtype);
   const Tensor dense_mask = mask ? torch::stable::contiguous(*mask) : Tensor();
   const Tensor dense_weights[2] = {kDerivative > 0 ? dense(*weights[0], dtype) : Tensor(),
                                    kDerivative > 1 ? dense(*weights[1], dtype) : Tensor()};
   Tensor out = torch::stable::empty_like(dense_scores);
-
-  const Rows size(scores);
-  if (mask) size.check_same(dense_mask, "mask");
-  for (int k = 0; k < kDerivative; ++k) size.check_same(dense_weights[k], "gradient");
   if (size.rows == 0) return out;
   const int64_t n = size.n;
 

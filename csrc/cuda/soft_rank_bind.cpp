@@ -26,6 +26,9 @@ Tensor run(int derivative, const Tensor& scores, const Tensor* grad, const Tenso
            const std::string& method) {
   STD_TORCH_CHECK(method == "auto" || method == "direct" || method == "linear",
                   "method must be auto, direct or linear, got ", method);
+  check_lam(lam);
+  STD_TORCH_CHECK(!mask || is_bool(*mask), "mask must be bool");
+  const int64_t n = row_length(scores);
   const int32_t device = scores.get_device_index();
   const DeviceStream on(scores);
   const ScalarType dtype = compute_type(scores);
@@ -38,7 +41,7 @@ Tensor run(int derivative, const Tensor& scores, const Tensor* grad, const Tenso
   if (scores.numel() == 0) return out;
 
   SodeepFastSoftRank call{};
-  call.n = scores.size(scores.dim() - 1);
+  call.n = n;
   call.rows = scores.numel() / call.n;
   STD_TORCH_CHECK(call.n <= std::numeric_limits<int32_t>::max(),
                   "rows of more than 2^31 - 1 scores");

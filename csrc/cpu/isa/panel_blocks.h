@@ -3,7 +3,7 @@
 // row would scatter over memory, and over the cache lines of other threads. Included once for each
 // instruction set, hence no include guard.
 
-#include "cpu/panel_order.h"
+#include "cpu/isa/panel_order.h"
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {

@@ -1,7 +1,7 @@
 // Items and targets of a row in one order, which is that of their panels. Included once for each
 // instruction set, hence no include guard.
 
-#include "cpu/panel_order.h"
+#include "cpu/isa/panel_order.h"
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {

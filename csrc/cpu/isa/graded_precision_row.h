@@ -1,7 +1,7 @@
 // One row's average precision and its gradient: the row is grouped and put in order once for both.
 // Included once for each instruction set, hence no include guard.
 
-#include "cpu/rank_counts_row.h"
+#include "cpu/isa/rank_counts_row.h"
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {

@@ -2,8 +2,8 @@
 // sums for what lies beyond a threshold, windows for a ramp. Included once for each instruction
 // set, hence no include guard.
 
-#include "cpu/panel_sums.h"
-#include "cpu/rank_counts_beyond.h"
+#include "cpu/isa/panel_sums.h"
+#include "cpu/isa/rank_counts_beyond.h"
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {

@@ -1,7 +1,7 @@
 // How many labels every item shares with one query. Included once for each instruction set, hence
 // no include guard.
 
-#include "cpu/simd.h"
+#include "cpu/isa/simd.h"
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {

@@ -1,7 +1,7 @@
 // All pairs of a row: a vector of items i at a time, against every item j in turn.
 // Included once for each instruction set, hence no include guard.
 
-#include "cpu/soft_rank_symmetric.h"
+#include "cpu/isa/soft_rank_symmetric.h"
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {

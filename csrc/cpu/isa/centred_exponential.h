@@ -2,7 +2,7 @@
 // e_b) with e = exp(lam (score - centre)). Included once for each instruction set, hence no include
 // guard.
 
-#include "cpu/simd.h"
+#include "cpu/isa/simd.h"
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {

@@ -2,7 +2,7 @@
 // moments of a panel, or its coefficients, or two of them do. Included once for each instruction
 // set that can choose lanes, hence no include guard.
 
-#include "cpu/lanes.h"
+#include "cpu/isa/lanes.h"
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {

@@ -4,8 +4,8 @@
 // with the targets' gradients as weights. Several passes may follow on one order. Included once for
 // each instruction set, hence no include guard.
 
-#include "cpu/rank_counts_order.h"
-#include "cpu/rank_counts_sums.h"
+#include "cpu/isa/rank_counts_order.h"
+#include "cpu/isa/rank_counts_sums.h"
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {

@@ -1,8 +1,8 @@
 // All items of one level against a few targets of one level: items in lanes, the targets the same
 // in every lane. Included once for each instruction set, hence no include guard.
 
-#include "cpu/rank_counts_group.h"
-#include "cpu/rank_counts_pairs.h"
+#include "cpu/isa/rank_counts_group.h"
+#include "cpu/isa/rank_counts_pairs.h"
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {

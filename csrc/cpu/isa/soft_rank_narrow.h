@@ -1,7 +1,7 @@
 // The sums of a narrow row in linear time, by few and wide panels. Included once for each
 // instruction set that can choose lanes, hence no include guard.
 
-#include "cpu/wide_panel_sums.h"
+#include "cpu/isa/wide_panel_sums.h"
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {

@@ -1,7 +1,7 @@
 // The calibration of a row's scores in one pass. Included once for each instruction set, hence no
 // include guard.
 
-#include "cpu/simd.h"
+#include "cpu/isa/simd.h"
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {

@@ -1,8 +1,8 @@
 // The sums of a row in linear time, by the panels and power moments of math/sigmoid_panels.h.
 // Included once for each instruction set, hence no include guard.
 
-#include "cpu/panel_blocks.h"
-#include "cpu/panel_sums.h"
+#include "cpu/isa/panel_blocks.h"
+#include "cpu/isa/panel_sums.h"
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {

@@ -3,7 +3,7 @@
 // occupied panels exist, and a panel's items are contiguous. Included once for each instruction
 // set, hence no include guard.
 
-#include "cpu/sorted_order.h"
+#include "cpu/isa/sorted_order.h"
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
@@ -118,7 +118,8 @@ void cut_panels(int64_t n, double lam, OrderedRow<T>& row) {
 template <class T>
 void order_by_panel(const T* scores, int64_t n, double lam, T lo, double range,
                     OrderScratch<T>& scratch, OrderedRow<T>& row) {
-  const bool few_panels = range < 2.0 * static_cast<double>(n) + 64;
+  constexpr double kMostPanels = std::numeric_limits<int32_t>::max();  // their indices are int32
+  const bool few_panels = range < std::min(2.0 * static_cast<double>(n) + 64, kMostPanels);
   if (few_panels) {
     order_by_counting(scores, n, lam, static_cast<double>(lo), static_cast<int64_t>(range) + 1,
                       scratch, row);

@@ -1,8 +1,8 @@
 // The exact ranks of one row: by counting where it is short, by sorting where it is long.
 // Included once for each instruction set, hence no include guard.
 
-#include "cpu/simd.h"
-#include "cpu/sorted_order.h"
+#include "cpu/isa/simd.h"
+#include "cpu/isa/sorted_order.h"
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {

@@ -1,7 +1,7 @@
 // The soft histogram of a slice: vectors find the items' cells, scalars visit them.
 // Included once for each instruction set, hence no include guard.
 
-#include "cpu/simd.h"
+#include "cpu/isa/simd.h"
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {

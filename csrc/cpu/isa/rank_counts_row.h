@@ -1,9 +1,9 @@
 // One row from the caller's memory to the caller's memory: groups, choice of method. Included once
 // for each instruction set, hence no include guard.
 
-#include "cpu/rank_counts_direct.h"
-#include "cpu/rank_counts_linear.h"
-#include "cpu/rank_counts_plan.h"
+#include "cpu/isa/rank_counts_direct.h"
+#include "cpu/isa/rank_counts_linear.h"
+#include "cpu/isa/rank_counts_plan.h"
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {

@@ -2,7 +2,7 @@
 // exponentials; see math/sigmoid_panels.h and math/far_panels.h. Included once for each instruction
 // set, hence no include guard.
 
-#include "cpu/panel_moments.h"
+#include "cpu/isa/panel_moments.h"
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {

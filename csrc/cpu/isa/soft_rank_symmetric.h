@@ -2,7 +2,7 @@
 // e_i e_j d to item i and takes it from item j. Included once for each instruction set, hence no
 // include guard.
 
-#include "cpu/centred_exponential.h"
+#include "cpu/isa/centred_exponential.h"
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {

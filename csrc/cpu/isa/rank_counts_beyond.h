@@ -2,7 +2,7 @@
 // pass over the items leaves running sums, from which each point takes those at its cut. Included
 // once for each instruction set, hence no include guard.
 
-#include "cpu/rank_counts_windows.h"
+#include "cpu/isa/rank_counts_windows.h"
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {

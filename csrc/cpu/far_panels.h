@@ -13,7 +13,7 @@
 
 #include <vector>
 
-#include "math/saturating_sigmoid.h"
+#include "cpu/saturating_sigmoid.h"
 #include "math/sigmoid_panels.h"
 
 namespace sodeep_fast {

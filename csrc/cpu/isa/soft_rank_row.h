@@ -1,10 +1,10 @@
 // One row from the caller's memory to the caller's memory: mask, range, choice of method.
 // Included once for each instruction set, hence no include guard.
 
-#include "cpu/soft_rank_direct.h"
-#include "cpu/soft_rank_linear.h"
+#include "cpu/isa/soft_rank_direct.h"
+#include "cpu/isa/soft_rank_linear.h"
 #if SODEEP_FAST_VECTOR_BYTES >= 32
-#include "cpu/soft_rank_narrow.h"
+#include "cpu/isa/soft_rank_narrow.h"
 #endif
 
 namespace sodeep_fast {

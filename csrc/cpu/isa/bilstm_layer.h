@@ -2,18 +2,18 @@
 // guard.
 
 // clang-format off: each needs those before it
-#include "cpu/simd.h"
-#include "cpu/bilstm_product.h"
+#include "cpu/isa/simd.h"
+#include "cpu/isa/bilstm_product.h"
 #ifdef SODEEP_FAST_BF16_TILES
-#include "cpu/bilstm_tiles.h"
+#include "cpu/isa/bilstm_tiles.h"
 #endif
-#include "cpu/bilstm_panels.h"
-#include "cpu/bilstm_values.h"
-#include "cpu/bilstm_pack.h"
-#include "cpu/bilstm_cell.h"
-#include "cpu/bilstm_forward.h"
-#include "cpu/bilstm_weights.h"
-#include "cpu/bilstm_backward.h"
+#include "cpu/isa/bilstm_panels.h"
+#include "cpu/isa/bilstm_values.h"
+#include "cpu/isa/bilstm_pack.h"
+#include "cpu/isa/bilstm_cell.h"
+#include "cpu/isa/bilstm_forward.h"
+#include "cpu/isa/bilstm_weights.h"
+#include "cpu/isa/bilstm_backward.h"
 // clang-format on
 
 namespace sodeep_fast {
