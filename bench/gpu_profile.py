@@ -18,10 +18,10 @@ from bench import gpu_budget
 from bench.gpu_bench import TARGETS, on_gpu
 from bench.gpu_budget import Budget
 from sodeep_fast.benchmark import Case, Operator, Unavailable
+from sodeep_fast.benchmark.call import make_call
 from sodeep_fast.benchmark.measure import Call
 from sodeep_fast.benchmark.model import Shape
 from sodeep_fast.benchmark.registry import OPERATORS
-from sodeep_fast.benchmark.run import make_call
 
 CALLS = 10
 # Odd sizes, so that tails are met: one tile, several, and a row for the linear method's phases.

@@ -10,9 +10,9 @@ from bench.gpu_ceilings import COPY, FLOAT32
 from bench.gpu_graphs import as_graph
 from bench.gpu_work import Work
 from sodeep_fast.benchmark import Case, Operator, Plan, Row, Unavailable, WrongResult, run
+from sodeep_fast.benchmark.call import make_call
 from sodeep_fast.benchmark.measure import Call, interleave, quantiles
 from sodeep_fast.benchmark.model import Shape
-from sodeep_fast.benchmark.run import make_call
 
 # What each pass of a call by a provider does, if it is known, and whether the count is its own.
 Count = Callable[[str, str, Shape], list[Work]]

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bench import soft_rank as targets
+from bench import test_operators
 from sodeep_fast import _native
 from sodeep_fast.benchmark import (
     Case,
@@ -28,6 +29,7 @@ from sodeep_fast.benchmark.environment import environment
 from sodeep_fast.benchmark.measure import interleave, quantiles
 from sodeep_fast.benchmark.memory import peak_bytes
 from sodeep_fast.benchmark.plot import plot_time
+from sodeep_fast.benchmark.registry import OPERATORS
 from sodeep_fast.benchmark.report import read_json, table, write_csv, write_json
 from sodeep_fast.benchmark.soft_rank import LAM, OPERATOR, check_sigmoid_rank, spot_values
 from sodeep_fast.reference.soft_rank import soft_rank as reference_soft_rank
@@ -307,6 +309,16 @@ def test_a_target_that_cannot_be_measured_says_why_and_a_refused_one_fails():
     for row in rows.values():
         row.status = "refused" if row.median is None else row.status
     assert not targets.judge(rows, peak=None)[1]
+
+
+def test_pytest_benchmark_has_the_whole_registry():
+    cases = [case.values for case in test_operators.CASES]
+    for operator in OPERATORS.values():
+        found = {case for whose, case in cases if whose is operator}
+        for name, provider in operator.providers.items():
+            modes = {(case.mode, case.shape) for case in found if case.provider == name}
+            assert modes == {(mode, shape) for mode in provider.modes for shape in operator.shapes}
+    assert len({case.id for case in test_operators.CASES}) == len(cases)
 
 
 def test_every_target_names_a_provider_and_a_mode_it_has():

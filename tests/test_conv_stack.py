@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import sodeep_fast
 from sodeep_fast.benchmark import Case, WrongResult
 from sodeep_fast.benchmark import conv_stack as benchmark
-from sodeep_fast.benchmark.run import make_call
+from sodeep_fast.benchmark.call import make_call
 from sodeep_fast.ops import conv_stack as module
 from sodeep_fast.ops._frozen_conv_stack import FrozenConvStack
 from sodeep_fast.ops.conv_stack import conv_stack

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 import sodeep_fast
+from sodeep_fast.benchmark.call import make_call
 from sodeep_fast.benchmark.measure import Call
 from sodeep_fast.benchmark.model import Case, Operator
 from sodeep_fast.benchmark.registry import OPERATORS
@@ -66,8 +67,6 @@ def _release_freed_memory() -> None:
 
 def measure_here(operator: Operator, case: Case, device: str) -> int | None:
     """Measures in this process, which should be fresh; see `peak_bytes`."""
-    from sodeep_fast.benchmark.run import make_call
-
     make_call(operator, Case(case.provider, case.mode, WARM_UP), device)()
     return peak_of(make_call(operator, case, device, check=False), device)
 

@@ -3,11 +3,10 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import product
-from typing import TypeVar
 
 import torch
-from torch import Tensor
 
+from sodeep_fast.benchmark.call import make_call
 from sodeep_fast.benchmark.measure import Call, copy_bandwidth, interleave, quantiles
 from sodeep_fast.benchmark.memory import peak_bytes
 from sodeep_fast.benchmark.model import (
@@ -19,8 +18,6 @@ from sodeep_fast.benchmark.model import (
     Unavailable,
     WrongResult,
 )
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -158,52 +155,6 @@ def measure_cases(operator: Operator, cases: list[Case], plan: Plan) -> list[Row
         row.samples, row.rounds = times, len(times)
         row.q20, row.median, row.q80 = quantiles(times)
     return rows
-
-
-def make_call(operator: Operator, case: Case, device: str, *, check: bool = True) -> Call:
-    """Builds what is timed for a case, having checked its value and gradient at this very shape.
-
-    Arguments:
-        operator: whose provider the case names.
-        case: provider, mode and shape.
-        device: "cpu" or "cuda".
-        check: False leaves the check out, and with it every call before the first that counts.
-
-    Returns:
-        a function without arguments that does the work once.
-
-    Raises:
-        Unavailable: the provider cannot run here.
-        WrongResult: it computes something else.
-        ValueError: a mode that there is not.
-    """
-    if case.mode not in MODES:
-        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {case.mode!r}")
-    provider = operator.providers[case.provider]
-    function = provider.build(device)
-    scores = operator.make_scores(case.shape, device)
-    if not provider.differentiable:
-        if check:
-            provider.check(scores, function(scores), None, None)
-        return lambda: function(scores)
-
-    leaf = scores.clone().requires_grad_()
-    generator = torch.Generator().manual_seed(1)
-    grad = torch.randn(operator.value_shape(case.shape), generator=generator).to(device)
-
-    def both() -> Tensor:
-        return torch.autograd.grad(function(leaf), leaf, grad)[0]
-
-    if check:
-        value = function(leaf)
-        (slope,) = torch.autograd.grad(value, leaf, grad)
-        provider.check(scores, value.detach(), grad, slope)
-    if case.mode == "forward":
-        return lambda: function(scores)
-    if case.mode == "both":
-        return both
-    ranks = function(leaf)
-    return lambda: torch.autograd.grad(ranks, leaf, grad, retain_graph=True)
 
 
 def too_much(operator: Operator, case: Case, plan: Plan) -> str:
