@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from sodeep_fast import LSTMSorter, hard_rank, loss_in_parts
-from sodeep_fast.benchmark.environment import environment
+from sodeep_fast._columns import align
+from sodeep_fast._environment import environment
 from sodeep_fast.benchmark.measure import interleave
-from sodeep_fast.benchmark.report import align
 
 N = 100
 

@@ -22,9 +22,9 @@ from bench.gpu_budget import Budget
 from bench.gpu_ceilings import BFLOAT16, FLOAT32, ceilings, ceilings_text
 from bench.gpu_rows import Recipe, measure
 from bench.gpu_work import Work, passes_of
+from sodeep_fast._environment import environment
 from sodeep_fast.benchmark import Operator, Plan, Provider, Row, Unavailable
 from sodeep_fast.benchmark.bilstm import check as check_bilstm
-from sodeep_fast.benchmark.environment import environment
 from sodeep_fast.benchmark.model import MODES, Function, Shape
 from sodeep_fast.benchmark.rank_counts import route_of_found
 from sodeep_fast.benchmark.registry import OPERATORS

@@ -30,11 +30,12 @@ from bench.gpu_rows import peak_and_launches
 from bench.gpu_work import RATES, lstm, lstm_products
 from bench.gpu_work import conv_stack as conv_stack_work
 from sodeep_fast import LSTMSorter, _native, hard_rank
+from sodeep_fast._columns import align
+from sodeep_fast._environment import environment
 from sodeep_fast.benchmark import Unavailable
 from sodeep_fast.benchmark.conv_stack import WORK, in_turn, make_blocks, make_images
-from sodeep_fast.benchmark.environment import environment
 from sodeep_fast.benchmark.measure import Call, interleave, quantiles
-from sodeep_fast.benchmark.report import align, bytes_text, time_text
+from sodeep_fast.benchmark.report import bytes_text, time_text
 from sodeep_fast.kernels import _layouts
 from sodeep_fast.ops.bilstm import CUDA_HIDDEN
 from sodeep_fast.ops.bilstm import bilstm as lstm_states

@@ -14,8 +14,9 @@ from typing import Any
 
 from bench.gpu_aims import aims
 from bench.gpu_plot import plot
+from sodeep_fast._columns import align
 from sodeep_fast.benchmark.model import Row
-from sodeep_fast.benchmark.report import align, read_json, table
+from sodeep_fast.benchmark.report import read_json, table
 
 PARTS = ("bench", "losses", "networks", "sweep", "profile", "resources")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from sodeep_fast._environment import environment
 from sodeep_fast.benchmark import Plan, run
-from sodeep_fast.benchmark.environment import environment
 from sodeep_fast.benchmark.plot import plot_time
 from sodeep_fast.benchmark.report import read_json, write_json
 from sodeep_fast.benchmark.soft_rank import OPERATOR

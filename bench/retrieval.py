@@ -23,10 +23,11 @@ from torch.nn.functional import normalize
 
 import sodeep_fast
 from bench.retrieval_peers import ALL_TRIPLES, Metric
-from sodeep_fast.benchmark.environment import environment
+from sodeep_fast._columns import align
+from sodeep_fast._environment import environment
 from sodeep_fast.benchmark.measure import Call, interleave, quantiles
 from sodeep_fast.benchmark.memory import peak_of
-from sodeep_fast.benchmark.report import align, bytes_text, time_text
+from sodeep_fast.benchmark.report import bytes_text, time_text
 
 RESULTS = Path(__file__).parent / "results"
 DIMENSIONS, PER_CLASS = 128, 4

@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from sodeep_fast._columns import align
+from sodeep_fast._environment import environment
 from sodeep_fast.benchmark import Case, Plan, Row, measure_cases
-from sodeep_fast.benchmark.environment import environment
 from sodeep_fast.benchmark.memory import peak_bytes
-from sodeep_fast.benchmark.report import align, table, write_csv, write_json
+from sodeep_fast.benchmark.report import table, write_csv, write_json
 from sodeep_fast.benchmark.soft_rank import OPERATOR
 
 RESULTS = Path(__file__).parent / "results"

@@ -11,8 +11,8 @@ from demo import diabetes, digits, retrieval
 from demo.plots import plot_comparison, plot_sweep
 from demo.training import report
 from sodeep_fast import doctor
+from sodeep_fast._environment import environment
 from sodeep_fast.benchmark import quick_plan, run
-from sodeep_fast.benchmark.environment import environment
 from sodeep_fast.benchmark.plot import plot_time
 from sodeep_fast.benchmark.report import table, write_json
 from sodeep_fast.benchmark.soft_rank import OPERATOR

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from sodeep_fast import doctor
+from sodeep_fast._environment import environment
 from sodeep_fast._options import add_threads, device, set_threads
 from sodeep_fast._version import __version__
 from sodeep_fast.benchmark import Plan, quick_plan, run
-from sodeep_fast.benchmark.environment import environment
 from sodeep_fast.benchmark.model import MODES, Row, Shape
 from sodeep_fast.benchmark.registry import OPERATORS
 from sodeep_fast.benchmark.report import table, write_csv, write_json

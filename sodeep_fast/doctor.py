@@ -6,9 +6,9 @@ import platform
 import torch
 
 from sodeep_fast import _native
+from sodeep_fast._columns import align
+from sodeep_fast._environment import cpu_model, version_of
 from sodeep_fast._version import __version__
-from sodeep_fast.benchmark.environment import cpu_model, version_of
-from sodeep_fast.benchmark.report import align
 from sodeep_fast.ops import _backend
 
 KERNEL_OPERATORS = ("soft_rank", "rank_counts", "soft_histogram", "hard_rank", "bilstm")

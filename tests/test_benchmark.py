@@ -11,6 +11,7 @@ import torch
 from bench import soft_rank as targets
 from bench import test_operators
 from sodeep_fast import _native
+from sodeep_fast._environment import environment
 from sodeep_fast.benchmark import (
     Case,
     Operator,
@@ -25,7 +26,6 @@ from sodeep_fast.benchmark import (
 )
 from sodeep_fast.benchmark import hard_rank as hard_rank_benchmark
 from sodeep_fast.benchmark import soft_rank as soft_rank_benchmark
-from sodeep_fast.benchmark.environment import environment
 from sodeep_fast.benchmark.measure import interleave, quantiles
 from sodeep_fast.benchmark.memory import peak_bytes
 from sodeep_fast.benchmark.plot import plot_time

@@ -7,6 +7,7 @@ from dataclasses import asdict, fields
 from itertools import groupby
 from pathlib import Path
 
+from sodeep_fast._columns import align
 from sodeep_fast.benchmark.model import Row
 
 MODE_TITLES = {"forward": "forward", "backward": "backward", "both": "forward + backward"}
@@ -45,32 +46,6 @@ def table(rows: Iterable[Row]) -> str:
         numbers = range(1, sum(index < len(HEADER) - 1 for index in filled))
         blocks.append("\n".join([title, *align(lines, right=numbers)]))
     return "\n\n".join(blocks)
-
-
-def align(lines: Iterable[tuple[str, ...]], right: range = range(0)) -> list[str]:
-    """Pads cells into indented columns.
-
-    Arguments:
-        lines: tuples of one length.
-        right: the columns that hold numbers, padded on the left. Default: none.
-
-    Returns:
-        a string per line.
-
-    Example:
-        >>> align([("name", "ms"), ("a", "10.0")], right=range(1, 2))
-        ['  name    ms', '  a     10.0']
-    """
-    lines = list(lines)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return [
-        "  "
-        + "  ".join(
-            cell.rjust(width) if index in right else cell.ljust(width)
-            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
 
 
 def time_text(seconds: float) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from sodeep_fast.benchmark.environment import environment
+from sodeep_fast._columns import align
+from sodeep_fast._environment import environment
 from sodeep_fast.sorters.checkpoint import SHIPPED, load_sorter
 from sodeep_fast.sorters.exact import ExactSorter
 from sodeep_fast.sorters.handcrafted import HandcraftedSorter
@@ -83,13 +84,4 @@ def table(rows: list[list[str]]) -> str:
         sorter      L1
         lstm    0.0033
     """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            [
-                row[0].ljust(widths[0]),
-                *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)),
-            ]
-        )
-        for row in rows
-    )
+    return "\n".join(align(rows, right=range(1, len(rows[0])), indent=""))

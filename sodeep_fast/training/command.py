@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
+from sodeep_fast._environment import environment
 from sodeep_fast._files import write_atomically
 from sodeep_fast._options import add_threads, device, positive, set_threads
-from sodeep_fast.benchmark.environment import environment
 from sodeep_fast.sorters.checkpoint import load_sorter, read_record, save_sorter
 from sodeep_fast.sorters.cnn import CNNSorter
 from sodeep_fast.sorters.equivariant import EquivariantSorter

@@ -34,7 +34,7 @@ def cpu_model() -> str:
 
 def commit() -> str:
     """Returns the commit of the clone that this package runs from, or "none" when installed."""
-    clone = Path(__file__).parents[2]
+    clone = Path(__file__).parents[1]
     if not (clone / ".git").exists():
         return "none"
     command = ["git", "-C", str(clone), "describe", "--always", "--dirty", "--exclude=*"]
