@@ -19,6 +19,7 @@ from sodeep_fast.benchmark import (
     Provider,
     Row,
     Unavailable,
+    WrongResult,
     measure,
     measure_cases,
     quick_plan,
@@ -26,6 +27,7 @@ from sodeep_fast.benchmark import (
 )
 from sodeep_fast.benchmark import hard_rank as hard_rank_benchmark
 from sodeep_fast.benchmark import soft_rank as soft_rank_benchmark
+from sodeep_fast.benchmark.checks import within
 from sodeep_fast.benchmark.measure import interleave, quantiles
 from sodeep_fast.benchmark.memory import peak_bytes
 from sodeep_fast.benchmark.plot import plot_time
@@ -97,11 +99,11 @@ def test_a_wrong_provider_is_refused_and_gets_no_time(wrong, complaint):
 
 def test_wrong_orders_are_refused():
     scores = torch.tensor([[3.0, 1.0, 2.0]])
-    with pytest.raises(soft_rank_benchmark.WrongResult, match="not sorted"):
+    with pytest.raises(WrongResult, match="not sorted"):
         soft_rank_benchmark.check_sort(scores, scores, None, None)
-    with pytest.raises(soft_rank_benchmark.WrongResult, match="order of the scores"):
+    with pytest.raises(WrongResult, match="order of the scores"):
         soft_rank_benchmark.check_permutahedron(scores, -scores, None, None)
-    with pytest.raises(soft_rank_benchmark.WrongResult, match="mean rank"):
+    with pytest.raises(WrongResult, match="mean rank"):
         soft_rank_benchmark.check_permutahedron(scores, scores + 1, None, None)
     soft_rank_benchmark.check_permutahedron(scores, scores, None, None)
 
@@ -144,7 +146,7 @@ def test_exact_ranks_pass_their_check_and_others_do_not(provider):
     scores = make_scores("tied", (5, 40))
     hard_rank_benchmark.check(scores, function(scores), None, None)
     for wrong in (function(scores) + 9, function(-scores), function(scores) * torch.nan):
-        with pytest.raises(soft_rank_benchmark.WrongResult, match="a rank is off"):
+        with pytest.raises(WrongResult, match="a rank is off"):
             hard_rank_benchmark.check(scores, wrong, None, None)
 
 
@@ -154,6 +156,29 @@ def test_achieved_rates_and_the_expected_time_have_columns():
     text = table([row])
     for cell in ("expected", "50.0 ms", "bytes/s", "2.00 G", "3.00 T", "FLOP limit", "25.00 %"):
         assert cell in text
+
+
+@pytest.mark.parametrize("name", ["soft_rank", "rank_counts", "soft_histogram", "bilstm"])
+def test_ours_is_refused_for_ranks_of_other_scores(name):
+    operator = OPERATORS[name]
+    ours = replace(
+        operator.providers["ours"], build=lambda device: lambda scores: right(scores * 0.5)
+    )
+    right = operator.providers["ours"].build("cpu")
+    row, *_ = measure_cases(
+        replace(operator, providers={"ours": ours}), [Case("ours", "both", SHAPE)], FAST
+    )
+    assert (row.status, row.median) == ("refused", None)
+    assert "is off by" in row.note
+
+
+def test_an_error_that_is_not_in_a_row_is_named_with_its_bound():
+    error = torch.tensor([[0.0, 0.25], [0.5, torch.nan]])
+    with pytest.raises(WrongResult, match=r"^it is off by nan, allowed 2$"):
+        within(error, torch.full_like(error, 2.0), "it")
+    with pytest.raises(WrongResult, match=r"^it is off by 0.5, allowed 0.125$"):
+        within(error.nan_to_num(0), torch.full_like(error, 0.125), "it")
+    within(error.nan_to_num(0), torch.full_like(error, 0.5), "it")
 
 
 def test_what_is_too_large_or_too_slow_is_skipped():

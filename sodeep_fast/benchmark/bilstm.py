@@ -8,9 +8,11 @@ import functools
 import torch
 from torch import Tensor, nn
 
+from sodeep_fast.benchmark.checks import some_rows, within
+from sodeep_fast.benchmark.costs import per_element
 from sodeep_fast.benchmark.model import Function, Operator, Provider, Shape, Unavailable
-from sodeep_fast.benchmark.soft_rank import make_scores, within
-from sodeep_fast.ops import _backend
+from sodeep_fast.benchmark.ours import build_ours
+from sodeep_fast.benchmark.soft_rank import make_scores, min_bytes
 from sodeep_fast.ops.bilstm import bilstm
 
 HIDDEN = 128
@@ -32,12 +34,6 @@ def network(device: str = "cpu") -> tuple[nn.LSTM, nn.Linear]:
     return lstm.requires_grad_(False).to(device), linear.requires_grad_(False).to(device)
 
 
-def min_bytes(mode: str, shape: Shape) -> float:
-    """Returns the bytes that must move: scores and ranks, or scores and two gradients."""
-    per_element = {"forward": 8, "backward": 12, "both": 20}[mode]
-    return per_element * shape[0] * shape[1]
-
-
 def check(
     scores: Tensor,
     ranks: Tensor,
@@ -49,7 +45,7 @@ def check(
 
     As far as float32 does, or products of half the digits: if `half`, and on GPUs, by default.
     """
-    rows = sorted({0, len(scores) // 2, len(scores) - 1})
+    rows = some_rows(len(scores))
     leaf = scores[rows].cpu().double().requires_grad_()
     lstm, linear = network()
     exact_lstm = nn.LSTM(1, HIDDEN, batch_first=True, bidirectional=True)
@@ -80,14 +76,6 @@ def route(backend: str, method: str) -> Function:
     return rank
 
 
-def build_ours(device: str) -> Function:
-    """Ours; unavailable where it would be the reference under another name."""
-    backend, reason = _backend.choose(device, "bilstm")
-    if backend == "reference":
-        raise Unavailable(f"no kernel for {device} here: {reason}")
-    return route(backend, "auto")
-
-
 def build_torch(device: str, onednn: bool = True) -> Function:
     """torch.nn.LSTM, with a graph only where one is asked for: oneDNN is slower with one."""
     lstm = network(device)[0]
@@ -104,23 +92,16 @@ def build_torch(device: str, onednn: bool = True) -> Function:
     return rank
 
 
-def _seconds(rows: int, n: int) -> float:
-    return 2e-5 * rows * n
-
-
-def _memory(rows: int, n: int) -> float:
-    return 8e3 * rows * n
-
-
+SECONDS, MEMORY = per_element(2e-5), per_element(8e3)
 PROVIDERS = (
-    Provider("ours", build_ours, check, _seconds, _memory),
-    Provider("nn.LSTM", build_torch, check, _seconds, _memory),
+    Provider("ours", build_ours("bilstm", route), check, SECONDS, MEMORY),
+    Provider("nn.LSTM", build_torch, check, SECONDS, MEMORY),
     Provider(
         "nn.LSTM-native",
         functools.partial(build_torch, onednn=False),
         check,
-        _seconds,
-        _memory,
+        SECONDS,
+        MEMORY,
         note="without oneDNN",
     ),
 )

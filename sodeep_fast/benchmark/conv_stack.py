@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from sodeep_fast._checks import check_choice
+from sodeep_fast.benchmark.checks import some_rows
+from sodeep_fast.benchmark.costs import per_element
 from sodeep_fast.benchmark.model import Function, Operator, Provider, Shape, WrongResult
 from sodeep_fast.benchmark.soft_rank import make_scores, min_bytes
 from sodeep_fast.ops.conv_stack import conv_stack
@@ -83,20 +85,21 @@ def check(bound: float) -> Callable[[Tensor, Tensor, Tensor | None, Tensor | Non
     def check_rows(
         scores: Tensor, value: Tensor, grad: Tensor | None, grad_scores: Tensor | None
     ) -> None:
-        rows = sorted({0, len(scores) // 2, len(scores) - 1})
+        rows = some_rows(len(scores))
         blocks = [block.to(scores.device, torch.float64) for block in make_blocks(scores.shape[1])]
         leaf = scores[rows].double().requires_grad_()
         exact = in_turn(leaf.unsqueeze(1), blocks).flatten(1)
-        _within(value[rows], exact.detach(), bound, "value")
+        _within_part(value[rows], exact.detach(), bound, "value")
         if grad is not None and grad_scores is not None:
             (slope,) = torch.autograd.grad(exact, leaf, grad[rows].double())
             # An activation that is zero but for rounding may take either slope.
-            _within(grad_scores[rows], slope, max(bound, 0.1), "gradient")
+            _within_part(grad_scores[rows], slope, max(bound, 0.1), "gradient")
 
     return check_rows
 
 
-def _within(actual: Tensor, exact: Tensor, bound: float, what: str) -> None:
+def _within_part(actual: Tensor, exact: Tensor, bound: float, what: str) -> None:
+    """Raises `WrongResult` unless no error is above a part of the largest number."""
     error = (actual.double() - exact).abs().max() / exact.abs().max()
     if not bool(error <= bound):  # nor where it is NaN
         raise WrongResult(f"{what} is off by {error:.3g} of the largest, allowed {bound:.3g}")
@@ -109,14 +112,8 @@ def route(backend: str, method: str) -> Function:
     return build(conv_stack, torch.float32)("cpu")
 
 
-def _seconds(rate: float) -> Callable[[int, int], float]:
-    return lambda rows, n: 6 * WORK * rows * n / 100 / rate
-
-
-def _memory(rows: int, n: int) -> float:
-    return 12 * 70_088 * rows * n / 100  # the activations of a row of 100, thrice
-
-
+# Of both passes, at 5e10 operations a second; and the activations of a row of 100, thrice.
+SECONDS, MEMORY = per_element(6 * WORK / 100 / 5e10), per_element(12 * 70_088 / 100)
 # Far above what rounding does to either dtype, far below what a wrong layer would.
 BOUNDS = {torch.float32: 1e-3, torch.bfloat16: 0.3}
 PROVIDERS = tuple(
@@ -124,8 +121,8 @@ PROVIDERS = tuple(
         name if dtype == torch.float32 else f"{name}-bfloat16",
         build(call, dtype, as_images),
         check(BOUNDS[dtype]),
-        _seconds(5e10),
-        _memory,
+        SECONDS,
+        MEMORY,
     )
     for dtype in BOUNDS
     for name, call, as_images in (

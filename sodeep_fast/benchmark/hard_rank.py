@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from sodeep_fast._checks import check_choice
+from sodeep_fast.benchmark.checks import some_elements, some_rows
+from sodeep_fast.benchmark.costs import Cost, per_element, per_pair
 from sodeep_fast.benchmark.model import Function, Operator, Provider, Shape, WrongResult
-from sodeep_fast.benchmark.soft_rank import SPOTS, build_sort, check_sort, make_scores
+from sodeep_fast.benchmark.soft_rank import build_sort, check_sort, make_scores
 from sodeep_fast.ops.hard_rank import hard_rank
 from sodeep_fast.reference.hard_rank import hard_rank as reference_hard_rank
 
@@ -21,9 +22,8 @@ def min_bytes(mode: str, shape: Shape) -> float:
 
 def check(scores: Tensor, ranks: Tensor, grad: Tensor | None, grad_scores: Tensor | None) -> None:
     """Raises `WrongResult` unless a sample of ranks is exact, up to the order of equal scores."""
-    count, n = scores.shape
-    index = torch.linspace(0, n - 1, min(SPOTS, n), device=scores.device).long()
-    for row in sorted({0, count // 2, count - 1}):
+    index = some_elements(scores)
+    for row in some_rows(len(scores)):
         own = scores[row, index, None]
         above, equal = (scores[row] > own).sum(-1), (scores[row] == own).sum(-1)
         off = (ranks[row, index].double() - (above + (equal + 1) / 2)).abs()
@@ -43,18 +43,21 @@ def build_argsort(device: str) -> Function:
     return lambda scores: (scores.argsort(-1, descending=True).argsort(-1) + 1).float()
 
 
+MEMORY = per_element(64)
+
+
 def _provider(
     name: str,
     build: Callable[[str], Function],
     check: Callable[..., None] = check,
-    memory: Callable[[int, int], float] = lambda rows, n: 64 * rows * n,
+    memory: Cost = MEMORY,
     note: str = "",
 ) -> Provider:
     return Provider(
         name,
         build,
         check,
-        seconds=lambda rows, n: 4e-7 * rows * n,
+        seconds=per_element(4e-7),
         memory=memory,
         modes=("forward", "both"),
         differentiable=False,
@@ -67,7 +70,7 @@ PROVIDERS = (
     _provider(
         "pairs",
         lambda device: reference_hard_rank,
-        memory=lambda rows, n: 8 * rows * n * n,
+        memory=per_pair(8),
         note="the equation",
     ),
     _provider("eager", build_argsort, note="argsort twice: ties by position"),

@@ -1,21 +1,20 @@
 """The benchmark of `rank_counts`: SupAP's comparators, rows with few and with many targets."""
 
 import functools
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from sodeep_fast.benchmark.checks import some_rows, within
+from sodeep_fast.benchmark.costs import Cost, per_element
 from sodeep_fast.benchmark.model import (
     Function,
     Operator,
     Provider,
     Shape,
-    Unavailable,
-    WrongResult,
 )
+from sodeep_fast.benchmark.ours import build_ours
 from sodeep_fast.comparators import ByLevel, encode
-from sodeep_fast.ops import _backend
 from sodeep_fast.ops._levels import compact_levels, find_marked
 from sodeep_fast.ops.rank_counts import rank_counts
 from sodeep_fast.reference.rank_counts import rank_counts as reference_rank_counts
@@ -65,24 +64,18 @@ def check(scores: Tensor, counts: Tensor, grad: Tensor | None, grad_scores: Tens
     rows, n = scores.shape
     levels = make_levels((rows, n), scores.device.type)
     targets = targets_of((rows, n))
-    for row in sorted({0, rows // 2, rows - 1}):
+    for row in some_rows(rows):
         own = slice(row * targets, (row + 1) * targets)
         leaf = scores[row : row + 1].detach().double().requires_grad_()
         columns = levels[row].nonzero().squeeze(-1)
         expected = reference_rank_counts(
             leaf, levels[row : row + 1].byte(), torch.zeros_like(columns), columns, 2, COMPARATOR
         )
-        _within(counts[own].double() - expected, 1e-5 * expected.detach() + 1e-4, "count")
+        within(counts[own].double() - expected, 1e-5 * expected.detach() + 1e-4, "count")
         if grad is not None and grad_scores is not None:
             (slope,) = torch.autograd.grad(expected, leaf, grad[own].double())
             bound = torch.full_like(slope, 1e-4 * float(slope.abs().max()) + 1e-6)
-            _within(grad_scores[row : row + 1].double() - slope, bound, "gradient")
-
-
-def _within(error: Tensor, bound: Tensor, what: str) -> None:
-    # NaN compares false, so it is refused too.
-    if not bool((error.abs() <= bound).all()):
-        raise WrongResult(f"{what} is off by {float(error.abs().max()):.3g}")
+            within(grad_scores[row : row + 1].double() - slope, bound, "gradient")
 
 
 def _counts(scores: Tensor, backend: str = "auto", method: str = "auto") -> Tensor:
@@ -107,18 +100,6 @@ def build_compile(device: str) -> Function:
         return result
 
     return counts
-
-
-def build_ours(method: str) -> Callable[[str], Function]:
-    """Ours, by one method; unavailable where it would be the reference under another name."""
-
-    def build(device: str) -> Function:
-        backend, reason = _backend.choose(device, "rank_counts", method)
-        if backend == "reference":
-            raise Unavailable(f"no kernel for {device} here: {reason}")
-        return functools.partial(_counts, method=method)
-
-    return build
 
 
 def route(backend: str, method: str) -> Function:
@@ -146,26 +127,34 @@ def _found(shape: Shape, device: str) -> tuple[Tensor, Tensor, Tensor]:
     return levels, *find_marked(levels)[1:]
 
 
-def _per_pair(amount: float) -> Callable[[int, int], float]:
+def _per_compared(amount: float) -> Cost:
+    """Returns a cost of so much for every item that a target is compared with."""
     return lambda rows, n: amount * rows * n * targets_of((rows, n))
 
 
-def _per_element(amount: float) -> Callable[[int, int], float]:
-    return lambda rows, n: amount * rows * n
-
-
-# The estimates are of the right order on one core or two; they only decide what to skip.
 PROVIDERS = (
-    Provider("ours", build_ours("auto"), check, _per_element(1e-7), _per_element(64)),
-    Provider("ours-direct", build_ours("direct"), check, _per_pair(2e-10), _per_element(64)),
-    Provider("ours-linear", build_ours("linear"), check, _per_element(1e-7), _per_element(64)),
-    Provider("eager", build_eager, check, _per_pair(3e-8), _per_pair(80)),
+    Provider("ours", build_ours("rank_counts", route), check, per_element(1e-7), per_element(64)),
+    Provider(
+        "ours-direct",
+        build_ours("rank_counts", route, "direct"),
+        check,
+        _per_compared(2e-10),
+        per_element(64),
+    ),
+    Provider(
+        "ours-linear",
+        build_ours("rank_counts", route, "linear"),
+        check,
+        per_element(1e-7),
+        per_element(64),
+    ),
+    Provider("eager", build_eager, check, _per_compared(3e-8), _per_compared(80)),
     Provider(
         "compile",
         build_compile,
         check,
-        _per_pair(5e-9),
-        _per_pair(16),
+        _per_compared(5e-9),
+        _per_compared(16),
         note="memory includes the compiler",
     ),
 )

@@ -5,16 +5,17 @@ import functools
 import torch
 from torch import Tensor
 
+from sodeep_fast.benchmark.checks import some_rows
+from sodeep_fast.benchmark.costs import per_element
 from sodeep_fast.benchmark.model import (
     Function,
     Operator,
     Provider,
     Shape,
-    Unavailable,
     WrongResult,
 )
+from sodeep_fast.benchmark.ours import build_ours
 from sodeep_fast.losses.quantized_ap import quantized_ap
-from sodeep_fast.ops import _backend
 
 BINS = 20
 SHAPES: tuple[Shape, ...] = ((512, 100), (64, 1000), (1024, 1024), (4096, 4096), (128, 60_000))
@@ -45,8 +46,8 @@ def make_scores(shape: Shape, device: str) -> Tensor:
 def min_bytes(mode: str, shape: Shape) -> float:
     """Returns the bytes that must move: both passes read scores and labels (5 per element), and
     backward writes a gradient (4 per element)."""
-    per_element = {"forward": 5, "backward": 9, "both": 14}[mode]
-    return per_element * shape[0] * shape[1]
+    bytes_each = {"forward": 5, "backward": 9, "both": 14}[mode]
+    return bytes_each * shape[0] * shape[1]
 
 
 def ap_by_triangles(scores: Tensor, labels: Tensor) -> Tensor:
@@ -64,7 +65,7 @@ def check_quantized_ap(
     scores: Tensor, value: Tensor, grad: Tensor | None, grad_scores: Tensor | None
 ) -> None:
     """Raises `WrongResult` unless values and gradients of some rows agree with the equations."""
-    rows = sorted({0, len(scores) // 2, len(scores) - 1})
+    rows = some_rows(len(scores))
     labels = labels_of(scores)[rows]
     leaf = scores[rows].double().requires_grad_()
     exact = ap_by_triangles(leaf, labels)
@@ -90,14 +91,6 @@ def route(backend: str, method: str) -> Function:
     return functools.partial(_with_labels, backend=backend)
 
 
-def build_ours(device: str) -> Function:
-    """Ours; unavailable where it would be the reference under another name."""
-    backend, reason = _backend.choose(device, "soft_histogram")
-    if backend == "reference":
-        raise Unavailable(f"no kernel for {device} here: {reason}")
-    return route("auto", "auto")
-
-
 def build_scatter(device: str) -> Function:
     """The reference: plain PyTorch that adds each item to its two bins."""
     return route("reference", "auto")
@@ -108,28 +101,27 @@ def build_eager(device: str) -> Function:
     return lambda scores: ap_by_triangles(scores, labels_of(scores))
 
 
-# The estimates are of the right order on one core or two; they only decide what to skip.
 PROVIDERS = (
     Provider(
         "ours",
-        build_ours,
+        build_ours("soft_histogram", route),
         check_quantized_ap,
-        seconds=lambda rows, n: 4e-9 * rows * n,
-        memory=lambda rows, n: 8 * rows * n,
+        seconds=per_element(4e-9),
+        memory=per_element(8),
     ),
     Provider(
         "eager",
         build_eager,
         check_quantized_ap,
-        seconds=lambda rows, n: 2e-7 * rows * n,
-        memory=lambda rows, n: 640 * rows * n,
+        seconds=per_element(2e-7),
+        memory=per_element(640),
     ),
     Provider(
         "scatter",
         build_scatter,
         check_quantized_ap,
-        seconds=lambda rows, n: 2e-7 * rows * n,
-        memory=lambda rows, n: 150 * rows * n,
+        seconds=per_element(2e-7),
+        memory=per_element(150),
     ),
 )
 

@@ -1,12 +1,13 @@
 """The benchmark of `soft_rank`: its rivals, its shapes and the check that comes before timing."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sodeep_fast.benchmark.checks import some_elements, some_rows, within
+from sodeep_fast.benchmark.costs import per_element, per_pair
 from sodeep_fast.benchmark.model import (
     Function,
     Operator,
@@ -15,7 +16,7 @@ from sodeep_fast.benchmark.model import (
     Unavailable,
     WrongResult,
 )
-from sodeep_fast.ops import _backend
+from sodeep_fast.benchmark.ours import build_ours
 from sodeep_fast.ops.soft_rank import soft_rank
 from sodeep_fast.reference.soft_rank import soft_rank as reference_soft_rank
 
@@ -29,7 +30,6 @@ SHAPES: tuple[Shape, ...] = (
     (1, 1_000_000),
 )
 QUICK_SHAPES: tuple[Shape, ...] = ((512, 100), (64, 1000), (1, 100_000))
-SPOTS = 8  # elements checked in each checked row
 
 
 def make_scores(shape: Shape, device: str) -> Tensor:
@@ -41,8 +41,8 @@ def make_scores(shape: Shape, device: str) -> Tensor:
 def min_bytes(mode: str, shape: Shape) -> float:
     """Returns the bytes that must move: forward reads scores and writes ranks (8 per element);
     backward reads scores and gradient and writes a gradient (12 per element)."""
-    per_element = {"forward": 8, "backward": 12, "both": 20}[mode]
-    return per_element * shape[0] * shape[1]
+    bytes_each = {"forward": 8, "backward": 12, "both": 20}[mode]
+    return bytes_each * shape[0] * shape[1]
 
 
 def spot_values(
@@ -75,8 +75,8 @@ def check_sigmoid_rank(
     """
     count, n = scores.shape
     rank_bound = 64 * torch.finfo(torch.float32).eps * n
-    index = torch.linspace(0, n - 1, min(SPOTS, n), device=scores.device).long()
-    for row in sorted({0, count // 2, count - 1}):
+    index = some_elements(scores)
+    for row in some_rows(count):
         incoming = torch.zeros_like(scores[row]) if grad is None else grad[row]
         exact, slope, scale = spot_values(scores[row].double(), incoming.double(), index)
         within(ranks[row, index].double() - exact, torch.full_like(exact, rank_bound), "rank")
@@ -107,14 +107,6 @@ def check_permutahedron(
     if not bool((ordered.diff(dim=-1) >= -slack).all()):
         raise WrongResult("the ranks are not in the order of the scores")
     within(ordered.mean(-1) - (n + 1) / 2, torch.full_like(ordered[:, 0], slack), "mean rank")
-
-
-def within(error: Tensor, bound: Tensor, what: str) -> None:
-    """Raises `WrongResult` unless every error is within its bound."""
-    # NaN compares false, so it is refused too.
-    if not bool((error.abs() <= bound).all()):
-        worst = (error.abs() / bound).nan_to_num(nan=torch.inf).argmax()
-        raise WrongResult(f"{what} is off by {error[worst]:.3g}, allowed {bound[worst]:.3g}")
 
 
 def build_eager(device: str) -> Function:
@@ -156,18 +148,6 @@ def route(backend: str, method: str) -> Function:
     return functools.partial(soft_rank, lam=LAM, backend=backend, method=method)
 
 
-def build_ours(method: str) -> Callable[[str], Function]:
-    """Ours, by one method; unavailable where it would be the reference under another name."""
-
-    def build(device: str) -> Function:
-        backend, reason = _backend.choose(device)
-        if backend == "reference":
-            raise Unavailable(f"no kernel for {device} here: {reason}")
-        return route("auto", method)
-
-    return build
-
-
 def build_torchsort(device: str) -> Function:
     """torchsort's rank by projection onto the permutahedron: another relaxation, O(n log n)."""
     try:
@@ -184,50 +164,51 @@ def build_sort(device: str) -> Function:
     return lambda scores: torch.sort(scores, dim=-1).values
 
 
-def _per_pair(amount: float) -> Callable[[int, int], float]:
-    return lambda rows, n: amount * rows * n * n
-
-
-def _per_element(amount: float) -> Callable[[int, int], float]:
-    return lambda rows, n: amount * rows * n
-
-
-# The estimates are of the right order on one core or two; they only decide what to skip.
 PROVIDERS = (
-    Provider("ours", build_ours("auto"), check_sigmoid_rank, _per_element(4e-7), _per_element(64)),
     Provider(
-        "ours-direct", build_ours("direct"), check_sigmoid_rank, _per_pair(3e-10), _per_element(64)
+        "ours",
+        build_ours("soft_rank", route),
+        check_sigmoid_rank,
+        per_element(4e-7),
+        per_element(64),
+    ),
+    Provider(
+        "ours-direct",
+        build_ours("soft_rank", route, "direct"),
+        check_sigmoid_rank,
+        per_pair(3e-10),
+        per_element(64),
     ),
     Provider(
         "ours-linear",
-        build_ours("linear"),
+        build_ours("soft_rank", route, "linear"),
         check_sigmoid_rank,
-        _per_element(4e-7),
-        _per_element(64),
+        per_element(4e-7),
+        per_element(64),
     ),
-    Provider("eager", build_eager, check_sigmoid_rank, _per_pair(7e-9), _per_pair(8)),
+    Provider("eager", build_eager, check_sigmoid_rank, per_pair(7e-9), per_pair(8)),
     Provider(
         "compile_sym",
         build_compile_sym,
         check_sigmoid_rank,
-        _per_pair(5e-10),
-        _per_element(64),
+        per_pair(5e-10),
+        per_element(64),
         note="memory includes the compiler",
     ),
     Provider(
         "torchsort",
         build_torchsort,
         check_permutahedron,
-        _per_element(4e-7),
-        _per_element(64),
+        per_element(4e-7),
+        per_element(64),
         note="l2, strength 1/lam: another relaxation",
     ),
     Provider(
         "torch.sort",
         build_sort,
         check_sort,
-        _per_element(4e-7),
-        _per_element(64),
+        per_element(4e-7),
+        per_element(64),
         modes=("forward", "both"),
         differentiable=False,
         note="the exact order: forward only, in every mode",
