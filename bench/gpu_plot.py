@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+from sodeep_fast._colours import BLUE, GREY, PALE_GREY, VERMILION
 from sodeep_fast.benchmark.model import Row
 
-OURS, RIVAL, EXPECTED = "#0072B2", "#D55E00", "#555555"
+OURS, RIVAL, EXPECTED = BLUE, VERMILION, GREY
 # What something has to be compared with, but does not do the same.
 YARDSTICKS = ("products", "torch.sort")
 
@@ -45,8 +46,8 @@ def plot(rows: list[Row], path: Path, machine: str) -> None:
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.set_xlabel("seconds, forward + backward")
-    axes.set_title(f"{machine}", fontsize=9, color="#555555")
-    axes.grid(True, axis="x", color="#dddddd")
+    axes.set_title(f"{machine}", fontsize=9, color=GREY)
+    axes.grid(True, axis="x", color=PALE_GREY)
     axes.set_axisbelow(True)
     handles, labels = axes.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))

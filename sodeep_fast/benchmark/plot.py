@@ -3,16 +3,17 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from sodeep_fast._colours import BLACK, BLUE, GREY, ORANGE, PALE_GREY, PURPLE, SKY, VERMILION
 from sodeep_fast.benchmark.model import Row
 
-# Colours of Okabe and Ito, told apart by readers with any colour vision; rivals are thinner.
+# Rivals are thinner.
 STYLES: dict[str, tuple[str, str, str, float]] = {
-    "ours-linear": ("sodeep_fast, linear", "#0072B2", "o", 2.4),
-    "ours-direct": ("sodeep_fast, direct", "#56B4E9", "s", 2.4),
-    "torch.sort": ("torch.sort (exact order, forward)", "#000000", "x", 1.4),
-    "torchsort": ("torchsort (another relaxation)", "#CC79A7", "^", 1.4),
-    "compile_sym": ("torch.compile, hand-written backward", "#E69F00", "v", 1.4),
-    "eager": ("eager PyTorch", "#D55E00", "D", 1.4),
+    "ours-linear": ("sodeep_fast, linear", BLUE, "o", 2.4),
+    "ours-direct": ("sodeep_fast, direct", SKY, "s", 2.4),
+    "torch.sort": ("torch.sort (exact order, forward)", BLACK, "x", 1.4),
+    "torchsort": ("torchsort (another relaxation)", PURPLE, "^", 1.4),
+    "compile_sym": ("torch.compile, hand-written backward", ORANGE, "v", 1.4),
+    "eager": ("eager PyTorch", VERMILION, "D", 1.4),
 }
 
 
@@ -50,10 +51,8 @@ def plot_time(rows: Iterable[Row], path: str | Path, machine: str) -> None:
     axes.set_xlabel("length of the row, n")
     axes.set_ylabel("time, forward + backward (ms)")
     axes.set_title("Soft rank of one row of n scores\n", fontsize=13)
-    axes.text(
-        0.5, 1.02, machine, transform=axes.transAxes, ha="center", fontsize=9, color="#555555"
-    )
-    axes.grid(True, which="major", color="#dddddd", linewidth=0.8)
+    axes.text(0.5, 1.02, machine, transform=axes.transAxes, ha="center", fontsize=9, color=GREY)
+    axes.grid(True, which="major", color=PALE_GREY, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="upper left", fontsize=9)

@@ -8,13 +8,24 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from sodeep_fast._colours import (
+    BLUE,
+    DARK_GREY,
+    GREEN,
+    OLIVE,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+)
 from sodeep_fast._columns import align
 from sodeep_fast._environment import environment
 from sodeep_fast.sorters.checkpoint import SHIPPED, load_sorter
 from sodeep_fast.sorters.exact import ExactSorter
 from sodeep_fast.sorters.handcrafted import HandcraftedSorter
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444", "#999933")
+# Of curves, in the order in which they are drawn.
+COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, DARK_GREY, OLIVE)
 
 
 def sorters(length: int | None = None) -> dict[str, nn.Module]:
