@@ -1,24 +1,28 @@
 """What is installed and built here, and which backend each operator will use, and why."""
 
 import os
+import pkgutil
 import platform
 
 import torch
 
-from sodeep_fast import _native
+from sodeep_fast import _native, ops
 from sodeep_fast._columns import align
 from sodeep_fast._environment import cpu_model, version_of
 from sodeep_fast._version import __version__
 from sodeep_fast.ops import _backend
 
-KERNEL_OPERATORS = ("soft_rank", "rank_counts", "soft_histogram", "hard_rank", "bilstm")
+OPERATORS = tuple(
+    module.name for module in pkgutil.iter_modules(ops.__path__) if module.name[0] != "_"
+)
+KERNELS_FOR = {"cpu": ("cpp",), "cuda": ("triton", "cuda")}
+# What serves where no kernel does, as far as there is more to say of it than that.
 BY_TORCH = {
-    "conv_stack": {
-        "cpu": "PyTorch's convolutions, channels last",
-        "cuda": "PyTorch's convolutions, channels last; backend='triton' by name",
-    }
+    ("conv_stack", "cpu"): "PyTorch's convolutions, channels last",
+    ("conv_stack", "cuda"): "PyTorch's convolutions, channels last; backend='triton' by name",
+    ("graded_precision", "cuda"): "PyTorch's own operations, over rank_counts",
+    ("hard_rank", "cuda"): "PyTorch's own sort",
 }
-WITHOUT_GPU_KERNEL = {"hard_rank": "PyTorch's own sort"}
 
 
 def report() -> str:
@@ -32,7 +36,7 @@ def report() -> str:
         sodeep_fast ...
         ...
         Operators
-          operator        device  backend ...
+          operator          device  backend ...
         ...
     """
     sections = [
@@ -68,7 +72,7 @@ def _versions() -> list[tuple[str, str]]:
 def _backends() -> list[tuple[str, str, str]]:
     cpp = "C++, for CPU tensors" if _native.HAS_CPU else "built where there is a C++ compiler"
     architectures = _native.cuda_architectures()
-    kernels = [name for name in KERNEL_OPERATORS if _backend.has_kernels(name, "cuda")]
+    kernels = [name for name in OPERATORS if _backend.has_kernels(name, "cuda")]
     cuda = f"CUDA C++, for CUDA tensors of {' and '.join(kernels)}"
     if architectures:
         cuda += f"; compiled for {', '.join(architectures)}"
@@ -88,18 +92,24 @@ def _choices() -> list[tuple[str, str, str, str]]:
     devices = {"cpu": ""}
     devices["cuda"] = "" if torch.cuda.is_available() else "no GPU that torch can use"
     lines = []
-    for operator in (*KERNEL_OPERATORS, *BY_TORCH):
+    for operator in OPERATORS:
         for device, obstacle in devices.items():
             if obstacle:
                 backend, reason = "-", obstacle
-            elif operator in BY_TORCH:
-                backend, reason = "torch", BY_TORCH[operator][device]
-            elif device == "cuda" and operator in WITHOUT_GPU_KERNEL:
-                backend, reason = "torch", WITHOUT_GPU_KERNEL[operator]
+            elif by_torch := _by_torch(operator, device):
+                backend, reason = "torch", by_torch
             else:
                 backend, reason = _backend.choose(device, operator)
             lines.append((operator, device, backend, reason))
     return lines
+
+
+def _by_torch(operator: str, device: str) -> str | None:
+    """Says what of PyTorch serves an operator on a device, or returns None if kernels do."""
+    found = BY_TORCH.get((operator, device))
+    if found or any(_backend.has_kernels(operator, name) for name in KERNELS_FOR[device]):
+        return found
+    return "PyTorch's own operations"
 
 
 def _yes(value: bool) -> str:

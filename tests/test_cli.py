@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 import torch
@@ -33,9 +34,11 @@ def test_doctor_names_versions_backends_and_operators(capsys):
         assert word in text
     for backend in _backend.BACKENDS[1:]:
         assert f"\n  {backend} " in text
-    for operator in doctor.KERNEL_OPERATORS:
-        assert callable(getattr(sodeep_fast, operator))
+    for operator in doctor.OPERATORS:
+        assert callable(getattr(import_module(f"sodeep_fast.ops.{operator}"), operator))
         backend = "cpp" if _native.HAS_CPU else "reference"
+        if operator == "conv_stack":
+            backend = "torch"
         assert any(line.split()[:3] == [operator, "cpu", backend] for line in text.splitlines())
 
 
@@ -46,8 +49,25 @@ def test_doctor_says_why_there_is_no_kernel(monkeypatch):
     assert "cpp: sodeep_fast was installed without its compiled library" in text
 
 
-def test_every_benchmarked_operator_is_in_the_doctor():
-    assert set(OPERATORS) <= {*doctor.KERNEL_OPERATORS, *doctor.BY_TORCH}
+def test_every_operator_is_in_the_doctor():
+    assert set(_backend.KERNELS) | set(OPERATORS) <= set(doctor.OPERATORS)
+    assert {operator for operator, _ in doctor.BY_TORCH} <= set(doctor.OPERATORS)
+
+
+def test_doctor_says_what_serves_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(_native, "HAS_CPU", True)
+    monkeypatch.setattr(_backend, "has_triton", lambda: True)
+    lines = [line.split(maxsplit=3) for line in doctor.report().splitlines()]
+    served = {line[0]: line[2:] for line in lines if line[1:2] == ["cuda"]}
+    by_triton = {"bilstm", "rank_counts", "soft_histogram", "soft_rank"}
+    assert served.keys() >= set(doctor.OPERATORS)
+    for operator in doctor.OPERATORS:
+        assert served[operator][0] == ("triton" if operator in by_triton else "torch")
+    assert served["margin_excess"][1] == served["shared_labels"][1] == "PyTorch's own operations"
+    assert served["hard_rank"][1] == "PyTorch's own sort"
 
 
 def test_cuda_architectures_are_read_from_the_library(monkeypatch, tmp_path):
