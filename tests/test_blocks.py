@@ -46,7 +46,7 @@ def test_tiles_of_the_histogram():
 
 @pytest.mark.skipif(not _backend.has_triton(), reason="Triton is not installed")
 def test_the_sweep_measures_every_row_of_every_table():
-    from bench.gpu_sweep import sweeps
+    from bench.gpu_candidates import sweeps
 
     measured = {(sweep.table, sweep.n): sweep for sweep in sweeps(tiny=False)}
     rows = {(name, entry.n): entry for name, table in TABLES.items() for entry in table}
@@ -60,7 +60,8 @@ def test_the_sweep_measures_every_row_of_every_table():
 
 @pytest.mark.skipif(not _backend.has_triton(), reason="Triton is not installed")
 def test_what_the_sweep_prints_is_a_row_of_its_table(monkeypatch):
-    from bench.gpu_sweep import lines_of, sweeps
+    from bench.gpu_candidates import sweeps
+    from bench.gpu_sweep import lines_of
 
     results = [
         {**vars(sweep), "tile": type(tile).__name__, "blocks": tile, "seconds": 1e-3}
@@ -86,7 +87,8 @@ def test_what_the_sweep_prints_is_a_row_of_its_table(monkeypatch):
 
 @pytest.mark.skipif(not _backend.has_triton(), reason="Triton is not installed")
 def test_the_sweep_times_the_tiles_of_its_table():
-    from bench.gpu_sweep import sweeps, timed_calls
+    from bench.gpu_candidates import sweeps
+    from bench.gpu_sweep import timed_calls
 
     for sweep in sweeps(tiny=True):
         kept, used = getattr(_config, sweep.table), []
@@ -104,7 +106,8 @@ def test_the_sweep_times_the_tiles_of_its_table():
 def test_the_sweep_leaves_out_tiles_that_do_not_fit():
     from triton.runtime.errors import OutOfResources
 
-    from bench.gpu_sweep import measure_one, sweeps
+    from bench.gpu_candidates import sweeps
+    from bench.gpu_sweep import measure_one
 
     sweep = sweeps(tiny=True)[0]
     large, small = sweep.candidates

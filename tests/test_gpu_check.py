@@ -170,7 +170,7 @@ def test_benchmark_runs_dry(tmp_path):
 
 
 def test_losses_run_dry(tmp_path):
-    from bench.gpu_losses import LOSSES
+    from bench.losses import LOSSES
 
     out = tmp_path / "losses.json"
     done = run("python3", "-m", "bench.gpu_losses", "--dry", "--json", str(out))
@@ -230,7 +230,7 @@ def test_sweep_runs_dry(tmp_path):
 
 
 def test_the_crossover_is_where_the_linear_method_wins():
-    from bench.gpu_sweep import best_threshold
+    from bench.gpu_crossover import best_threshold
 
     results = [
         {"shape": (rows, n), "direct": rows * n * n / 2**30, "linear": 0.25}

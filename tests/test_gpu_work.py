@@ -17,6 +17,7 @@ from bench.gpu_bench import TARGETS, recipe_of
 from bench.gpu_ceilings import COPY, FLOAT32
 from bench.gpu_rows import add_rates
 from bench.gpu_work import SOFT_RANK_INSTRUCTIONS, Work, conv_stack, count_pairs, lstm, passes_of
+from bench.losses import LOSSES
 
 ROOT = Path(__file__).parent.parent
 KERNELS = ("soft_rank", "rank_counts", "soft_histogram", "bilstm", "conv_stack")
@@ -35,7 +36,7 @@ def test_every_row_of_ours_has_an_expected_time(name):
                 assert 2e-6 <= row.expected < 2, (provider, shape, mode)
 
 
-@pytest.mark.parametrize("name", gpu_losses.LOSSES)
+@pytest.mark.parametrize("name", LOSSES)
 def test_every_loss_has_an_expected_time(name):
     recipe = gpu_losses.recipe_of(name, dry=False)
     for shape in recipe.operator.shapes:

@@ -10,7 +10,8 @@ if not _backend.has_triton():
     pytest.skip("Triton is not installed", allow_module_level=True)
 
 import sodeep_fast
-from bench.gpu_losses import LOSSES, batch_of, shape_of, targets_of
+from bench.loss_providers import batch_of, shape_of, targets_of
+from bench.losses import LOSSES
 from bench.retrieval import DIMENSIONS
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
