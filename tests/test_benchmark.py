@@ -121,6 +121,13 @@ def test_ours_is_not_the_reference_under_another_name(monkeypatch):
         OPERATOR.providers["ours"].build("cpu")
 
 
+@pytest.mark.parametrize("name", ["soft_rank", "rank_counts"])
+def test_nor_by_a_method_that_a_gpu_has_no_kernel_for(name, monkeypatch):
+    monkeypatch.setattr(_native, "HAS_CUDA", False)
+    with pytest.raises(Unavailable, match="no kernel for cuda here"):
+        OPERATORS[name].providers["ours-linear"].build("cuda")
+
+
 def test_one_that_raises_is_a_row_and_the_others_are_measured():
     def broken(scores):
         raise RuntimeError("the compiler gave up\nsomewhere")
