@@ -1,7 +1,7 @@
 """Fast differentiable ranking for PyTorch."""
 
 from sodeep_fast import _native as _native
-from sodeep_fast import metrics, synthetic, training
+from sodeep_fast import compat, metrics, synthetic, training
 from sodeep_fast._version import __version__
 from sodeep_fast.comparators import ByLevel, Ramp, Sigmoid, Step, Sup
 from sodeep_fast.losses.calibration import CalibrationLoss, calibration_loss
@@ -40,6 +40,7 @@ from sodeep_fast.sorters.cnn import CNNSorter
 from sodeep_fast.sorters.equivariant import EquivariantSorter
 from sodeep_fast.sorters.gru import GRUSorter, RepeatedGRUSorter
 from sodeep_fast.sorters.handcrafted import HandcraftedSorter
+from sodeep_fast.sorters.learned import LearnedSorter
 from sodeep_fast.sorters.lstm import LSTMSorter
 from sodeep_fast.sorters.mlp import MLPSorter
 from sodeep_fast.sorters.online import OnlineSorter
@@ -56,6 +57,7 @@ __all__ = [
     "HappierLoss",
     "HierarchicalAPLoss",
     "LSTMSorter",
+    "LearnedSorter",
     "MLPSorter",
     "MeanAveragePrecisionLoss",
     "NDCGLoss",
@@ -78,6 +80,7 @@ __all__ = [
     "__version__",
     "bilstm",
     "calibration_loss",
+    "compat",
     "conv_stack",
     "h_ap",
     "hard_ap",

@@ -1,6 +1,7 @@
 """Argument checks shared by the public functions: each names argument, rule and value."""
 
 import math
+import warnings
 
 import torch
 from torch import Tensor
@@ -51,6 +52,16 @@ def check_mask(
     if mask.dtype != torch.bool:
         raise TypeError(f"{name} must be a bool tensor, got {mask.dtype}")
     check_same_shape(mask, scores, name, scores_name)
+
+
+def warn_of_single_observations(predictions: Tensor, name: str) -> None:
+    """Warns of predictions (b, 1), b > 1, which a network's last layer makes of one group of b."""
+    if predictions.shape[-1] == 1 and predictions.numel() > 1:
+        warnings.warn(
+            f"{name} {tuple(predictions.shape)} are groups of one observation, which has no order: "
+            "the loss is 0; squeeze the last dimension to rank the observations among each other",
+            stacklevel=4,
+        )
 
 
 def check_labels(labels: Tensor, scores: Tensor) -> None:

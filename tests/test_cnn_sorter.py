@@ -122,3 +122,12 @@ def test_loaded_kernels_are_laid_out_as_they_are_read() -> None:
         assert len(kernels) > 3
         assert all(weight.transpose(1, 2).is_contiguous() for weight in kernels)
         torch.testing.assert_close(sorter(scores), loaded(scores))
+
+
+def test_batch_statistics_need_two_numbers() -> None:
+    sorter = CNNSorter(20, trainable=True)
+    with pytest.raises(ValueError, match="scores must have two rows or more in training mode"):
+        sorter(torch.randn(20))
+    assert sorter(torch.randn(2, 20)).shape == (2, 20)
+    assert sorter.eval()(torch.randn(20)).shape == (20,)
+    assert CNNSorter(20, padding="same", trainable=True)(torch.randn(20)).shape == (20,)

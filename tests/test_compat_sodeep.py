@@ -457,8 +457,25 @@ def test_rows_of_another_length(model_type: str) -> None:
             r"input_ must be float16.*got torch\.int64",
         ),
         (lambda: sodeep.get_rank(torch.tensor(1.0)), ValueError, "batch_score must have at least"),
+        (lambda: sodeep.get_rank(torch.ones(3, 4), 5), ValueError, "dim must be one of the 2 dim"),
+        (
+            lambda: sodeep.MapRankingLoss("exa")(torch.ones(4), torch.ones(4)),
+            ValueError,
+            r"output must have shape \(n, C\), got \(4,\)",
+        ),
+        (
+            lambda: sodeep.MapRankingLoss("exa")(torch.ones(4, 2), torch.ones(4, 3)),
+            ValueError,
+            r"target must have the shape of output, \(4, 2\), got \(4, 3\)",
+        ),
     ],
 )
 def test_bad_input(call: Any, error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         call()
+
+
+def test_spearman_of_single_observations_warns() -> None:
+    predictions = torch.randn(5, 1, requires_grad=True)
+    with pytest.warns(UserWarning, match=r"mem_pred \(5, 1\) are groups of one observation"):
+        assert sodeep.SpearmanLoss("exa")(predictions, torch.randn(5, 1)) == 0

@@ -1,6 +1,7 @@
 """The sorter that learns along: what it learns from, what it leaves alone, and bad input."""
 
 import copy
+import io
 from typing import Any
 
 import pytest
@@ -115,19 +116,19 @@ def test_an_update_before_the_backward_pass_is_an_error() -> None:
 
 def test_update_without_gradients_enabled() -> None:
     online = OnlineSorter(MLPSorter(6, 4))
-    before = state_of(online)
+    before = state_of(online.sorter)
     with torch.no_grad():
         online(make_scores("normal", (2, 6)))
         online.update()
-    assert not same(state_of(online), before)
+    assert not same(state_of(online.sorter), before)
 
 
 def test_batch_statistics_stay() -> None:
     online = OnlineSorter(CNNSorter(6, 2))
-    before = {key: value for key, value in state_of(online).items() if "running" in key}
+    before = {key: value for key, value in state_of(online.sorter).items() if "running" in key}
     online(make_scores("normal", (4, 6)))
     online.update()
-    assert same(before, state_of(online))
+    assert same(before, state_of(online.sorter))
 
 
 def test_masked_scores_are_neither_learned_nor_learned_from() -> None:
@@ -139,7 +140,7 @@ def test_masked_scores_are_neither_learned_nor_learned_from() -> None:
         online = OnlineSorter(sodeep_fast.EquivariantSorter(), lr=1e-2)
         online(scores.masked_fill(~mask, filler), mask)
         errors.append(online.update())
-        states.append(state_of(online))
+        states.append(state_of(online.sorter))
     assert errors[0] == errors[1] == errors[2]
     assert same(states[0], states[1])
     assert same(states[0], states[2])
@@ -158,12 +159,12 @@ def test_rows_that_are_not_finite_teach_nothing() -> None:
         online = OnlineSorter(LSTMSorter(2), lr=1e-2)
         online(given)
         assert online.update() > 0
-        states.append(state_of(online))
+        states.append(state_of(online.sorter))
     for key, value in states[0].items():
         torch.testing.assert_close(states[1][key], value)
     online(spoilt[4:])
     assert online.update() is None
-    assert same(state_of(online), states[1])
+    assert same(state_of(online.sorter), states[1])
 
 
 @pytest.mark.parametrize(
@@ -182,3 +183,35 @@ def test_rows_that_are_not_finite_teach_nothing() -> None:
 def test_bad_input(call: Any, error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         call()
+
+
+def test_a_resumed_run_is_the_same_run() -> None:
+    batches = [make_scores("normal", (4, 6), seed=seed) for seed in range(6)]
+
+    def run(online: OnlineSorter, some: list[Tensor]) -> None:
+        for scores in some:
+            online(scores)
+            online.update()
+
+    whole, first = (
+        OnlineSorter(copy.deepcopy(sorter), lr=0.01) for sorter in [MLPSorter(6, 7)] * 2
+    )
+    run(whole, batches)
+    run(first, batches[:3])
+    file = io.BytesIO()
+    torch.save(SpearmanLoss(first).state_dict(), file)
+    file.seek(0)
+    resumed = OnlineSorter(MLPSorter(6, 7))
+    SpearmanLoss(resumed).load_state_dict(torch.load(file, weights_only=True))
+    run(resumed, batches[3:])
+    assert same(whole.sorter.state_dict(), resumed.sorter.state_dict())
+
+
+def test_it_goes_on_in_another_dtype() -> None:
+    online = OnlineSorter(MLPSorter(6, 7), lr=0.01)
+    for dtype in (torch.float32, torch.float64, torch.float32):
+        online.to(dtype)
+        before = state_of(online.sorter)
+        online(make_scores("normal", (4, 6), dtype=dtype))
+        online.update()
+        assert not same(before, online.sorter.state_dict())

@@ -1,5 +1,6 @@
 """The Spearman loss against literals, SciPy and the row-by-row reference."""
 
+import functools
 import math
 
 import pytest
@@ -299,3 +300,18 @@ def test_bad_sorter_at_construction() -> None:
         SpearmanLoss(HandcraftedSorter)
     with pytest.raises(TypeError, match="sorter must be a module or function"):
         SpearmanLoss(10.0)
+
+
+def test_ranks_of_a_partial_are_known_to_be_plain() -> None:
+    predictions, targets = make_scores("normal", (2, 3, 8)).unbind(0)
+    of_lam = functools.partial(soft_rank, lam=50.0)
+    by_sorter = spearman_loss(predictions, targets, HandcraftedSorter(50.0))
+    torch.testing.assert_close(spearman_loss(predictions, targets, of_lam), by_sorter)
+    divided = functools.partial(of_lam, normalize=True)
+    torch.testing.assert_close(spearman_loss(predictions, targets, divided), by_sorter)
+
+
+def test_plain_ranks_without_a_word_of_it_are_warned_of() -> None:
+    predictions = make_scores("normal", (3, 8))
+    with pytest.warns(UserWarning, match=r"ranks up to .* for rows of 8 scores"):
+        spearman_loss(predictions, predictions, lambda rows: soft_rank(rows, 50.0))

@@ -22,6 +22,7 @@ from sodeep_fast._checks import (
     check_real,
     check_same_shape,
     check_scores,
+    warn_of_single_observations,
 )
 from sodeep_fast.losses.mean_average_precision import mean_average_precision_loss
 from sodeep_fast.losses.rank_triplet import rank_triplet_loss
@@ -45,7 +46,7 @@ def get_rank(batch_score: Tensor, dim: int = 0) -> Tensor:
 
     Raises:
         TypeError: complex scores.
-        ValueError: a scalar tensor.
+        ValueError: a scalar tensor, or a dimension that it does not have.
 
     Example:
         >>> import torch
@@ -54,6 +55,10 @@ def get_rank(batch_score: Tensor, dim: int = 0) -> Tensor:
         tensor([0.7500, 0.2500, 1.0000, 0.5000])
     """
     check_real(batch_score, "batch_score")
+    if not -batch_score.dim() <= dim < batch_score.dim():
+        raise ValueError(
+            f"dim must be one of the {batch_score.dim()} dimensions of batch_score, got {dim}"
+        )
     rows = batch_score.movedim(dim, -1).flip(-1)
     ranks = hard_rank(rows, ties="ordinal").float() / rows.shape[-1]
     return ranks.flip(-1).movedim(-1, dim)
@@ -171,13 +176,15 @@ class SpearmanLoss(_SorterLoss):
         """Returns the loss, a scalar.
 
         Arguments:
-            mem_pred: (n,) predictions, or (b, n): b groups, ranked one by one and averaged.
+            mem_pred: (n,) predictions, or (b, n): b groups, ranked one by one and averaged; so
+                (b, 1) give 0, and a warning.
             mem_gt: targets of the same shape.
             pr: no effect, as in the original.
         """
         check_scores(mem_pred, "mem_pred")
         check_real(mem_gt, "mem_gt")
         check_same_shape(mem_gt, mem_pred, "mem_gt", "mem_pred")
+        warn_of_single_observations(mem_pred, "mem_pred")
         rows = torch.atleast_2d(mem_pred).flatten(0, -2)
         ranks = _rank_rows(self.sorter, rows).view(mem_pred.shape)
         loss = (ranks - get_rank(mem_gt, dim=-1)).square().mean()
@@ -209,6 +216,11 @@ class MapRankingLoss(_SorterLoss):
 
         The labels must be binary, where the original multiplies ranks by any.
         """
+        check_scores(output, "output")
+        if output.dim() != 2:
+            raise ValueError(f"output must have shape (n, C), got {tuple(output.shape)}")
+        check_real(target, "target")
+        check_same_shape(target, output, "target", "output")
 
         def sorter(rows: Tensor) -> Tensor:
             return _rank_rows(self.sorter, rows, wanted=target.T.bool().any(-1))

@@ -1,7 +1,5 @@
 """One minus Spearman's rank correlation, with soft ranks of the predictions."""
 
-import warnings
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -12,6 +10,7 @@ from sodeep_fast._checks import (
     check_same_shape,
     check_scores,
     check_sorter,
+    warn_of_single_observations,
 )
 from sodeep_fast.ops.hard_rank import hard_rank
 from sodeep_fast.sorters.protocol import Sorter, relative_ranks
@@ -64,13 +63,7 @@ def spearman_loss(
     if mask is None:
         n = predictions.shape[-1]
         if n < 2:
-            if predictions.numel() > 1:
-                warnings.warn(
-                    f"predictions {tuple(predictions.shape)} are groups of one observation, which "
-                    "has no order, so the loss is 0: squeeze the last dimension to rank the "
-                    "observations among each other",
-                    stacklevel=2,
-                )
+            warn_of_single_observations(predictions, "predictions")
             # Nothing to sum, rather than a constant, so that backward() works.
             dtype = torch.promote_types(predictions.dtype, torch.float32)
             return predictions.narrow(-1, 0, 0).sum(dtype=dtype)

@@ -93,6 +93,7 @@ class CNNSorter(LearnedSorter):
         self.channels = list(channels)
         self.kernel_sizes = list(kernel_sizes)
         self.padding = padding
+        self.positions = length if padding == "same" else left  # that the last block leaves
         widths = [1, *channels, length]
         self.blocks = nn.Sequential(
             *(
@@ -116,6 +117,11 @@ class CNNSorter(LearnedSorter):
 
     def relative_ranks(self, rows: Tensor) -> Tensor:
         """Returns ranks / n (b, n) of scores (b, n)."""
+        if self.training and len(rows) * self.positions == 1:
+            raise ValueError(
+                "scores must have two rows or more in training mode, where the last block's batch "
+                "statistics are those of one position of every row; got 1"
+            )
         hidden = conv_stack(rows.unsqueeze(1), list(self.blocks))
         if self.padding == "same":
             return self.linear(hidden.mT).squeeze(-1)

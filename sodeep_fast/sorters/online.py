@@ -1,6 +1,8 @@
 """A sorter that goes on learning from the scores that it is given."""
 
 from collections import deque
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +28,9 @@ class OnlineSorter(nn.Module):
     The sorter's weights follow that difference alone: they want no gradient, so the loss does not
     reach them, and an optimiser of the loss module's parameters leaves them as they are. To train
     them on the loss too, make the sorter trainable, and do without this.
+
+    `state_dict` has Adam's state too, so that a run can be resumed; `save_sorter` takes the sorter
+    alone, the attribute `sorter`.
 
     Arguments:
         sorter: a learned sorter, such as `LSTMSorter`; its weights no longer want gradients.
@@ -61,6 +66,22 @@ class OnlineSorter(nn.Module):
         self.keep = keep
         self.optimizer = torch.optim.Adam(sorter.parameters(), lr)
         self._seen: deque[tuple[Tensor, Tensor | None]] = deque()
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Returns Adam's state, which `state_dict` keeps beside the sorter's weights."""
+        return self.optimizer.state_dict()
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Takes Adam's state from a `state_dict`."""
+        self.optimizer.load_state_dict(state)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "OnlineSorter":
+        """Converts Adam's moments along with the weights, of whose dtype and device they are."""
+        super()._apply(fn, recurse)
+        for state in self.optimizer.state.values():
+            for name in ("exp_avg", "exp_avg_sq"):
+                state[name] = fn(state[name])
+        return self
 
     @property
     def normalize(self) -> bool:

@@ -1,10 +1,14 @@
 """What a loss may expect of a sorter, and the one scale in which losses see ranks: rank / n."""
 
+import functools
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from sodeep_fast.ops._autograd import are_tracing
 from sodeep_fast.ops.hard_rank import hard_rank
 from sodeep_fast.ops.soft_rank import soft_rank
 
@@ -21,8 +25,10 @@ def relative_ranks(sorter: Sorter, scores: Tensor, mask: Tensor | None = None) -
     """Returns rank / n of every score within its row, whichever scale `sorter` works in.
 
     Arguments:
-        sorter: see `Sorter`; or `soft_rank` or `hard_rank` themselves, which have no attribute but
-            are known to return plain ranks.
+        sorter: see `Sorter`; or `soft_rank` or `hard_rank`, or a `functools.partial` of them, which
+            have no attribute but are known to return plain ranks. Any other function without it
+            whose ranks are plain all the same gets a warning, where looking does not make the host
+            wait for a GPU.
         scores: (..., n) scores; the sorter sees one batch (b, n) of all rows.
         mask: (..., n) bool, True where valid; handed to the sorter only if given.
 
@@ -30,6 +36,7 @@ def relative_ranks(sorter: Sorter, scores: Tensor, mask: Tensor | None = None) -
         (..., n) ranks divided by n, or by the number of valid entries of the row.
 
     Raises:
+        TypeError: the sorter returned no tensor.
         ValueError: the sorter returned another shape than it was given.
     """
     rows = torch.atleast_2d(scores).flatten(0, -2)
@@ -37,12 +44,44 @@ def relative_ranks(sorter: Sorter, scores: Tensor, mask: Tensor | None = None) -
         ranks = sorter(rows)
     else:
         ranks = sorter(rows, mask=torch.atleast_2d(mask).flatten(0, -2))
+    if not isinstance(ranks, Tensor):
+        raise TypeError(f"sorter must return a torch.Tensor, got {type(ranks).__name__}")
     if ranks.shape != rows.shape:
         raise ValueError(
             f"sorter must return ranks of the shape of its scores, {tuple(rows.shape)}, "
             f"got {tuple(ranks.shape)}"
         )
+    if _divides(sorter):
+        if not hasattr(sorter, "normalize"):
+            _warn_of_plain_ranks(ranks)
+        return ranks.view(scores.shape)
     ranks = ranks.view(scores.shape)
-    if getattr(sorter, "normalize", sorter is not soft_rank and sorter is not hard_rank):
-        return ranks
     return ranks / (scores.shape[-1] if mask is None else mask.sum(-1, keepdim=True).clamp(min=1))
+
+
+def _divides(sorter: Sorter) -> bool:
+    """Returns whether a sorter's ranks are divided by n, as far as it tells."""
+    function: Any = sorter
+    options: dict[str, Any] = {}
+    while isinstance(function, functools.partial):
+        options = function.keywords | options
+        function = function.func
+    if function is soft_rank or function is hard_rank:
+        return bool(options.get("normalize", False))
+    return getattr(sorter, "normalize", True)
+
+
+def _warn_of_plain_ranks(ranks: Tensor) -> None:
+    """Warns of ranks that are far beyond 1, the largest one if they were divided by n."""
+    n = ranks.shape[-1]
+    # The worst rank of n scores is n: above 2 for n > 2, and what a network says is near 1.
+    if n <= 2 or ranks.numel() == 0 or ranks.device.type != "cpu" or are_tracing():
+        return
+    worst = float(ranks.detach().max())
+    if worst > 0.8 * n:
+        warnings.warn(
+            f"sorter returned ranks up to {worst:.3g} for rows of {n} scores, and has no attribute "
+            "normalize, without which ranks are taken to be divided by n: give it one, False for "
+            "plain ranks, or take HandcraftedSorter(lam) for soft_rank with another lam",
+            stacklevel=4,
+        )
