@@ -6,9 +6,8 @@ from collections.abc import Sequence
 import triton
 import triton.language as tl
 
-LOG2_E = tl.constexpr(1.4426950408889634)
-# sigmoid(-60 log 2) = 2^-60 is 0 to rounding, and products of two denominators stay finite.
-SATURATED = tl.constexpr(60.0)
+from sodeep_fast.kernels._numbers import LOG2_E, SATURATED
+
 # Kinds, as sodeep_fast.comparators.encode numbers them.
 SUP = tl.constexpr(1)
 STEP = tl.constexpr(2)

@@ -3,6 +3,9 @@
 import triton
 import triton.language as tl
 
+# Tiles summed before they are added to the compensated total: what one float32 sum sees is short.
+FLUSH = tl.constexpr(8)
+
 
 @triton.jit
 def two_sum(total, error, term):

@@ -3,7 +3,8 @@
 import triton
 import triton.language as tl
 
-LOG2_E = tl.constexpr(1.4426950408889634)
+from sodeep_fast.kernels._numbers import LOG2_E
+
 # sigmoid(-30 log 2) = 2^-30 is 0 to the rounding of half types, and four such denominators multiply
 # without overflow.
 SATURATED_HALF = tl.constexpr(30.0)

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from sodeep_fast.kernels import _layouts
-
-DTYPES = {"full": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from sodeep_fast.kernels._precisions import DTYPES
 
 
 def _product(left: Tensor, right: Tensor, products: str) -> Tensor:

@@ -1,9 +1,18 @@
-"""The types that kernels multiply in."""
+"""The types that kernels compute and multiply in, as Triton has them."""
 
+import torch
 import triton
 import triton.language as tl
 
-TRITON_DTYPES = {"full": tl.float32, "bf16": tl.bfloat16, "fp16": tl.float16}
+from sodeep_fast.kernels._precisions import DTYPES
+
+
+def triton_dtype(dtype: torch.dtype) -> tl.dtype:
+    """Returns Triton's type of the same name."""
+    return getattr(tl, str(dtype).removeprefix("torch."))
+
+
+TRITON_DTYPES = {products: triton_dtype(dtype) for products, dtype in DTYPES.items()}
 
 
 def operand_dtype(products: str) -> tl.dtype:

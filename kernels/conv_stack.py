@@ -42,6 +42,7 @@ from torch import Tensor
 
 from sodeep_fast.kernels import _config, _layouts
 from sodeep_fast.kernels._arch import arch_of
+from sodeep_fast.kernels._precisions import DTYPES
 from sodeep_fast.kernels._products import operand_dtype
 
 
@@ -305,7 +306,7 @@ class _Block:
         }
 
 
-PRODUCTS = {torch.float32: "full", torch.bfloat16: "bf16", torch.float16: "fp16"}
+PRODUCTS = {dtype: products for products, dtype in DTYPES.items()}
 # Positions and channels of a program that has no product to make: 8 numbers a thread.
 SLOPES_TILE = (32, 32)
 # What a kernel takes of a block that has none of it.

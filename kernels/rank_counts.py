@@ -41,13 +41,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sodeep_fast._checks import rank_dtype
 from sodeep_fast.kernels import _config
 from sodeep_fast.kernels._arch import arch_of
 from sodeep_fast.kernels._comparators import compare, encode_comparators, load_comparators
-from sodeep_fast.kernels._compensated import collect, two_sum
+from sodeep_fast.kernels._compensated import FLUSH, collect, two_sum
+from sodeep_fast.kernels._dense import dense
+from sodeep_fast.kernels._products import triton_dtype
 
-# Tiles summed before they are added to the compensated total: what one float32 sum sees is short.
-FLUSH = tl.constexpr(8)
 # Rows looked at together in the search for a slot's row.
 WAYS = tl.constexpr(128)
 MOST_ITEMS = 1 << 30  # columns are 32-bit in the kernels
@@ -339,7 +340,7 @@ class _Call:
         self.num_levels = num_levels
         self.scores = scores.contiguous()
         self.rest = (levels.contiguous(), columns.contiguous(), offsets.contiguous())
-        self.dtype = torch.float64 if scores.dtype == torch.float64 else torch.float32
+        self.dtype = rank_dtype(scores)
         self.kinds, self.comparators = encode_comparators(
             kinds, parameters, torch.finfo(self.dtype).max
         )
@@ -378,7 +379,7 @@ class _Call:
                 num_levels=self.num_levels,
                 **options,
                 KINDS=self.kinds,
-                DTYPE=tl.float64 if self.dtype == torch.float64 else tl.float32,
+                DTYPE=triton_dtype(self.dtype),
                 TARGETS=blocks.targets,
                 ITEMS=blocks.items,
                 num_warps=blocks.warps,
@@ -392,7 +393,7 @@ class _Call:
             blocks = self.blocks(self.num_levels)
             slots, stride = self.slots(blocks)
             grid = (slots, triton.cdiv(self.num_levels, blocks.levels))
-            buffers = (self.scores, _dense(tangent), *self.rest, out)
+            buffers = (self.scores, dense(tangent), *self.rest, out)
             self.launch(
                 rank_counts_fwd_kernel, grid, blocks, *buffers,
                 rows=self.rows, stride=stride, LEVELS=blocks.levels,
@@ -408,7 +409,7 @@ class _Call:
         slots, stride = self.slots(blocks)
         own = self.empty(self.total)
         spoilt = self.empty(self.rows, dtype=torch.int32)
-        buffers = (_dense(tangent), grad.contiguous(), self.scores, *self.rest, own, spoilt, out)
+        buffers = (dense(tangent), grad.contiguous(), self.scores, *self.rest, own, spoilt, out)
         self.launch(
             rank_counts_bwd_targets_kernel, (slots,), blocks, *buffers,
             rows=self.rows, stride=stride,
@@ -418,10 +419,6 @@ class _Call:
         grid = (self.rows * triton.cdiv(self.items, tiles * blocks.items),)
         self.launch(rank_counts_bwd_items_kernel, grid, blocks, *buffers, tiles=tiles)
         return out.to(self.scores.dtype)
-
-
-def _dense(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.contiguous()
 
 
 def rank_counts(scores: Tensor, *rest: Any) -> Tensor:

@@ -32,8 +32,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sodeep_fast._checks import rank_dtype
 from sodeep_fast.kernels import _config
 from sodeep_fast.kernels._arch import arch_of
+from sodeep_fast.kernels._dense import dense
+from sodeep_fast.kernels._products import triton_dtype
 
 MOST_PROGRAMS = 1 << 31  # of a launch, which has fewer
 
@@ -165,10 +168,6 @@ def _axis(compute: torch.dtype, bins: int, low: float, high: float) -> tuple[flo
     return max(-most, min(low, most)), min((bins - 1) / (high - low), most)
 
 
-def _dense(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.contiguous()
-
-
 def _accumulate(
     scores: Tensor,
     tangent: Tensor | None,
@@ -178,7 +177,7 @@ def _accumulate(
     low: float,
     high: float,
 ) -> Tensor:
-    compute = torch.float64 if scores.dtype == torch.float64 else torch.float32
+    compute = rank_dtype(scores)
     shape = (*scores.shape[:-1], num_levels, bins)
     if scores.numel() == 0:
         return torch.zeros(shape, dtype=compute, device=scores.device)
@@ -194,11 +193,10 @@ def _accumulate(
     out = torch.empty((rows, slices, num_levels, bins), dtype=compute, device=scores.device)
     with torch.cuda.device_of(out):
         soft_histogram_fwd_kernel[grid](
-            _dense(scores), _dense(levels), _dense(tangent), out, n, num_levels, bins,
+            dense(scores), dense(levels), dense(tangent), out, n, num_levels, bins,
             *_axis(compute, bins, low, high),
-            DTYPE=tl.float64 if compute == torch.float64 else tl.float32,
-            SLICE=_config.HISTOGRAM_SLICE, BLOCK_N=blocks.items, BLOCK_B=blocks.bins,
-            num_warps=blocks.warps, maxnreg=_config.MAX_REGISTERS,
+            DTYPE=triton_dtype(compute), SLICE=_config.HISTOGRAM_SLICE, BLOCK_N=blocks.items,
+            BLOCK_B=blocks.bins, num_warps=blocks.warps, maxnreg=_config.MAX_REGISTERS,
         )  # fmt: skip
     return out.sum(1).view(shape) if slices > 1 else out.view(shape)
 
@@ -225,7 +223,7 @@ def soft_histogram_backward(
     high: float,
 ) -> Tensor:
     """Implements the operator `triton_soft_histogram_backward`."""
-    compute = torch.float64 if scores.dtype == torch.float64 else torch.float32
+    compute = rank_dtype(scores)
     out = torch.empty(scores.shape, dtype=scores.dtype, device=scores.device)
     if out.numel() == 0:
         return out
@@ -234,9 +232,8 @@ def soft_histogram_backward(
     grid = (scores.numel() // n * triton.cdiv(n, block),)
     with torch.cuda.device_of(out):
         soft_histogram_bwd_kernel[grid](
-            _dense(grad), _dense(scores), _dense(levels), out, n, num_levels, bins,
+            dense(grad), dense(scores), dense(levels), out, n, num_levels, bins,
             *_axis(compute, bins, low, high),
-            DTYPE=tl.float64 if compute == torch.float64 else tl.float32, BLOCK_N=block,
-            maxnreg=_config.MAX_REGISTERS,
+            DTYPE=triton_dtype(compute), BLOCK_N=block, maxnreg=_config.MAX_REGISTERS,
         )  # fmt: skip
     return out

@@ -34,18 +34,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sodeep_fast._checks import rank_dtype
 from sodeep_fast.kernels import _config
 from sodeep_fast.kernels._arch import arch_of
-from sodeep_fast.kernels._compensated import two_sum
+from sodeep_fast.kernels._compensated import FLUSH, two_sum
+from sodeep_fast.kernels._dense import dense
+from sodeep_fast.kernels._numbers import LOG2_E, SATURATED
+from sodeep_fast.kernels._products import triton_dtype
 
-LOG2_E = tl.constexpr(1.4426950408889634)
 # A product of two exponentials has the relative error of lam (s - middle), eps / 2 times at most
 # half of this: under the 4 eps n that n such terms are allowed. It also bounds the denominators.
 NARROW = tl.constexpr(46.0)
-# sigmoid(-60 log 2) = 2^-60 is 0 to rounding, and products of two denominators stay finite.
-SATURATED = tl.constexpr(60.0)
-# Tiles summed before they are added to the compensated total: what one float32 sum sees is short.
-FLUSH = tl.constexpr(8)
 
 
 @triton.jit
@@ -388,14 +387,14 @@ def _launch(
     if out.numel() == 0:
         return
     rows = out.numel() // n
-    compute = torch.float64 if out.dtype == torch.float64 else torch.float32
+    compute = rank_dtype(out)
     blocks = _config.pairwise_blocks(compute == torch.float64, n, arch_of(out))
     grid = (triton.cdiv(rows, blocks.rows) * triton.cdiv(n, blocks.targets),)
     # The kernels hold 2 lam / log 2 in `compute`, where it must stay finite.
     lam = min(lam, torch.finfo(compute).max / 4)
     with torch.cuda.device_of(out):
         kernel[grid](
-            *(None if buffer is None else buffer.contiguous() for buffer in buffers),
+            *map(dense, buffers),
             out,
             rows,
             n,
@@ -409,17 +408,12 @@ def _launch(
         )
 
 
-def _compute_type(scores: Tensor) -> tl.dtype:
-    return tl.float64 if scores.dtype == torch.float64 else tl.float32
-
-
 def soft_rank(
     scores: Tensor, mask: Tensor | None, lam: float, normalize: bool, method: str
 ) -> Tensor:
     """Implements the operator `triton_soft_rank`; there is one method, all pairs."""
-    dtype = torch.float64 if scores.dtype == torch.float64 else torch.float32
-    ranks = torch.empty(scores.shape, dtype=dtype, device=scores.device)
-    flags = {"NORMALIZE": normalize, "DTYPE": _compute_type(scores)}
+    ranks = torch.empty(scores.shape, dtype=rank_dtype(scores), device=scores.device)
+    flags = {"NORMALIZE": normalize, "DTYPE": triton_dtype(rank_dtype(scores))}
     _launch(soft_rank_fwd_kernel, (scores, mask), ranks, lam, **flags)
     return ranks
 
@@ -429,7 +423,7 @@ def soft_rank_backward(
 ) -> Tensor:
     """Implements the operator `triton_soft_rank_backward`."""
     out = torch.empty(scores.shape, dtype=scores.dtype, device=scores.device)
-    flags = {"NORMALIZE": normalize, "DTYPE": _compute_type(scores)}
+    flags = {"NORMALIZE": normalize, "DTYPE": triton_dtype(rank_dtype(scores))}
     _launch(soft_rank_bwd_kernel, (grad, scores, mask), out, lam, **flags)
     return out
 
@@ -445,6 +439,6 @@ def soft_rank_double_backward(
 ) -> Tensor:
     """Implements the operator `triton_soft_rank_double_backward`."""
     out = torch.empty(scores.shape, dtype=scores.dtype, device=scores.device)
-    flags = {"NORMALIZE": normalize, "DTYPE": _compute_type(scores)}
+    flags = {"NORMALIZE": normalize, "DTYPE": triton_dtype(rank_dtype(scores))}
     _launch(soft_rank_bwd_bwd_kernel, (grad_grad, grad, scores, mask), out, lam, **flags)
     return out

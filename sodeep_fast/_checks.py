@@ -10,7 +10,10 @@ FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def rank_dtype(scores: Tensor) -> torch.dtype:
-    """Returns the dtype of the ranks of `scores`; bfloat16, say, cannot hold rank 257."""
+    """Returns the dtype that `scores` are computed in, and their ranks have.
+
+    bfloat16, say, cannot hold rank 257.
+    """
     return torch.float64 if scores.dtype == torch.float64 else torch.float32
 
 

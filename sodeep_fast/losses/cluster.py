@@ -85,7 +85,7 @@ class ClusterLoss(nn.Module):
         check_batch(embeddings, labels, "embeddings", "labels")
         finest = self._finest(embeddings, labels)
         with torch.autocast(embeddings.device.type, enabled=False):
-            vectors = embeddings.to(self._compute_dtype(embeddings))
+            vectors = embeddings.to(self._common_dtype(embeddings))
             vectors = unit_length(vectors) if self.normalize else vectors
             return self._evaluate(vectors, finest)
 
@@ -110,11 +110,12 @@ class ClusterLoss(nn.Module):
         return finest
 
     def _evaluate(self, vectors: Tensor, finest: Tensor) -> Tensor:
-        wide = self._compute_dtype(vectors)
+        wide = self._common_dtype(vectors)
         items = unit_length(self.proxies.to(wide)) / self.temperature
         return evaluate(vectors.to(wide), items, _Terms(finest, self.gather), self.chunk_size)
 
-    def _compute_dtype(self, vectors: Tensor) -> torch.dtype:
+    def _common_dtype(self, vectors: Tensor) -> torch.dtype:
+        """Returns the dtype that vectors are compared with the proxies in."""
         wide = torch.promote_types(vectors.dtype, self.proxies.dtype)
         return torch.promote_types(wide, torch.float32)
 

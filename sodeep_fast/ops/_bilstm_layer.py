@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sodeep_fast import _native
+from sodeep_fast._checks import rank_dtype
 from sodeep_fast.ops import _backend
 
 GPU_BACKENDS = ("triton", "cuda")
@@ -45,7 +46,7 @@ def _register(prefix: str, value_dtype: Any, saved_like: Any) -> None:
         n, b, _ = sequence.shape
         hidden = weights[1].shape[1]
         rounded = rounds and head is None
-        dtype = value_dtype(sequence, option) if rounded else _compute_dtype(sequence)
+        dtype = value_dtype(sequence, option) if rounded else rank_dtype(sequence)
         output = sequence.new_empty((n, b, 2 * hidden) if head is None else (2, n, b), dtype=dtype)
         saved = saved_like(sequence, keeps, hidden, option)
         if prefix:
@@ -71,7 +72,7 @@ def _register(prefix: str, value_dtype: Any, saved_like: Any) -> None:
         gates = 0 if states is None else 4 * hidden
         directions = 1 if features > 1 or states is not None else 2
         shape = (directions, n if wants_sequence else 0, b, features)
-        dtype = _compute_dtype(sequence)
+        dtype = rank_dtype(sequence)
         shapes: list[tuple[int, ...]] = [(2, gates, features), (2, gates, hidden), (2, gates)]
         if not prefix:
             shapes.append((2 * hidden if wants_head else 0,))
@@ -124,22 +125,18 @@ def _register(prefix: str, value_dtype: Any, saved_like: Any) -> None:
     torch.library.register_autograd(backward, refuse)
 
 
-def _compute_dtype(sequence: Tensor) -> torch.dtype:
-    return torch.float64 if sequence.dtype == torch.float64 else torch.float32
-
-
 def cpp_rounds(dtype: torch.dtype, bf16: bool) -> bool:
     """Returns whether the C++ kernels round a layer of this dtype where bf16 products are asked."""
     return bf16 and dtype != torch.float64 and _native.cpu_has_bf16()
 
 
 def _values_of_cpp(sequence: Tensor, bf16: bool) -> torch.dtype:
-    return torch.bfloat16 if cpp_rounds(sequence.dtype, bf16) else _compute_dtype(sequence)
+    return torch.bfloat16 if cpp_rounds(sequence.dtype, bf16) else rank_dtype(sequence)
 
 
 def _saved_by_cpp(sequence: Tensor, keeps: int, hidden: int, bf16: bool) -> Tensor:
     steps, batch, _ = sequence.shape
-    dtype = _compute_dtype(sequence)
+    dtype = rank_dtype(sequence)
     if keeps < steps:
         return sequence.new_empty((2, keeps, batch, 2, hidden), dtype=dtype)
     saved_dtype = torch.float16 if cpp_rounds(sequence.dtype, bf16) else dtype

@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from sodeep_fast import _native
-from sodeep_fast._checks import check_choice, check_matrix
+from sodeep_fast._checks import check_choice, check_matrix, rank_dtype
+from sodeep_fast.kernels._precisions import DTYPES
 from sodeep_fast.ops import _backend
 from sodeep_fast.ops._autograd import are_transforming
 from sodeep_fast.ops._bilstm_layer import SAVED_BY_CPP, WEIGHTS_PER_LAYER, cpp_rounds
 from sodeep_fast.reference.bilstm import bilstm as reference_bilstm
 
-PRECISIONS = ("auto", "full", "bf16", "fp16")
-HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = ("auto", *DTYPES)
+HALVES = {name: dtype for name, dtype in DTYPES.items() if name != "full"}
 CUDA_HIDDEN = 128  # hidden units whose recurrent weights, in a half type, fill half the registers
 INTERPRETED_SHARED = 227 << 10  # what Triton's interpreter is taken to have: as much as an H200
 # What a layer may keep of its gates for its backward. glibc gives larger blocks back to the system,
@@ -143,7 +144,7 @@ def _bilstm(
         if obstacle:
             return _project(_by_torch(scores, weights, precision), head)
 
-    compute = torch.float64 if dtype == torch.float64 else torch.float32
+    compute = rank_dtype(weights[0])
     layer_of: Callable[..., tuple[Tensor, ...]]
     if on_gpu:
         layer_of = getattr(torch.ops.sodeep_fast, f"{backend}_bilstm_layer")

@@ -176,7 +176,7 @@ def _why_not_frozen(parts: list[Block]) -> str | None:
     return None
 
 
-def _compute_dtype(inputs: Tensor) -> torch.dtype:
+def _frozen_dtype(inputs: Tensor) -> torch.dtype:
     """Returns the dtype that frozen blocks are computed in."""
     device = inputs.device.type
     if torch.is_autocast_enabled(device) and inputs.dtype != torch.float64:
@@ -190,7 +190,7 @@ def _run_triton(inputs: Tensor, parts: list[Block]) -> Tensor:
     obstacle = obstacle or _why_not_frozen(parts)
     if obstacle is not None:
         raise ValueError(f"backend='triton' is not available for these blocks: {obstacle}")
-    dtype = _compute_dtype(inputs)
+    dtype = _frozen_dtype(inputs)
     # As they are: a kernel reads slopes and statistics, for which the host would have to wait.
     parameters: list[Tensor | None] = []
     for conv, norm, activation in parts:
@@ -210,7 +210,7 @@ def _run_triton(inputs: Tensor, parts: list[Block]) -> Tensor:
 
 def _run_frozen(image: Tensor, parts: list[Block]) -> Tensor:
     """Returns all blocks' output, a few rows at a time, with batch normalization folded."""
-    dtype = _compute_dtype(image)
+    dtype = _frozen_dtype(image)
     folded = [_fold(part.conv, part.norm) for part in parts]
     # Channels last, which oneDNN would otherwise make of them at every call.
     weights = [
