@@ -9,6 +9,9 @@ from typing import Any
 
 # Rows that lie next to each other in what the forward saves: the fewest that a program takes.
 LSTM_GRANULE = 8
+# Numbers that it saves of a step and a unit, i, f, g, o and c: Saved::kNumbers of
+# csrc/cuda/bilstm_tile.cuh.
+LSTM_SAVED = 5
 # Bytes of shared memory that the kernels need at most besides the recurrent weights, as compiled
 # for sm_80, 90 and 100.
 LSTM_SHARED = 12 << 10
@@ -35,9 +38,9 @@ def lstm_shared_bytes(hidden: int, full: bool) -> int:
 
 
 def lstm_saved_shape(steps: int, batch: int, hidden: int) -> tuple[int, ...]:
-    """Returns the shape of what the forward saves: i, f, g, o and c of every step and row."""
+    """Returns the shape of what the forward saves of every step and row."""
     granules = (batch + LSTM_GRANULE - 1) // LSTM_GRANULE
-    return (2, steps, granules, 5, lstm_padded(hidden), LSTM_GRANULE)
+    return (2, steps, granules, LSTM_SAVED, lstm_padded(hidden), LSTM_GRANULE)
 
 
 def conv_entering(leaving: int, parameters: Sequence[Any], paddings: Sequence[int]) -> int:

@@ -48,8 +48,9 @@ from sodeep_fast.kernels._arch import arch_of
 from sodeep_fast.kernels._lstm_cell import gate_gradients, gates, hyperbolic_tangent
 from sodeep_fast.kernels._products import TRITON_DTYPES, operand_dtype
 
-# Rows that lie next to each other in what is saved.
+# Rows that lie next to each other in what is saved, and numbers of each.
 GRANULE = tl.constexpr(_layouts.LSTM_GRANULE)
+SAVED = tl.constexpr(_layouts.LSTM_SAVED)
 LARGEST_HALF = tl.constexpr(65504.0)
 # Where a row's largest gradient is scaled to before it is rounded to float16: the backward may
 # multiply it by 2^19 before it overflows, and rounds to 2^-20 of it what it makes small.
@@ -119,10 +120,10 @@ def _load_inputs(
 
 @triton.jit
 def _saved_at(saved_ptr, direction, step, steps, batch, o_row, HIDDEN: tl.constexpr):
-    """Returns where a step's five saved numbers lie, [HIDDEN, ROWS] for the first of them."""
+    """Returns where a step's saved numbers lie, [HIDDEN, ROWS] for the first of them."""
     granules = tl.cdiv(batch, GRANULE)
     o_granule = (direction * steps + step) * granules + o_row // GRANULE
-    o_number = o_granule * (5 * HIDDEN * GRANULE) + o_row % GRANULE
+    o_number = o_granule * (SAVED * HIDDEN * GRANULE) + o_row % GRANULE
     return saved_ptr + o_number[None, :] + tl.arange(0, HIDDEN)[:, None] * GRANULE
 
 
@@ -140,7 +141,7 @@ def bilstm_fwd_kernel(
     more_a_ptr,  # [4, hidden], the second bias
     more_b_ptr,
     output_ptr,  # [steps, batch, 2, hidden]
-    saved_ptr,  # [2, steps, granules of rows, 5, HIDDEN, GRANULE] i, f, g, o and c, or None
+    saved_ptr,  # [2, steps, granules of rows, SAVED, HIDDEN, GRANULE] i, f, g, o and c, or None
     steps,
     batch,
     hidden,
@@ -248,7 +249,7 @@ def _power_below(b_x):
 @triton.jit(do_not_specialize=["steps", "batch"])
 def bilstm_bwd_kernel(
     grad_ptr,  # [steps, batch, 2, hidden] gradient of the output
-    saved_ptr,  # [2, steps, granules of rows, 5, HIDDEN, GRANULE] i, f, g, o and c
+    saved_ptr,  # [2, steps, granules of rows, SAVED, HIDDEN, GRANULE] i, f, g, o and c
     largest_ptr,  # [batch] the largest of each row's gradient, or None: nothing is scaled
     column_a_ptr,  # [4, hidden] weights of the scores, of the first direction; unused without out
     column_b_ptr,  # and of the second
