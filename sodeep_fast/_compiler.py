@@ -28,3 +28,14 @@ def outside_of_graphs(function: Callable[Parameters, Result]) -> Callable[Parame
         return disabled(*args, **kwargs)
 
     return call
+
+
+def constant_in_graphs(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Makes torch.compile call a function when it makes a graph, and keep what it returned.
+
+    For what it cannot trace and a graph may rely on, such as what the machine has. A decorator that
+    leaves the mark of `torch.compiler.assume_constant_result`, which would import the compiler, and
+    Triton, with the package.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from sodeep_fast._compiler import constant_in_graphs
+
 
 def find_library(stem: str) -> Path | None:
     """Returns where a compiled library of the package is, if it was built."""
@@ -55,6 +57,7 @@ def cpu_capability() -> str:
     return str(torch.ops.sodeep_fast.cpu_capability()) if HAS_CPU else "none"
 
 
+@constant_in_graphs
 def cpu_has_bf16() -> bool:
     """Returns whether the CPU kernels multiply bfloat16 here, in the operators that can."""
     return HAS_CPU and bool(torch.ops.sodeep_fast.cpu_has_bf16())

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sodeep_fast import _native
 from sodeep_fast._checks import rank_dtype
+from sodeep_fast.kernels._layouts import lstm_saved_shape
 from sodeep_fast.ops import _backend
 
 GPU_BACKENDS = ("triton", "cuda")
@@ -148,8 +149,6 @@ def _values_on_gpu(sequence: Tensor, products: str) -> torch.dtype:
 
 
 def _saved_on_gpu(sequence: Tensor, saves: bool, hidden: int, products: str) -> Tensor:
-    from sodeep_fast.kernels._layouts import lstm_saved_shape
-
     steps, batch, _ = sequence.shape
     dtype = torch.float32 if products == "full" else torch.float16
     shape = lstm_saved_shape(steps if saves else 0, batch, hidden)

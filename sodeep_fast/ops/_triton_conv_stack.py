@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from sodeep_fast import _native
+from sodeep_fast._compiler import constant_in_graphs
+from sodeep_fast.kernels._layouts import CONV_PARAMETERS, conv_entering, conv_layout
 from sodeep_fast.ops import _backend
 from sodeep_fast.ops._vmap import batching_rule
 
@@ -32,14 +34,11 @@ def triton_conv_stack(
     return result
 
 
+@constant_in_graphs
 def _allows_tf32() -> bool:
     """Returns whether convolutions of float32 may round their factors to TF32."""
     cudnn: Any = torch.backends.cudnn
     return bool(cudnn.conv.fp32_precision == "tf32")
-
-
-# The compiler cannot ask for it; see `bilstm`.
-_allows_tf32._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _register() -> None:
@@ -55,8 +54,6 @@ def _register() -> None:
         entering: int, parameters: list[Tensor | None], paddings: list[int], relus: list[bool]
     ) -> tuple[int, int, int]:
         """The positions of what is returned, its channels, and the bytes of signs, of a row."""
-        from sodeep_fast.kernels._layouts import CONV_PARAMETERS, conv_layout
-
         positions, offsets = conv_layout(entering, parameters, paddings, relus)
         return positions[-1], parameters[-CONV_PARAMETERS].shape[0], offsets[-1]
 
@@ -77,8 +74,6 @@ def _register() -> None:
 
     @torch.library.register_fake(f"sodeep_fast::{backward}")
     def _(grad: Tensor, signs: Tensor, parameters: Any, paddings: Any, *options: Any) -> Tensor:
-        from sodeep_fast.kernels._layouts import conv_entering
-
         *leading, leaving, _ = grad.shape
         entering = conv_entering(leaving, parameters, paddings)
         return grad.new_empty((*leading, entering, parameters[0].shape[1]))

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from sodeep_fast import _native
 from sodeep_fast._checks import check_choice, check_matrix, rank_dtype
+from sodeep_fast._compiler import constant_in_graphs
+from sodeep_fast.kernels._layouts import lstm_shared_bytes
 from sodeep_fast.kernels._precisions import DTYPES
 from sodeep_fast.ops import _backend
 from sodeep_fast.ops._autograd import are_transforming
@@ -132,7 +134,7 @@ def _bilstm(
         )
     # Lists of weights keep the kernels' derivatives from the transforms of `torch.func`.
     asked = "reference" if backend == "auto" and are_transforming() else backend
-    backend = _backend.resolve(asked, scores, operator="bilstm")
+    backend = _backend.resolve(asked, scores, "bilstm")
     if backend == "reference":
         return _project(reference_bilstm(scores, weights), head)
     products = _products(precision, dtype, scores.device.type)
@@ -221,9 +223,6 @@ def _products(precision: str, dtype: torch.dtype, device: str) -> str:
 
 def _why_not_triton(weights: list[Tensor], products: str) -> str | None:
     """Says why the Triton kernels cannot serve these weights, or returns None if they can."""
-    # Of the kernels' folder, the only module that does without Triton.
-    from sodeep_fast.kernels._layouts import lstm_shared_bytes
-
     dtype, device, hidden = weights[0].dtype, weights[0].device, weights[1].shape[1]
     if dtype == torch.float64:
         return "they are float64"
@@ -253,16 +252,11 @@ def _why_not_cuda(weights: list[Tensor], products: str) -> str | None:
 ON_GPU = {"triton": _why_not_triton, "cuda": _why_not_cuda}
 
 
+@constant_in_graphs
 def _shared_memory(index: int) -> int:
     """Returns the bytes of shared memory that a program may have on this GPU."""
     properties: Any = torch.cuda.get_device_properties(index)
     return int(properties.shared_memory_per_block_optin)
-
-
-# The compiler cannot ask for these. This is what torch.compiler.assume_constant_result does, which
-# would import the compiler, and Triton, with the package.
-_shared_memory._dynamo_marked_constant = True  # type: ignore[attr-defined]
-_native.cpu_has_bf16._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _by_torch(scores: Tensor, weights: list[Tensor], precision: str) -> Tensor:
