@@ -1,4 +1,15 @@
-"""The derivatives of operators, for autograd and for the transforms of `torch.func` alike."""
+"""The derivatives of operators, for autograd and for the transforms of `torch.func` alike.
+
+Which way something gets its derivative:
+
+- an operator by `register_autograd`, below; one that takes a list of tensors by that of
+  `torch.library`, for an `autograd.Function`, which the transforms need, sees none in a list;
+- PyTorch's arithmetic whose backward needs but inputs and outputs by an `autograd.Function` with
+  `setup_context` and a vmap rule, which the transforms take; what more is kept is an output too;
+- what is found in forward and changed in place in backward, or differs between the two, by one
+  whose forward takes `ctx`. The transforms refuse it: they, and the compiler where it is not kept
+  out of the call, get the formula in PyTorch. See `are_transforming` and `are_tracing`.
+"""
 
 from collections.abc import Callable
 from typing import Any
