@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from sodeep_fast.retrieval.distributed import processes
+
 
 def join_processes(device: torch.device) -> None:
     """Joins the other processes of torchrun, if there are any, until this one ends."""
@@ -26,9 +28,8 @@ def _leave() -> None:
 
 def rank_and_world() -> tuple[int, int]:
     """Returns this process's number and how many there are."""
-    if not dist.is_available() or not dist.is_initialized():
-        return 0, 1
-    return dist.get_rank(), dist.get_world_size()
+    world = processes()
+    return (dist.get_rank() if world > 1 else 0), world
 
 
 def own_device(device: str | torch.device) -> torch.device:
