@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+MOST_LEVELS = 255  # a level is a byte, and the last value marks what takes no part
 
 
 def rank_dtype(scores: Tensor) -> torch.dtype:
@@ -93,9 +94,8 @@ def check_levels(
     if levels.is_floating_point() or levels.is_complex():
         raise TypeError(f"levels must be integers or bool, got {levels.dtype}")
     check_same_shape(levels, scores, "levels", "scores")
-    most = 255 if num_levels is None else num_levels
-    if most > 255:
-        raise ValueError(f"num_levels must be at most 255, got {num_levels}")
+    check_num_levels(num_levels)
+    most = MOST_LEVELS if num_levels is None else num_levels
     if levels.dtype == torch.bool:
         if most < 2:
             raise ValueError(f"num_levels must be at least 2 for bool levels, got {num_levels}")
@@ -107,6 +107,15 @@ def check_levels(
     if low < 0 or high >= most:
         raise ValueError(f"levels must be between 0 and {most - 1}, got {low if low < 0 else high}")
     return high + 1 if num_levels is None else num_levels
+
+
+def check_num_levels(num_levels: int | None) -> None:
+    """Raises unless `num_levels` is None or an integer from 1 to 255."""
+    if num_levels is None:
+        return
+    check_count(num_levels, "num_levels")
+    if num_levels > MOST_LEVELS:
+        raise ValueError(f"num_levels must be at most {MOST_LEVELS}, got {num_levels}")
 
 
 def check_positive(value: float, name: str) -> None:

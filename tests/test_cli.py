@@ -82,13 +82,16 @@ def test_cuda_architectures_are_read_from_the_library(monkeypatch, tmp_path):
 
 def test_choosing_a_backend_says_why(monkeypatch):
     monkeypatch.setattr(_native, "HAS_CPU", True)
-    assert _backend.choose("cpu") == ("cpp", "the preferred kernels for cpu tensors")
-    assert _backend.choose("meta") == ("reference", "there are no kernels for meta tensors")
+    assert _backend.choose("cpu", "soft_rank") == ("cpp", "the preferred kernels for cpu tensors")
+    assert _backend.choose("meta", "soft_rank") == (
+        "reference",
+        "there are no kernels for meta tensors",
+    )
     monkeypatch.setattr(_backend, "has_triton", lambda: False)
     monkeypatch.setattr(_native, "HAS_CUDA", True)
-    assert _backend.choose("cuda") == ("cuda", "triton: Triton is not installed")
+    assert _backend.choose("cuda", "soft_rank") == ("cuda", "triton: Triton is not installed")
     monkeypatch.setattr(_native, "HAS_CPU", False)
-    backend, reason = _backend.choose("cpu")
+    backend, reason = _backend.choose("cpu", "soft_rank")
     assert backend == "reference"
     assert "without its compiled library" in reason
 

@@ -18,6 +18,8 @@ from sodeep_fast import _native
 from sodeep_fast._checks import check_choice
 
 BACKENDS = ("auto", "cpp", "triton", "cuda", "reference")
+# Of soft_rank and rank_counts.
+METHODS = ("auto", "direct", "linear")
 # Which kernels exist; an operator that is not named has all of them.
 KERNELS = {
     "rank_counts": ("cpp", "triton"),
@@ -72,7 +74,7 @@ def missing(backend: str, device: str, operator: str, method: str) -> str | None
 
 def choose(
     device: str,
-    operator: str = "soft_rank",
+    operator: str,
     method: str = "auto",
     prefers_cuda: Callable[[], bool] = lambda: False,
 ) -> tuple[str, str]:
@@ -96,7 +98,7 @@ def choose(
 def resolve(
     backend: str,
     tensor: Tensor,
-    operator: str = "soft_rank",
+    operator: str,
     method: str = "auto",
     prefers_cuda: Callable[[], bool] = lambda: False,
 ) -> str:

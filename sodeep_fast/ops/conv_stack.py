@@ -73,12 +73,12 @@ def conv_stack(inputs: Tensor, blocks: Sequence[nn.Module], *, backend: str = "a
     _check(inputs, parts)
     # By itself it takes cuDNN, which is well kept: ours has not been measured on a GPU yet.
     if backend != "auto":
-        if _backend.resolve(backend, inputs, operator="conv_stack") == "reference":
+        if _backend.resolve(backend, inputs, "conv_stack") == "reference":
             return reference_conv_stack(inputs, blocks)
         return _run_triton(inputs, parts)
     image = inputs.unsqueeze(2)
     compiling = torch.compiler.is_compiling()
-    if inputs.device.type == "cpu" and not compiling and _is_frozen(parts):
+    if inputs.device.type == "cpu" and not compiling and _why_not_frozen(parts) is None:
         return _run_frozen(image, parts).squeeze(2)
     for part in parts:
         image = _record(image, part)
@@ -154,11 +154,6 @@ def _padding(conv: nn.Conv1d) -> tuple[int, int]:
         return (size - 1) // 2, size // 2
     width = 0 if conv.padding == "valid" else int(conv.padding[0])
     return width, width
-
-
-def _is_frozen(parts: list[Block]) -> bool:
-    """Returns whether the blocks are a fixed function of their inputs alone."""
-    return _why_not_frozen(parts) is None
 
 
 def _why_not_frozen(parts: list[Block]) -> str | None:

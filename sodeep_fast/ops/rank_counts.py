@@ -10,7 +10,6 @@ from torch.utils.checkpoint import checkpoint
 from sodeep_fast import _native
 from sodeep_fast._checks import (
     check_choice,
-    check_count,
     check_levels,
     check_mask,
     check_matrix,
@@ -23,7 +22,6 @@ from sodeep_fast.ops._levels import compact_levels, find_marked
 from sodeep_fast.ops._vmap import targets_batching_rule
 from sodeep_fast.reference.rank_counts import rank_counts as reference_rank_counts
 
-METHODS = ("auto", "direct", "linear")
 # Pairs that the reference compares at a time: 64 MiB in float32 for each of its intermediates.
 REFERENCE_PAIRS = 1 << 24
 
@@ -97,14 +95,12 @@ def rank_counts(
                 [2., 1.]]), rows=tensor([0, 0]), columns=tensor([1, 3]))
     """
     check_matrix(scores, "(B, M)")
-    if num_levels is not None:
-        check_count(num_levels, "num_levels")
     check_mask(targets, scores, "targets")
     check_mask(mask, scores)
     found = check_levels(levels, scores, num_levels, mask)
     comparator = Sigmoid() if comparator is None else comparator
     check_comparator(comparator)
-    check_choice(method, METHODS, "method")
+    check_choice(method, _backend.METHODS, "method")
 
     compact = compact_levels(levels, mask)
     if targets is None:

@@ -9,9 +9,9 @@ from torch import Tensor
 from sodeep_fast import _native
 from sodeep_fast._checks import (
     check_bins,
-    check_count,
     check_levels,
     check_mask,
+    check_num_levels,
     check_scores,
     rank_dtype,
 )
@@ -82,19 +82,16 @@ def soft_histogram(
     """
     check_scores(scores)
     check_bins(bins, low, high)
-    if num_levels is not None:
-        check_count(num_levels, "num_levels")
     check_mask(mask, scores)
     if levels is None:
+        check_num_levels(num_levels)
         found = num_levels or 1
-        if found > 255:
-            raise ValueError(f"num_levels must be at most 255, got {found}")
         compact = None if mask is None else compact_levels(torch.zeros_like(mask), mask)
     else:
         found = check_levels(levels, scores, num_levels, mask)
         compact = compact_levels(levels, mask)
 
-    backend = _backend.resolve(backend, scores, operator="soft_histogram")
+    backend = _backend.resolve(backend, scores, "soft_histogram")
     options = (compact, found, bins, float(low), float(high))
     if backend == "reference":
         return reference_soft_histogram(scores, *options)

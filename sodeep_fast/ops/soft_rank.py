@@ -14,12 +14,11 @@ from sodeep_fast._checks import (
     check_scores,
     rank_dtype,
 )
+from sodeep_fast.kernels._config import prefers_linear
 from sodeep_fast.ops import _backend
 from sodeep_fast.ops._autograd import call, register_autograd
 from sodeep_fast.ops._vmap import batching_rule
 from sodeep_fast.reference.soft_rank import soft_rank as reference_soft_rank
-
-METHODS = ("auto", "direct", "linear")
 
 
 def soft_rank(
@@ -70,7 +69,7 @@ def soft_rank(
     check_scores(scores)
     check_mask(mask, scores)
     check_positive(lam, "lam")
-    check_choice(method, METHODS, "method")
+    check_choice(method, _backend.METHODS, "method")
     backend = _backend.resolve(
         backend, scores, "soft_rank", method, lambda: method == "auto" and _prefers_linear(scores)
     )
@@ -84,8 +83,6 @@ def soft_rank(
 
 def _prefers_linear(scores: Tensor) -> bool:
     """Returns whether a GPU is expected to rank these rows faster by the linear method."""
-    from sodeep_fast.kernels._config import prefers_linear
-
     n = scores.shape[-1]
     return prefers_linear(scores.numel() // max(n, 1), n)
 

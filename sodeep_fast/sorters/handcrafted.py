@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from sodeep_fast._checks import check_choice, check_mask, check_positive, check_scores
-from sodeep_fast.ops._backend import BACKENDS
-from sodeep_fast.ops.soft_rank import METHODS, soft_rank
+from sodeep_fast.ops._backend import BACKENDS, METHODS
+from sodeep_fast.ops.soft_rank import soft_rank
 
 
 class HandcraftedSorter(nn.Module):
