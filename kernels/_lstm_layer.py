@@ -31,8 +31,8 @@ class Layer:
     def __init__(self, input: Tensor, weights: Sequence[Tensor], products: str) -> None:
         self.steps, self.batch, self.features = input.shape
         self.hidden = weights[1].shape[1]
-        shapes = ((4 * self.hidden, self.features), (4 * self.hidden, self.hidden))
-        shapes += ((4 * self.hidden,),) * 2
+        gates = 4 * self.hidden
+        shapes = ((gates, self.features), (gates, self.hidden), (gates,), (gates,))
         if [tuple(weight.shape) for weight in weights] != [*shapes, *shapes]:
             raise ValueError(f"weights must be two directions' of shapes {shapes}")
         self.input = input.float()
@@ -100,12 +100,7 @@ class Layer:
     ) -> tuple[Tensor, ...]:
         """Returns the gradients of the input and of the weights."""
         steps, batch = self.steps, self.batch
-        by_scores = gates = scale = largest = None
-        # What the weights' gradients are made of gives that of the scores too.
-        if output is None and self.features == 1:
-            by_scores = self.empty(2, steps, batch, 1)
-        else:
-            gates = self.empty(steps, batch, 8 * self.hidden, dtype=DTYPES[self.products])
+        scale = largest = None
         grad = grad.float().contiguous()
         if self.products == "fp16":
             if head is None:
@@ -115,9 +110,13 @@ class Layer:
                 by_direction = torch.linalg.vector_norm(grad, float("inf"), dim=1)
                 largest = (by_direction * of_head[:, None]).amax(0)
             scale = self.empty(batch)
-        self.run_backward(grad, head, saved, largest, by_scores, gates, scale)
-        if gates is None:
+        if output is None and self.features == 1:
+            by_scores = self.empty(2, steps, batch, 1)
+            self.run_backward(grad, head, saved, largest, by_scores, None, scale)
             return by_scores, *self.no_weights(0)
+        # What the weights' gradients are made of gives that of the scores too.
+        gates = self.empty(steps, batch, 8 * self.hidden, dtype=DTYPES[self.products])
+        self.run_backward(grad, head, saved, largest, None, gates, scale)
         for_input = self.empty(1, 0, batch, self.features)
         if wants_input:
             rows = gates.view(-1, 8 * self.hidden)
