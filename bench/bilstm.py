@@ -52,12 +52,13 @@ def calls_of(case: Case, bf16: bool) -> dict[str, Callable[[], object]]:
     length = N if case.head == "dense" else None
     training = case.mode == "training"
     sorter = LSTMSorter(case.hidden, case.layers, case.head, length, trainable=training)
+    lstm = sorter.lstm.as_torch()
     scores = torch.rand(case.batch, N).mul(2).sub(1).requires_grad_(case.mode == "scores")
     ranks = hard_rank(scores, normalize=True)
     wanted = list(sorter.parameters()) if training else [scores]
 
     def torchs(rows: Tensor) -> Tensor:
-        return sorter.project(sorter.lstm(rows.unsqueeze(-1))[0])
+        return sorter.project(lstm(rows.unsqueeze(-1))[0])
 
     def distance(network: Callable[[Tensor], Tensor], rows: Tensor, exact: Tensor) -> Tensor:
         return (network(rows) - exact).square().mean(-1)

@@ -130,16 +130,17 @@ def lstm_networks(case: Case, device: str) -> tuple[dict[str, Network], list[Ten
     length = case.n if case.head == "dense" else None
     trained = case.mode == "training"
     sorter = LSTMSorter(case.hidden, case.layers, case.head, length, trainable=trained).to(device)
+    lstm = sorter.lstm.as_torch()
     kept = torch.float16 if device == "cuda" else torch.bfloat16
 
     def by_torch(rows: Tensor) -> Tensor:
-        return sorter.project(sorter.lstm(rows.unsqueeze(-1))[0])
+        return sorter.project(lstm(rows.unsqueeze(-1))[0])
 
     def packed(rows: Tensor) -> Tensor:
         sequence = nn.utils.rnn.pack_padded_sequence(
             rows.unsqueeze(-1), torch.full((len(rows),), rows.shape[1]), batch_first=True
         )
-        hidden, _ = nn.utils.rnn.pad_packed_sequence(sorter.lstm(sequence)[0], batch_first=True)
+        hidden, _ = nn.utils.rnn.pad_packed_sequence(lstm(sequence)[0], batch_first=True)
         return sorter.project(hidden)
 
     def half(network: Network, rows: Tensor) -> Tensor:
@@ -147,7 +148,7 @@ def lstm_networks(case: Case, device: str) -> tuple[dict[str, Network], list[Ten
             return network(rows).float()
 
     def by_cuda(rows: Tensor) -> Tensor:
-        weights = [weight for layer in sorter.lstm.all_weights for weight in layer]
+        weights = list(sorter.lstm.parameters())
         if case.head == "dense":
             return sorter.project(lstm_states(rows, weights, backend="cuda"))
         ranks = lstm_states(rows, weights, sorter.linear.weight[0], backend="cuda")

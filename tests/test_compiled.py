@@ -29,6 +29,7 @@ LOSSES: dict[str, Callable[[], torch.nn.Module]] = {
     "HappierLoss": lambda: sf.HappierLoss(16, 6),
 }
 RELEVANT = torch.rand(6, 30, generator=torch.Generator().manual_seed(0)) < 0.3
+LSTM = sf.LSTMSorter(4)
 METRICS: dict[str, Callable[[Tensor], Tensor]] = {
     "smooth_ap": lambda s: sf.smooth_ap(s, RELEVANT),
     "sup_ap": lambda s: sf.sup_ap(s, RELEVANT),
@@ -41,6 +42,7 @@ METRICS: dict[str, Callable[[Tensor], Tensor]] = {
     "h_ap": lambda s: sf.h_ap(s, RELEVANT),
     "calibration": lambda s: sf.calibration_loss(s, RELEVANT),
     "spearman": lambda s: sf.spearman_loss(s, s.detach().flip(-1), sf.HandcraftedSorter()),
+    "spearman by an LSTM": lambda s: sf.spearman_loss(s, s.detach().flip(-1), LSTM),
 }
 
 

@@ -31,7 +31,9 @@ def test_the_readme_names_the_commands_and_existing_functions():
     for command in ("make demo", "make test", "sodeep-fast doctor", "sodeep-fast bench"):
         assert command in README
     rows = [line for line in README.splitlines() if line.startswith("| `")]
-    named = {name for row in rows for name in re.findall(r"`([A-Za-z_]+)[`(.]", row.split(" | ")[0])}
+    named = {
+        name for row in rows for name in re.findall(r"`([A-Za-z_]+)[`(.]", row.split(" | ")[0])
+    }
     assert named <= set(dir(sodeep_fast))
     # What others return, and the version.
     assert set(sodeep_fast.__all__) - named <= {"RankCounts", "__version__"}

@@ -5,4 +5,3 @@ that name, is for programs that have pytorch-metric-learning.
 """
 
 from sodeep_fast.compat import sodeep as sodeep
-

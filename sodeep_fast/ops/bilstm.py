@@ -77,10 +77,11 @@ def bilstm(
         backend: "cpp"; "triton", whose program holds the recurrent weights of a direction in shared
             memory; "cuda", whose threads hold them in registers, for up to 128 hidden units and
             products of half types; or "reference", which is differentiable more than once. "auto"
-            takes the best one built for the device of `scores`. It leaves weights to PyTorch's
-            LSTM, cuDNN's, in its precision and scores rounded as it rounds them, that a CUDA
-            multiprocessor has no room for (on an H200, more than 128 hidden units, and 64 if
-            "full") and those of float64; under the transforms of `torch.func` it is "reference".
+            takes the best one built for the device of `scores`. Where there is none it is PyTorch's
+            LSTM, and so, by cuDNN, in its precision and scores rounded as it rounds them, for
+            weights that a CUDA multiprocessor has no room for (on an H200, more than 128 hidden
+            units, and 64 if "full") and on a GPU for those of float64; under the transforms of
+            `torch.func` it is "reference".
 
     Returns:
         (b, n, 2 hidden) of the last layer, or (b, n) with a head, in the dtype of the weights. A
@@ -135,6 +136,8 @@ def _bilstm(
     # Lists of weights keep the kernels' derivatives from the transforms of `torch.func`.
     asked = "reference" if backend == "auto" and are_transforming() else backend
     backend = _backend.resolve(asked, scores, "bilstm")
+    if backend == "reference" and asked == "auto":
+        return _project(_by_torch(scores, weights, precision), head)
     if backend == "reference":
         return _project(reference_bilstm(scores, weights), head)
     products = _products(precision, dtype, scores.device.type)

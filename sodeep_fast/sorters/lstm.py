@@ -1,12 +1,12 @@
 """SoDeep's recurrent sorter: a bidirectional LSTM over the scores."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sodeep_fast._checks import check_choice, check_count
-from sodeep_fast.ops import _backend
 from sodeep_fast.ops.bilstm import rounded_bilstm
 from sodeep_fast.sorters.learned import LearnedSorter, apply_dense_head, check_head
 
@@ -16,6 +16,48 @@ HEADS = ("position", "dense")
 HIDDEN_BYTES = 16 << 20
 GPU_HIDDEN_BYTES = 1 << 30
 LEAST_ROWS = 60  # that the weights are read for at a time
+
+
+class ScalarLSTM(nn.Module):
+    """The weights of a bidirectional `nn.LSTM` that reads one score a step, under its names.
+
+    It is none itself, as the compiler of torch.compile refuses to trace those.
+
+    Arguments:
+        hidden_size: the hidden units of each direction.
+        num_layers: layers of both directions.
+
+    Example:
+        >>> import torch
+        >>> from sodeep_fast.sorters.lstm import ScalarLSTM
+        >>> lstm = ScalarLSTM(hidden_size=8, num_layers=1)
+        >>> lstm.as_torch()(torch.randn(2, 5, 1))[0].shape
+        torch.Size([2, 5, 16])
+    """
+
+    def __init__(self, hidden_size: int, num_layers: int) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        for name, weight in self._make().named_parameters():
+            self.register_parameter(name, weight)
+
+    def _make(self) -> nn.LSTM:
+        return nn.LSTM(1, self.hidden_size, self.num_layers, batch_first=True, bidirectional=True)
+
+    def as_torch(self) -> nn.LSTM:
+        """Returns PyTorch's module over these very weights, in the memory that cuDNN wants."""
+        with torch.device("meta"):
+            lstm = self._make()
+        for name, weight in self.named_parameters():
+            setattr(lstm, name, weight)
+        lstm.flatten_parameters()
+        return lstm
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ScalarLSTM":
+        super()._apply(fn, recurse)
+        self.as_torch()
+        return self
 
 
 class LSTMSorter(LearnedSorter):
@@ -62,7 +104,7 @@ class LSTMSorter(LearnedSorter):
         check_choice(head, HEADS, "head")
         check_head(head, length)
         self.head = head
-        self.lstm = nn.LSTM(1, hidden_size, num_layers, batch_first=True, bidirectional=True)
+        self.lstm = ScalarLSTM(hidden_size, num_layers)
         if length is None:
             self.linear = nn.Linear(2 * hidden_size, 1)
         else:
@@ -81,10 +123,8 @@ class LSTMSorter(LearnedSorter):
         return torch.cat([self._ranks(part) for part in parts])
 
     def _ranks(self, rows: Tensor) -> Tensor:
-        """The ranks / n (b, n), by our kernel where there is one."""
-        if _backend.choose(rows.device.type, "bilstm")[0] == "reference":
-            return self.project(self.lstm(rows.unsqueeze(-1))[0])
-        weights = [weight for weights in self.lstm.all_weights for weight in weights]
+        """The ranks / n (b, n)."""
+        weights = list(self.lstm.parameters())
         if self.length is None:
             return rounded_bilstm(rows, weights, self.linear.weight[0]) + self.linear.bias
         return self.project(rounded_bilstm(rows, weights))
