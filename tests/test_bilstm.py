@@ -278,3 +278,20 @@ def test_the_sorter_uses_the_kernel(monkeypatch: pytest.MonkeyPatch, head: str) 
     monkeypatch.undo()
     monkeypatch.setattr(_native, "HAS_CPU", False)
     torch.testing.assert_close(sorter(scores), expected)
+
+
+@pytest.mark.parametrize("precision", ["auto", "full", "bf16", "fp16"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_without_kernels_it_is_pytorchs(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, precision: str
+) -> None:
+    monkeypatch.setattr(_native, "HAS_CPU", False)
+    weights = list(make_bilstm(6, 2).to(dtype).parameters())
+    scores = make_scores("normal", (3, 5))
+    expected = bilstm(scores, weights, backend="reference")
+    with monkeypatch.context() as without:
+        without.setattr("sodeep_fast.ops.bilstm.reference_bilstm", None)
+        found = bilstm(scores, weights, precision=precision)
+    assert found.dtype == dtype
+    close = 4 * torch.finfo(dtype).eps
+    torch.testing.assert_close(found, expected, rtol=close, atol=close)

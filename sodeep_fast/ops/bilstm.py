@@ -271,7 +271,7 @@ def _by_torch(scores: Tensor, weights: list[Tensor], precision: str) -> Tensor:
     sequence = scores.to(dtype).unsqueeze(-1)
     begin = sequence.new_zeros(2 * layers, len(scores), weights[1].shape[1])
     context: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
-    if precision == "full":
+    if precision == "full" or (precision in HALVES and device == "cpu"):
         context = torch.autocast(device, enabled=False)
     elif precision in HALVES:
         context = torch.autocast(device, HALVES[precision])
