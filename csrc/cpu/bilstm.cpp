@@ -13,7 +13,8 @@
 #include <vector>
 
 #include "boundary.h"
-#include "cpu/flush_to_zero.h"
+#include "cpu/bilstm_kept.h"
+#include "cpu/bilstm_plan.h"
 
 #ifdef __linux__
 #include <sys/mman.h>
@@ -43,16 +44,6 @@ LstmKernels<T, S> kernels(int64_t batch) {
     return pick_isa(baseline::lstm_kernels<T>, avx2::lstm_kernels<T>, avx512::lstm_kernels<T>)();
   } else
     return active_isa() == Isa::kAmx ? amx::lstm_kernels<T>() : avx512_bf16::lstm_kernels<T>();
-}
-
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-template <class T>
-constexpr ScalarType dtype_of() {
-  return std::is_same_v<T, Bf16> ? ScalarType::BFloat16
-         : sizeof(T) == 8        ? ScalarType::Double
-         : sizeof(T) == 4        ? ScalarType::Float
-                                 : ScalarType::Half;
 }
 
 // The parameters in PyTorch's order, of one direction and then of the other.
@@ -127,68 +118,6 @@ void pack(const LstmPacking<T>& packing, const Weights& weights, LstmLayer<T>& l
                               });
 }
 
-// The rows of a tile, and the groups of tiles that one task takes in turn, of both directions or of
-// one.
-struct Plan {
-  int64_t batch, rows, tiles, groups;
-  bool both;
-
-  // So many rows that the weights, read once for all of them, cost little against the products, and
-  // so few that what is kept of them stays in the cache; up to twice that, lest few be left over.
-  // Half of the threads take the other direction, unless it is wanted that a thread takes both of a
-  // tile and all of them then have about as many rows.
-  template <class T, class S>
-  Plan(const LstmLayer<T>& layer, const LstmKernels<T, S>& kernel, int64_t steps_kept,
-       bool wants_both)
-      : batch(layer.batch) {
-    constexpr int64_t kKept = 4 << 20;
-    const int64_t together = std::max<int64_t>(kernel.product_rows, 6),
-                  most = 64 / together * together;
-    const int64_t row_bytes = steps_kept * kLstmSaved * layer.hidden * int64_t(sizeof(S));
-    const int64_t kept = std::min(most, kKept / std::max<int64_t>(1, row_bytes));
-    const int64_t least = std::max<int64_t>(1, batch / std::max(kept, together));
-    const auto divide = [&](int64_t most_groups) {
-      const int64_t wanted = divide_up(least, most_groups) * most_groups;
-      rows = std::max<int64_t>(1, divide_up(divide_up(batch, wanted), together)) * together;
-      tiles = divide_up(batch, rows);
-      groups = std::min(tiles, most_groups);
-    };
-    const int64_t threads = torch::stable::get_num_threads(), pairs = divide_up(threads, 2);
-    divide(2 * pairs);
-    const int64_t most_rows = divide_up(tiles, std::max<int64_t>(1, groups)) * rows;
-    const bool is_even = groups == 2 * pairs && most_rows * groups <= batch + batch / 16;
-    if (!wants_both || !is_even) divide(pairs);
-    both = groups >= threads;
-  }
-
-  // Calls work(tile, group, scratch), for the second direction of a tile after the first if one
-  // task takes both. What a row gets does not depend on the tile that it is in.
-  template <class S, class T, class F>
-  void run(const LstmLayer<T>& layer, F&& work) const {
-    constexpr int64_t kProductsPerTask = 1 << 18;
-    const int64_t tasks = both ? groups : 2 * groups;
-    const int64_t products =
-        2 * layer.steps * batch * layer.hidden * (layer.hidden + layer.features) / tasks;
-    torch::stable::parallel_for(
-        0, tasks, std::max<int64_t>(1, kProductsPerTask / std::max<int64_t>(products, 1)),
-        [&](int64_t begin, int64_t end) {
-          // Gradients vanish over many steps; below the normal numbers they are nothing.
-          const FlushToZero flush(true);
-          thread_local LstmScratch<T, S> scratch;
-          for (int64_t task = begin; task < end; ++task) {
-            const int64_t group = task % groups;
-            const int begin_direction = static_cast<int>(task / groups);
-            for (int64_t k = group * tiles / groups; k < (group + 1) * tiles / groups; ++k) {
-              const int64_t first = k * rows;
-              for (int d = begin_direction; d < (both ? 2 : begin_direction + 1); ++d)
-                work(LstmTile{d, first, std::min(rows, batch - first)}, group, scratch);
-            }
-          }
-          scratch.trim();
-        });
-  }
-};
-
 template <class T, class S>
 LstmForward<T, S> make_forward(const Tensor& input, const Weights& weights) {
   LstmForward<T, S> call{};
@@ -202,45 +131,6 @@ LstmForward<T, S> make_forward(const Tensor& input, const Weights& weights) {
     call.input = sequence<const LstmValue<T, S>>(input.const_data_ptr(), input);
   return call;
 }
-
-// What a forward keeps for its backward: for as many steps as there are, all that the backward
-// reads of one; or fewer states, between equal segments of the steps, from which it computes that
-// anew.
-struct Kept {
-  int64_t count;
-  bool all_steps;
-
-  Kept(int64_t wanted, int64_t steps) : count(std::min(wanted, steps)), all_steps(count == steps) {}
-
-  int64_t segment(int64_t steps) const { return divide_up(steps, count + 1); }
-
-  // [2, count, batch, kLstmSaved or kLstmState, hidden]
-  template <class T, class S>
-  Tensor make(const Tensor& like, const LstmLayer<T>& layer) const {
-    const int64_t row = all_steps ? kLstmSaved : kLstmState;
-    const auto dtype = all_steps ? dtype_of<S>() : dtype_of<T>();
-    Tensor values =
-        torch::stable::new_empty(like, {2, count, layer.batch, row, layer.hidden}, dtype);
-    // Where the steps do not make so many segments.
-    if (!all_steps && (layer.steps - 1) / segment(layer.steps) < count)
-      torch::stable::zero_(values);
-    return values;
-  }
-
-  template <class T, class S>
-  void set(LstmForward<T, S>& call, void* data) const {
-    const auto directions = [&](auto* memory, int64_t parts, auto& sequences) {
-      const int64_t row = parts * call.layer.hidden, step = call.layer.batch * row;
-      for (int d = 0; d < 2; ++d) sequences[d] = {memory + d * count * step, step, row};
-    };
-    if (count == 0) return;
-    call.segment = segment(call.layer.steps);
-    if (all_steps)
-      directions(static_cast<S*>(data), kLstmSaved, call.saved);
-    else
-      directions(static_cast<T*>(data), kLstmState, call.states);
-  }
-};
 
 // Asks for large pages, which cost the system less to supply than the many that they are made of.
 void expect_to_fill(Tensor& tensor) {
@@ -266,7 +156,7 @@ std::tuple<Tensor, Tensor, Tensor> run_forward(const Tensor& input, const Weight
                       ? torch::stable::new_empty(rows, {2, layer.steps, layer.batch}, dtype_of<T>())
                       : torch::stable::new_empty(rows, {layer.steps, layer.batch, 2 * layer.hidden},
                                                  rounds ? dtype_of<Value>() : dtype_of<T>());
-  const Kept kept(keeps, layer.steps);
+  const LstmKept kept(keeps, layer.steps);
   Tensor saved = kept.make<T, S>(rows, layer);
   Tensor hidden = torch::stable::new_empty(
       rows, {head && keeps_hidden ? layer.steps : 0, layer.batch, 2 * layer.hidden},
@@ -288,7 +178,7 @@ std::tuple<Tensor, Tensor, Tensor> run_forward(const Tensor& input, const Weight
   const LstmKernels<T, S> kernel = kernels<T, S>(layer.batch);
   thread_local Buffer<T> packed;
   pack(kernel.forward_packing, weights, layer, packed);
-  Plan(layer, kernel, 0, false)
+  LstmPlan(layer, kernel, 0, false)
       .run<S>(layer, [&](const LstmTile& tile, int64_t, LstmScratch<T, S>& scratch) {
         kernel.forward(call, tile, scratch);
       });
@@ -319,7 +209,7 @@ Gradients run_backward(const Tensor& grad, const Tensor& input, const Weights& w
   const Tensor incoming = rows_contiguous(grad, rounded ? value_dtype : dtype);
   const Tensor projection = head ? dense_head<T>(*head, weights) : Tensor();
   const Tensor states = wants_weights ? rows_contiguous(*hidden, value_dtype) : Tensor();
-  const Kept kept(saved.size(1), rows.size(0));
+  const LstmKept kept(saved.size(1), rows.size(0));
   const Tensor values = dense(saved, kept.all_steps ? dtype_of<S>() : dtype);
   LstmBackward<T, S> call{};
   call.forward = make_forward<T, S>(rows, weights);
@@ -332,8 +222,8 @@ Gradients run_backward(const Tensor& grad, const Tensor& input, const Weights& w
                                            (kept.all_steps ? kLstmSaved : kLstmState),
                   "the gradient, hidden states, or what was saved differs in size from the layer");
   const LstmKernels<T, S> kernel = kernels<T, S>(layer.batch);
-  const Plan plan(layer, kernel, kept.all_steps ? 0 : kept.segment(layer.steps),
-                  wants_input && layer.features > 1);
+  const LstmPlan plan(layer, kernel, kept.all_steps ? 0 : kept.segment(layer.steps),
+                      wants_input && layer.features > 1);
   const int64_t steps = wants_input ? layer.steps : 0;
   const bool one_feature = layer.features == 1;
   Tensor input_grad =

@@ -157,7 +157,7 @@ class Run {
   }
 
   void in_parts(int64_t r, int64_t parts) const {
-    const int64_t size = targets_of(r) * width_, part = (items_ + parts - 1) / parts;
+    const int64_t size = targets_of(r) * width_, part = divide_up(items_, parts);
     std::vector<double> sums(parts * size);
     std::vector<char> finite(parts, true);
     torch::stable::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {

@@ -50,6 +50,8 @@ class Buffer {
   int64_t capacity_ = 0;
 };
 
+inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 // Lists the positions where mask [n] is true in valid [n] and returns their number.
 inline int64_t find_valid(const bool* mask, int64_t n, uint32_t* valid) {
   int64_t count = 0;

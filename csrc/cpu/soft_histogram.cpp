@@ -88,7 +88,7 @@ void for_each_slice(int64_t items, bool threads, F&& work) {
     for (int64_t s = begin; s < end; ++s)
       work(s, s * kSliceItems, std::min(kSliceItems, items - s * kSliceItems));
   };
-  const int64_t slices = (items + kSliceItems - 1) / kSliceItems;
+  const int64_t slices = divide_up(items, kSliceItems);
   if (threads)
     torch::stable::parallel_for(0, slices, 1, range);
   else
@@ -138,7 +138,7 @@ Tensor accumulate(const Tensor* tangent, const Tensor& scores, const Call& call)
                                   avx512::add_slice<T, kTangent>);
   // A slice that others wait for has sums of its own.
   const bool threads = threads_inside(size) && cells <= kSliceItems;
-  const int64_t parts = threads ? (size.n + kSliceItems - 1) / kSliceItems : 1;
+  const int64_t parts = threads ? divide_up(size.n, kSliceItems) : 1;
   size.for_each_range(threads, [&](int64_t begin, int64_t end) {
     thread_local Buffer<CellSums> memory;
     CellSums* sums = memory.reserve(parts * cells);
