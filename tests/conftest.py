@@ -24,6 +24,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 # Of the files that run kernels in Triton's interpreter, test_*_triton.py.
 INTERPRETED = [
+    pytest.mark.kernels,  # whose library has the operators' schemas
     pytest.mark.skipif(
         torch.cuda.is_available(), reason="Triton compiles for the GPU here; see the gpu tests"
     ),
@@ -37,11 +38,13 @@ INTERPRETED = [
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks interpreted tests, and skips those marked `gpu` where there is none, saying so."""
+    """Marks interpreted tests, and skips those whose marks name what is not here, saying so."""
     for item in items:
         if item.path.stem.endswith("_triton"):
             for mark in INTERPRETED:
                 item.add_marker(mark)
+        if item.get_closest_marker("kernels") and not _native.HAS_CPU:
+            item.add_marker(pytest.mark.skip(reason="the C++ kernels are not built"))
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU, and there is none here"))
 
@@ -108,7 +111,7 @@ def run_tests() -> Callable[..., str]:
 
 
 @pytest.fixture
-def rerun_on(run_tests: Callable[..., str]) -> Callable[[str, str, str], None]:
+def rerun_on(run_tests: Callable[..., str]) -> Callable[[str, str, int, str], None]:
     """Runs selected tests of a file in a process that is held to another instruction set."""
 
     def rerun(file: str, selected: str, instruction_set: str) -> None:

@@ -9,12 +9,10 @@ from pathlib import Path
 import pytest
 from torch.utils.cpp_extension import include_paths, library_paths
 
-from sodeep_fast import _native
-
 CPU = Path("/proc/cpuinfo")
 pytestmark = [
     pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++"),
-    pytest.mark.skipif(not _native.HAS_CPU, reason="the C++ kernels are not built"),
+    pytest.mark.kernels,
     pytest.mark.skipif(
         not CPU.exists() or "avx512_bf16" not in CPU.read_text().split(),
         reason="this processor has no AVX512_BF16",

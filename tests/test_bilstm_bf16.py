@@ -14,7 +14,7 @@ from sodeep_fast.testing.lstm import bilstm_under_autocast, by_kernels, exact_bi
 
 OPS = torch.ops.sodeep_fast
 pytestmark = [
-    pytest.mark.skipif(not _native.HAS_CPU, reason="the C++ kernels are not built"),
+    pytest.mark.kernels,
     pytest.mark.usefixtures("same_weights_and_one_thread"),
 ]
 # None is a multiple of a vector, of the rows of a product or of those of a tile.

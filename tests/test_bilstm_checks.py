@@ -8,10 +8,8 @@ import torch
 from torch import Tensor
 
 import sodeep_fast
-from sodeep_fast import _native
 from sodeep_fast.testing import make_bilstm
 
-needs_kernels = pytest.mark.skipif(not _native.HAS_CPU, reason="the C++ kernels are not built")
 OPS = torch.ops.sodeep_fast
 
 
@@ -51,12 +49,13 @@ def without(k: int) -> list[Tensor]:
             ValueError,
             "weights must be on the device of scores, cpu, got meta",
         ),
-        (
+        pytest.param(
             torch.ones(2, 3),
             without(8),
             {"backend": "cuda"},
             ValueError,
             "it serves CUDA tensors, and this one is on cpu",
+            marks=pytest.mark.kernels,
         ),
         (
             torch.ones(2, 3),
@@ -97,7 +96,7 @@ def test_weights_may_come_from_a_generator() -> None:
     assert torch.equal(sodeep_fast.bilstm(scores, lstm.parameters()), expected)
 
 
-@needs_kernels
+@pytest.mark.kernels
 def test_the_operators_check_sizes() -> None:
     weights = [weight.detach() for weight in make_bilstm(3, 1).parameters()]
     sequence = torch.randn(4, 2, 1)
@@ -136,7 +135,7 @@ def test_the_operators_check_sizes() -> None:
             call()
 
 
-@needs_kernels
+@pytest.mark.kernels
 def test_the_kernels_are_well_behaved_operators() -> None:
     weights = [weight.detach() for weight in make_bilstm(5, 1).parameters()]
     wanted = [weight.clone().requires_grad_() for weight in weights]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import cpp_extension
 
-from sodeep_fast import _native, bilstm
+from sodeep_fast import bilstm
 from sodeep_fast.kernels._layouts import lstm_saved_shape
 from sodeep_fast.ops import _backend
 from sodeep_fast.ops import bilstm as module
@@ -38,7 +38,7 @@ from sodeep_fast.testing.lstm import (
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++"),
-    pytest.mark.skipif(not _native.HAS_CPU, reason="the C++ kernels are not built"),
+    pytest.mark.kernels,
     pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN:UserWarning"),
 ]
 

@@ -11,7 +11,7 @@ from sodeep_fast.testing import bilstm_derivatives, make_bilstm, make_scores
 from sodeep_fast.testing.lstm import by_kernels
 
 pytestmark = [
-    pytest.mark.skipif(not _native.HAS_CPU, reason="the C++ kernels are not built"),
+    pytest.mark.kernels,
     pytest.mark.usefixtures("same_weights_and_one_thread"),
 ]
 

@@ -18,7 +18,6 @@ from sodeep_fast import (
     Sigmoid,
     Step,
     Sup,
-    _native,
     bilstm,
     h_ap,
     hard_rank,
@@ -34,7 +33,7 @@ from sodeep_fast.testing import make_bilstm, make_scores
 from sodeep_fast.testing.bounds import GuardsInputs
 
 pytestmark = [
-    pytest.mark.skipif(not _native.HAS_CPU, reason="the C++ kernels are not built"),
+    pytest.mark.kernels,
     pytest.mark.skipif(sys.platform != "linux", reason="needs mprotect"),
     pytest.mark.usefixtures("same_weights_and_one_thread"),
 ]

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from sodeep_fast import _native
 from sodeep_fast.reference.soft_rank import soft_rank as reference
 from sodeep_fast.testing import (
     DISTRIBUTIONS,
@@ -21,7 +20,7 @@ from sodeep_fast.testing import (
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++"),
-    pytest.mark.skipif(not _native.HAS_CPU, reason="the C++ kernels are not built"),
+    pytest.mark.kernels,
 ]
 
 ROOT = Path(__file__).parent.parent

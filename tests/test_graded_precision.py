@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 
 import sodeep_fast
-from sodeep_fast import _native
 from sodeep_fast.comparators import ByLevel, Comparator, Sigmoid, Step, Sup, encode
 from sodeep_fast.ops import graded_precision as module
 from sodeep_fast.ops.graded_precision import LONG_ROW, graded_precision, has_kernel
 
 OPS = torch.ops.sodeep_fast
-pytestmark = pytest.mark.skipif(not _native.HAS_CPU, reason="the C++ kernels are not built")
+pytestmark = pytest.mark.kernels
 OPTIONS: dict[str, dict[str, Any]] = {
     "default": {},
     "alpha": {"alpha": 1.5},

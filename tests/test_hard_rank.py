@@ -5,7 +5,6 @@ import scipy.stats
 import torch
 
 import sodeep_fast
-from sodeep_fast import _native
 from sodeep_fast.ops.hard_rank import _by_sorting
 from sodeep_fast.reference.hard_rank import hard_rank as reference_hard_rank
 from sodeep_fast.testing import DEVICES, DISTRIBUTIONS, make_scores
@@ -66,7 +65,7 @@ def test_the_kernel_agrees_with_torch_sort(n: int, masked: bool, ties: str) -> N
     )
 
 
-@pytest.mark.skipif(not _native.HAS_CPU, reason="the C++ kernels are not built")
+@pytest.mark.kernels
 def test_the_kernel_is_a_well_behaved_operator() -> None:
     scores, mask = torch.randn(4, 3, 50), torch.rand(4, 3, 50) > 0.3
     for arguments in ((scores, None, False, "average"), (scores.half(), mask, True, "ordinal")):

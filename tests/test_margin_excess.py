@@ -5,14 +5,15 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from sodeep_fast import _native
 from sodeep_fast.ops import margin_excess as module
 from sodeep_fast.ops.margin_excess import count_active, margin_excess
 
 OPS = torch.ops.sodeep_fast
 MARGINS = (0.7, 0.2)
-needs_kernels = pytest.mark.skipif(not _native.HAS_CPU, reason="the C++ kernels are not built")
-ROUTES = [pytest.param(True, marks=needs_kernels, id="kernel"), pytest.param(False, id="torch")]
+ROUTES = [
+    pytest.param(True, marks=pytest.mark.kernels, id="kernel"),
+    pytest.param(False, id="torch"),
+]
 SHAPES = [(0, 5), (3, 0), (1, 1), (2, 17), (3, 129), (2, 3000)]
 
 
@@ -84,7 +85,7 @@ def test_nan_counts_where_it_takes_part(kernel: bool) -> None:
     torch.testing.assert_close(found, torch.tensor([0.0, 0.7]))
 
 
-@needs_kernels
+@pytest.mark.kernels
 @pytest.mark.parametrize("masked", [False, True])
 def test_the_operators_hold_to_their_contracts(masked: bool) -> None:
     given = (*make((2, 17), masked), *MARGINS)
@@ -94,7 +95,7 @@ def test_the_operators_hold_to_their_contracts(masked: bool) -> None:
         OPS.margin_excess(torch.zeros(2, 3), torch.zeros(3, dtype=torch.bool), None, *MARGINS)
 
 
-@needs_kernels
+@pytest.mark.kernels
 def test_results_do_not_depend_on_the_number_of_threads(set_threads: Callable[[int], None]) -> None:
     given = (*make((40, 3000), True), *MARGINS)
     results = []
@@ -107,6 +108,7 @@ def test_results_do_not_depend_on_the_number_of_threads(set_threads: Callable[[i
         assert torch.equal(one, two)
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("instruction_set", ["baseline", "avx2"])
 def test_older_processors(instruction_set: str, rerun_on) -> None:
     """The same checks in a process that is held to an older instruction set."""

@@ -30,7 +30,6 @@ from sodeep_fast.testing import (
     value_and_gradient,
 )
 
-needs_kernels = pytest.mark.skipif(not _native.HAS_CPU, reason="the C++ kernels are not built")
 OPS = torch.ops.sodeep_fast
 
 
@@ -71,7 +70,7 @@ def test_reference_is_the_sum_over_pairs(name: str) -> None:
     torch.testing.assert_close(counts, expected, rtol=1e-13, atol=1e-13)
 
 
-@needs_kernels
+@pytest.mark.kernels
 @pytest.mark.parametrize("name", COMPARATORS)
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize(("items", "num_levels"), [(1, 2), (2, 3), (17, 2), (60, 9), (515, 3)])
@@ -98,7 +97,7 @@ def test_kernels_agree_with_the_reference(
             torch.testing.assert_close(ours, expected, rtol=1e-11, atol=max(1e-11, rounding))
 
 
-@needs_kernels
+@pytest.mark.kernels
 def test_auto_runs_the_kernels() -> None:
     assert _backend.choose("cpu", "rank_counts")[0] == "cpp"
     if _backend.has_triton():
@@ -243,7 +242,7 @@ def test_masked_rows_are_the_rows_without_the_masked_entries(name: str, how: str
         assert (grad[row][~mask[row]] == 0).all()
 
 
-@needs_kernels
+@pytest.mark.kernels
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("most", [0, 1, 2])
 @pytest.mark.parametrize("name", COMPARATORS)
@@ -306,7 +305,7 @@ def test_a_non_finite_score_spoils_its_own_row_only(poison: float, how: str) -> 
         assert torch.equal(grad[[0, 2]], expected_grad[[0, 2]])
 
 
-@needs_kernels
+@pytest.mark.kernels
 def test_operators_refuse_what_would_index_out_of_bounds() -> None:
     scores, levels = torch.randn(2, 4), torch.ones(2, 4, dtype=torch.uint8)
     encoded = (*encode(Sigmoid()), "auto")
@@ -327,7 +326,7 @@ def test_operators_refuse_what_would_index_out_of_bounds() -> None:
         OPS.rank_counts(scores, levels, *good, 2, *encode(Sigmoid()), "fast")
 
 
-@needs_kernels
+@pytest.mark.kernels
 @pytest.mark.parametrize("name", ["sigmoid", "by_level"])
 @pytest.mark.parametrize("method", COUNT_METHODS)
 def test_rows_do_not_depend_on_the_number_of_threads(
@@ -344,7 +343,7 @@ def test_rows_do_not_depend_on_the_number_of_threads(
         assert torch.equal(one, two)
 
 
-@needs_kernels
+@pytest.mark.kernels
 @pytest.mark.parametrize("name", ["sigmoid", "by_level"])
 @pytest.mark.parametrize("method", COUNT_METHODS)
 def test_threads_that_share_a_row(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sodeep_fast import ByLevel, Ramp, Sigmoid, Step, Sup, _native, rank_counts
+from sodeep_fast import ByLevel, Ramp, Sigmoid, Step, Sup, rank_counts
 from sodeep_fast.comparators import Comparator
 from sodeep_fast.testing import (
     COUNT_METHODS,
@@ -18,8 +18,6 @@ from sodeep_fast.testing import (
     random_levels,
     value_and_gradient,
 )
-
-needs_kernels = pytest.mark.skipif(not _native.HAS_CPU, reason="the C++ kernels are not built")
 
 
 def exact(
@@ -59,7 +57,7 @@ def exact(
     return np.stack(of_level, -1), gradient
 
 
-@needs_kernels
+@pytest.mark.kernels
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
     "comparator",
@@ -102,7 +100,7 @@ def test_accuracy(
         )
 
 
-@needs_kernels
+@pytest.mark.kernels
 @pytest.mark.parametrize("instruction_set", ["baseline", "avx2"])
 @pytest.mark.parametrize("part", ["values", "errors", "derivatives"])
 def test_older_processors(part: str, instruction_set: str, rerun_on) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sodeep_fast import ByLevel, Sigmoid, Step, Sup, _native, rank_counts
+from sodeep_fast import ByLevel, Sigmoid, Step, Sup, rank_counts
 from sodeep_fast.comparators import encode
 from sodeep_fast.testing import (
     COMPARATORS,
@@ -15,7 +15,6 @@ from sodeep_fast.testing import (
     random_levels,
 )
 
-needs_kernels = pytest.mark.skipif(not _native.HAS_CPU, reason="the C++ kernels are not built")
 OPS = torch.ops.sodeep_fast
 
 
@@ -37,7 +36,7 @@ def test_gradcheck(method: str, name: str, masked: bool) -> None:
     assert torch.autograd.gradgradcheck(counts, scores)
 
 
-@needs_kernels
+@pytest.mark.kernels
 @pytest.mark.parametrize("name", [name for name in COMPARATORS if name not in ("step", "ramp")])
 @pytest.mark.parametrize("method", COUNT_METHODS)
 def test_second_derivatives_agree_with_the_reference(method: str, name: str) -> None:
@@ -61,7 +60,7 @@ def test_second_derivatives_agree_with_the_reference(method: str, name: str) -> 
         torch.testing.assert_close(ours[what], value, rtol=1e-11, atol=1e-9, msg=what)
 
 
-@needs_kernels
+@pytest.mark.kernels
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("method", COUNT_METHODS)
 def test_opcheck(method: str, dtype: torch.dtype) -> None:
@@ -81,7 +80,7 @@ def test_opcheck(method: str, dtype: torch.dtype) -> None:
     torch.library.opcheck(OPS.rank_counts_double_backward, (tangent, grad, scores, *options))
 
 
-@needs_kernels
+@pytest.mark.kernels
 @pytest.mark.parametrize("method", COUNT_METHODS)
 def test_vmap(method: str) -> None:
     scores = torch.randn(4, 3, 11, dtype=torch.float64, requires_grad=True)
@@ -107,7 +106,7 @@ def test_vmap(method: str) -> None:
     torch.testing.assert_close(*seconds)
 
 
-@needs_kernels
+@pytest.mark.kernels
 def test_a_gradient_that_all_levels_share_need_not_be_written_out() -> None:
     scores = torch.rand(3, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     levels = random_levels((3, 20), 3).to(torch.uint8)

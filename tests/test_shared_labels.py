@@ -5,7 +5,6 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from sodeep_fast import _native
 from sodeep_fast.ops.shared_labels import shared_labels
 from sodeep_fast.reference.shared_labels import shared_labels as reference_shared_labels
 
@@ -37,7 +36,7 @@ def test_labels_that_are_not_numbers_are_nobodys() -> None:
     assert shared_labels(labels, labels).tolist() == [[False, False], [False, True]]
 
 
-@pytest.mark.skipif(not _native.HAS_CPU, reason="the C++ kernels are not built")
+@pytest.mark.kernels
 def test_the_operator(set_threads: Callable[[int], None]) -> None:
     op = torch.ops.sodeep_fast.shared_labels
     labels = torch.randint(9, (400, 3), generator=torch.Generator().manual_seed(0))

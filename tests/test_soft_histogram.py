@@ -7,11 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from sodeep_fast import _native, soft_histogram
+from sodeep_fast import soft_histogram
 from sodeep_fast.ops import _backend
 from sodeep_fast.testing import DISTRIBUTIONS, assert_as_accurate, make_scores
 
-needs_kernels = pytest.mark.skipif(not _native.HAS_CPU, reason="the C++ kernels are not built")
 OPS = torch.ops.sodeep_fast
 BACKENDS = ["auto", "reference"]
 AXES = [(1, -1.0, 1.0), (2, -1.0, 1.0), (3, -0.5, 0.25), (20, -1.0, 1.0), (25, 0.0, 1.0)]
@@ -83,7 +82,7 @@ def test_it_is_the_sum_of_triangles(
     torch.testing.assert_close(counts.sum(-1), number.double())
 
 
-@needs_kernels
+@pytest.mark.kernels
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize(("items", "num_levels"), [(1, 1), (2, 2), (33, 2), (1000, 3), (40_000, 2)])
 def test_kernels_agree_with_the_reference(items: int, num_levels: int, distribution: str) -> None:
@@ -100,7 +99,7 @@ def test_kernels_agree_with_the_reference(items: int, num_levels: int, distribut
         assert (ours["second"] == 0).all()
 
 
-@needs_kernels
+@pytest.mark.kernels
 def test_auto_runs_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _backend.choose("cpu", "soft_histogram")[0] == "cpp"
     scores = make_scores("normal", (2, 30))
@@ -111,7 +110,7 @@ def test_auto_runs_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(soft_histogram(scores), expected)
 
 
-@needs_kernels
+@pytest.mark.kernels
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("items", [3, 100, 40_000])
@@ -143,7 +142,7 @@ def test_accuracy(bins: int, items: int, distribution: str, dtype: torch.dtype) 
     )
 
 
-@needs_kernels
+@pytest.mark.kernels
 @pytest.mark.parametrize("instruction_set", ["baseline", "avx2"])
 def test_older_processors(instruction_set: str, rerun_on) -> None:
     """Some of the checks in a process that is held to an older instruction set."""
@@ -287,7 +286,7 @@ def test_gradcheck(bins: int, masked: bool) -> None:
     assert torch.autograd.gradgradcheck(counts, scores)
 
 
-@needs_kernels
+@pytest.mark.kernels
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("leveled", [False, True])
 def test_opcheck(dtype: torch.dtype, leveled: bool) -> None:
@@ -302,7 +301,7 @@ def test_opcheck(dtype: torch.dtype, leveled: bool) -> None:
     torch.library.opcheck(OPS.soft_histogram_tangent, (tangent, scores, *options))
 
 
-@needs_kernels
+@pytest.mark.kernels
 def test_operators_refuse_what_would_index_out_of_bounds() -> None:
     scores, levels = torch.randn(2, 4), torch.ones(2, 4, dtype=torch.uint8)
     good = (levels, 2, 20, -1.0, 1.0)
@@ -321,7 +320,7 @@ def test_operators_refuse_what_would_index_out_of_bounds() -> None:
         OPS.soft_histogram_tangent(scores[:1], scores, *good)
 
 
-@needs_kernels
+@pytest.mark.kernels
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("shape", [(150, 700), (1, 200_000), (2, 100_001)])
 def test_results_do_not_depend_on_the_number_of_threads(
@@ -337,7 +336,7 @@ def test_results_do_not_depend_on_the_number_of_threads(
             assert torch.equal(value, results[0][name]), name
 
 
-@needs_kernels
+@pytest.mark.kernels
 @pytest.mark.filterwarnings("ignore")  # torch's compiler sets off deprecations of its own
 def test_compile() -> None:
     def function(scores: Tensor, positives: Tensor) -> Tensor:

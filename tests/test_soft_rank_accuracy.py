@@ -4,7 +4,6 @@ import pytest
 import torch
 
 import sodeep_fast
-from sodeep_fast import _native
 from sodeep_fast.reference.soft_rank import soft_rank as reference
 from sodeep_fast.testing import (
     DISTRIBUTIONS,
@@ -14,7 +13,7 @@ from sodeep_fast.testing import (
     make_scores,
 )
 
-pytestmark = pytest.mark.skipif(not _native.HAS_CPU, reason="the C++ kernels are not built")
+pytestmark = pytest.mark.kernels
 OPS = torch.ops.sodeep_fast
 LAMS = [0.01, 1.0, 10.0, 100.0, 1e4]
 

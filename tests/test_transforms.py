@@ -23,7 +23,6 @@ from sodeep_fast import (
     SmoothAPLoss,
     SpearmanLoss,
     SupRankLoss,
-    _native,
     h_ap,
     quantized_ap,
     rank_counts,
@@ -63,7 +62,7 @@ def test_grad_and_its_jacobian(name: str) -> None:
     assert hessian.abs().max() > 0
 
 
-@pytest.mark.skipif(not _native.HAS_CPU, reason="the C++ kernels are not built")
+@pytest.mark.kernels
 def test_the_kernels_are_what_is_differentiated(monkeypatch: pytest.MonkeyPatch) -> None:
     backward = Mock(wraps=_autograd._FUNCTIONS["soft_rank_backward"])
     monkeypatch.setitem(_autograd._FUNCTIONS, "soft_rank_backward", backward)
