@@ -63,7 +63,7 @@ def test_as_accurate_as_torch_in_float32(
 @pytest.mark.kernels
 @pytest.mark.parametrize("instruction_set", ["avx512_bf16", "avx512", "avx2", "baseline"])
 def test_on_other_instruction_sets(rerun_on: Any, instruction_set: str) -> None:
-    rerun_on(__file__, "13 or 35 or activations or strided", instruction_set)
+    rerun_on(__file__, "13 or 35 or activations or strided", 15, instruction_set)
 
 
 @pytest.mark.kernels

@@ -54,6 +54,6 @@ SELECTED = "accurate or anew or combination or well_behaved or threads or stride
 
 def test_with_emulated_tiles(library: Path, run_tests: Callable[..., str]) -> None:
     command = [sys.executable, "-c", CHILD, str(library)]
-    out = run_tests(command, FILES, SELECTED)
+    out = run_tests(command, FILES, SELECTED, 67)
     assert "products of tiles" in out
     assert "\n0 products of tiles" not in out

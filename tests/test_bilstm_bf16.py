@@ -39,7 +39,7 @@ def test_as_accurate_as_torch_under_autocast(b: int, n: int, hidden: int, layers
 
 @pytest.mark.parametrize("instruction_set", ["avx512_bf16", "avx512"])
 def test_on_other_instruction_sets(rerun_on: Any, instruction_set: str) -> None:
-    rerun_on(__file__, "accurate", instruction_set)
+    rerun_on(__file__, "accurate", 8, instruction_set)
 
 
 def test_rounded_states_are_those_of_full_precision_rounded_once() -> None:

@@ -172,4 +172,4 @@ def test_bilstm(hidden: int, behind: bool) -> None:
 
 @pytest.mark.parametrize("instruction_set", ["avx512_bf16", "avx512", "avx2", "baseline"])
 def test_on_other_instruction_sets(rerun_on: Any, instruction_set: str) -> None:
-    rerun_on(__file__, "behind and not long", instruction_set)
+    rerun_on(__file__, "behind and not long", 28, instruction_set)

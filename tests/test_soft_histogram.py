@@ -147,7 +147,7 @@ def test_accuracy(bins: int, items: int, distribution: str, dtype: torch.dtype) 
 def test_older_processors(instruction_set: str, rerun_on) -> None:
     """Some of the checks in a process that is held to an older instruction set."""
     selected = "(test_kernels_agree and normal) or test_masked or test_half"
-    rerun_on(__file__, selected, instruction_set)
+    rerun_on(__file__, selected, 11, instruction_set)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -129,7 +129,7 @@ def test_older_processors(instruction_set: str, rerun_on) -> None:
     """The same checks in a process that is held to an older instruction set."""
     selected = "(test_short_rows and (17 or 999) and (normal or outliers)) or (few_wide and 2049)"
     selected += " or any_size or equal_terms"
-    rerun_on(__file__, selected, instruction_set)
+    rerun_on(__file__, selected, 101, instruction_set)
 
 
 @pytest.mark.parametrize("method", ["auto", "direct", "linear"])
