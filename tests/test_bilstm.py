@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("same_weights_and_one_thread")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_worked_example(backend: str) -> None:
+def test_worked_literal(backend: str) -> None:
     # One unit: z = x for the cell's input, and 0 for the gates, which are then 1/2; no recurrence.
     gates = torch.tensor([[0.0], [0.0], [1.0], [0.0]])
     direction = [gates, torch.zeros(4, 1), torch.zeros(4), torch.zeros(4)]
@@ -192,7 +192,7 @@ def test_strided_and_expanded_tensors(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_scores_that_are_not_finite_stay_in_their_row(backend: str) -> None:
+def test_what_is_not_finite_stays_in_its_row(backend: str) -> None:
     lstm = make_bilstm(20, 2)
     scores = make_scores("normal", (9, 6))
     clean = bilstm_derivatives(by_kernels(lstm, backend), lstm, scores)

@@ -107,7 +107,7 @@ def frozen_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 # --- Values and derivatives ---
 
 
-def test_worked_example() -> None:
+def test_worked_literal() -> None:
     block = nn.Sequential(nn.Conv1d(1, 2, 2), nn.BatchNorm1d(2, eps=0), nn.PReLU(init=0.5))
     conv, norm, _ = block
     with torch.no_grad():

@@ -185,7 +185,7 @@ def test_mask(rank, method, normalize):
 
 @pytest.mark.parametrize("method", ["direct", "linear"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_nonfinite_scores_stay_in_their_row(rank, bad, method):
+def test_what_is_not_finite_stays_in_its_row(rank, bad, method):
     clean = make_scores("uniform", (3, 70))
     scores = clean.clone()
     scores[1, 30] = bad

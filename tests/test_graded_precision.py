@@ -109,7 +109,7 @@ def test_steps_have_no_gradient() -> None:
     assert grad.count_nonzero() == 0
 
 
-def test_a_row_that_is_not_finite_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_finite_stays_in_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
     scores, levels, mask = make()
     scores[1, 5], scores[4, 7] = torch.nan, torch.inf
     mask[1, 5] = mask[4, 7] = True
@@ -166,7 +166,7 @@ def test_vmap_over_scores(name: str) -> None:
     torch.testing.assert_close(mapped, expected, equal_nan=True)
 
 
-def test_worked_by_hand() -> None:
+def test_worked_literal() -> None:
     # Two targets: of level 1, outranked by one item of level 0 and one of level 2; of level 2, by
     # nobody. The relevances are 1 and 2.
     scores, levels = torch.tensor([[0.7, 0.6, 0.8]]), torch.tensor([[0, 1, 2]])

@@ -110,6 +110,6 @@ def test_results_do_not_depend_on_the_number_of_threads(set_threads: Callable[[i
 
 @pytest.mark.kernels
 @pytest.mark.parametrize("instruction_set", ["baseline", "avx2"])
-def test_older_processors(instruction_set: str, rerun_on) -> None:
+def test_on_other_instruction_sets(instruction_set: str, rerun_on) -> None:
     """The same checks in a process that is held to an older instruction set."""
     rerun_on(__file__, "test_is_its_formula and kernel", 36, instruction_set)

@@ -34,7 +34,7 @@ OPS = torch.ops.sodeep_fast
 
 
 @pytest.mark.parametrize("how", COUNT_WAYS)
-def test_worked_example(how: str) -> None:
+def test_worked_literal(how: str) -> None:
     scores = torch.tensor([[0.9, 0.8, 0.7, 0.1], [0.0, 0.0, 0.0, 1.0]])
     levels = torch.tensor([[0, 1, 0, 1], [1, 2, 0, 0]])
     result = rank_counts(scores, levels, comparator=Step(), **COUNT_WAYS[how])
@@ -286,7 +286,7 @@ def test_targets_are_found_wherever_they_are_stored() -> None:
 
 @pytest.mark.parametrize("how", COUNT_WAYS)
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf, -torch.inf])
-def test_a_non_finite_score_spoils_its_own_row_only(poison: float, how: str) -> None:
+def test_what_is_not_finite_stays_in_its_row(poison: float, how: str) -> None:
     clean = make_scores("normal", (3, 45), dtype=torch.float64)
     levels = random_levels((3, 45), 3)
     for level in range(3):  # an item of any level

@@ -103,7 +103,7 @@ def test_accuracy(
 @pytest.mark.kernels
 @pytest.mark.parametrize("instruction_set", ["baseline", "avx2"])
 @pytest.mark.parametrize("part", ["values", "errors", "derivatives"])
-def test_older_processors(part: str, instruction_set: str, rerun_on) -> None:
+def test_on_other_instruction_sets(part: str, instruction_set: str, rerun_on) -> None:
     """Some of the checks in a process that is held to an older instruction set."""
     # What is selected must not be in the name of this test, which would run itself.
     file, selected, least = {

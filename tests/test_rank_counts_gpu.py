@@ -45,7 +45,7 @@ def some_levels(shape: tuple[int, int], share: float, num_levels: int = 2) -> Te
 @pytest.mark.parametrize("name", COMPARATORS)
 @pytest.mark.parametrize("share", [0.02, 0.3, 1.0])
 @pytest.mark.parametrize("shape", [(5, 1), (33, 7), (3, 100), (3, 1000)])
-def test_matches_reference(
+def test_agrees_with_the_reference(
     shape: tuple[int, int], share: float, name: str, dtype: torch.dtype
 ) -> None:
     scores = make_scores("normal", shape, dtype=dtype, device="cuda")
@@ -94,7 +94,7 @@ def test_masked_items_take_no_part(share: float) -> None:
 
 @pytest.mark.parametrize("share", [0.005, 0.3])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_nonfinite_scores_stay_in_their_row(share: float, bad: float) -> None:
+def test_what_is_not_finite_stays_in_its_row(share: float, bad: float) -> None:
     clean, levels = make_scores("uniform", (5, 700), device="cuda"), some_levels((5, 700), share)
     levels[3, 7] = 1
     scores = clean.clone()

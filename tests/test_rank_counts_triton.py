@@ -32,7 +32,7 @@ def some_levels(shape: tuple[int, int], targets: int, num_levels: int = 2) -> Te
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("name", COMPARATORS)
-def test_matches_reference(name: str, dtype: torch.dtype) -> None:
+def test_agrees_with_the_reference(name: str, dtype: torch.dtype) -> None:
     """Rows of five, four and three targets: more than a program takes, and not."""
     scores = make_scores("uniform", (3, 21), dtype=dtype)
     scores[0, 3] = scores[0, 5]
@@ -114,7 +114,7 @@ def test_rows_are_found_among_many() -> None:
 
 @pytest.mark.parametrize("targets", [3, 6])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_nonfinite_scores_stay_in_their_row(targets: int, bad: float) -> None:
+def test_what_is_not_finite_stays_in_its_row(targets: int, bad: float) -> None:
     clean, levels = make_scores("uniform", (3, 15)), some_levels((3, 15), targets)
     scores = clean.clone()
     scores[1, 7] = bad

@@ -55,7 +55,7 @@ def by_triangles(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_worked_example(backend: str) -> None:
+def test_worked_literal(backend: str) -> None:
     scores = torch.tensor([[0.75, 0.25, -0.5, 7.0], [1.0, -1.0, 0.0, -torch.inf]])
     levels = torch.tensor([[1, 0, 0, 1], [0, 0, 1, 0]])
     counts = soft_histogram(scores, levels, bins=3, backend=backend)
@@ -144,7 +144,7 @@ def test_accuracy(bins: int, items: int, distribution: str, dtype: torch.dtype) 
 
 @pytest.mark.kernels
 @pytest.mark.parametrize("instruction_set", ["baseline", "avx2"])
-def test_older_processors(instruction_set: str, rerun_on) -> None:
+def test_on_other_instruction_sets(instruction_set: str, rerun_on) -> None:
     """Some of the checks in a process that is held to an older instruction set."""
     selected = "(test_kernels_agree and normal) or test_masked or test_half"
     rerun_on(__file__, selected, 11, instruction_set)

@@ -39,7 +39,7 @@ def check(scores: Tensor, levels: Tensor | None = None, **options) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("shape", [(5, 1), (3, 2), (2, 33), (1, 140), (2, 2, 7)])
 @pytest.mark.parametrize("num_levels", [None, 3])
-def test_matches_the_reference(
+def test_agrees_with_the_reference(
     num_levels: int | None, shape: tuple[int, ...], dtype: torch.dtype
 ) -> None:
     scores = make_scores("normal", shape, dtype=dtype)
@@ -80,7 +80,7 @@ def test_mask() -> None:
         assert soft_histogram(poisoned, levels, mask=mask, backend="triton").isfinite().all()
 
 
-def test_nonfinite_scores() -> None:
+def test_what_is_not_finite_stays_in_its_row() -> None:
     scores = make_scores("normal", (3, 40))
     scores[0, 3], scores[0, 4], scores[1, 7] = torch.inf, -torch.inf, torch.nan
     check(scores, random_levels((3, 40), 2))

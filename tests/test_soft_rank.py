@@ -17,7 +17,7 @@ METHODS = ["direct", "linear"]
 OPS = torch.ops.sodeep_fast
 
 
-def test_worked_example() -> None:
+def test_worked_literal() -> None:
     # sigmoid(10 * 0.2) = 0.880797, sigmoid(10 * 0.5) = 0.993307, sigmoid(10 * 0.3) = 0.952574
     scores = torch.tensor([0.5, 0.7, 0.2])
     expected = torch.tensor(
@@ -162,9 +162,7 @@ def test_masked_rows_are_the_rows_without_the_masked_entries(method: str, normal
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf, -torch.inf])
-def test_a_non_finite_score_spoils_its_own_row_only(
-    poison: float, method: str, backend: str
-) -> None:
+def test_what_is_not_finite_stays_in_its_row(poison: float, method: str, backend: str) -> None:
     clean = make_scores("normal", (3, 45), dtype=torch.float64)
     scores = clean.clone()
     scores[1, 7] = poison

@@ -125,7 +125,7 @@ def test_equal_terms(width: float, n: int, dtype: torch.dtype, method: str) -> N
 
 
 @pytest.mark.parametrize("instruction_set", ["baseline", "avx2"])
-def test_older_processors(instruction_set: str, rerun_on) -> None:
+def test_on_other_instruction_sets(instruction_set: str, rerun_on) -> None:
     """The same checks in a process that is held to an older instruction set."""
     selected = "(test_short_rows and (17 or 999) and (normal or outliers)) or (few_wide and 2049)"
     selected += " or any_size or equal_terms"

@@ -51,7 +51,7 @@ def check(backend, method, scores, lam, **options):
 @every_route
 @every_dtype
 @pytest.mark.parametrize("shape", [(5, 1), (33, 7), (3, 64), (3, 100), (2, 1000)])
-def test_matches_reference(backend, method, dtype, shape):
+def test_agrees_with_the_reference(backend, method, dtype, shape):
     check(backend, method, make_scores("normal", shape, dtype=dtype, device="cuda"), 10.0)
 
 
@@ -112,7 +112,7 @@ def test_mask(backend, method, n, normalize):
 @every_route
 @pytest.mark.parametrize("n", [5, 200, 5000])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_nonfinite_scores_stay_in_their_row(backend, method, n, bad):
+def test_what_is_not_finite_stays_in_its_row(backend, method, n, bad):
     clean = make_scores("uniform", (6, n), device="cuda")
     scores = clean.clone()
     scores[3, n // 2] = bad

@@ -31,7 +31,7 @@ def check(scores, lam, **options):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("shape", [(9, 1), (5, 2), (17, 7), (3, 32), (2, 33), (1, 140)])
 @pytest.mark.parametrize("lam", [10.0, 300.0])
-def test_matches_reference(dtype, shape, lam):
+def test_agrees_with_the_reference(dtype, shape, lam):
     check(make_scores("uniform", shape, dtype=dtype), lam)
 
 
@@ -75,7 +75,7 @@ def test_normalize():
 
 @pytest.mark.parametrize("n", [5, 40])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_nonfinite_scores_stay_in_their_row(n, bad):
+def test_what_is_not_finite_stays_in_its_row(n, bad):
     clean = make_scores("uniform", (6, n))
     scores = clean.clone()
     scores[3, n // 2] = bad
@@ -88,7 +88,7 @@ def test_nonfinite_scores_stay_in_their_row(n, bad):
         assert torch.equal(value[others], expected[name][others]), name
 
 
-def test_worked_example():
+def test_worked_literal():
     ranks = triton_rank(torch.tensor([0.0, 1.0, 1.0]), 1.0)
     up = 1 / (1 + torch.exp(torch.tensor(-1.0)))
     expected = torch.stack([1 + 2 * up, 1.5 + (1 - up), 1.5 + (1 - up)])
