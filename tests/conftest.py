@@ -70,9 +70,14 @@ def set_threads() -> Iterator[Callable[[int], None]]:
 
 
 @pytest.fixture
-def same_weights_and_one_thread(set_threads: Callable[[int], None]) -> None:
-    """For small networks, which spend their time waiting for a second thread."""
+def same_weights() -> None:
+    """For networks whose weights are random."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def same_weights_and_one_thread(same_weights: None, set_threads: Callable[[int], None]) -> None:
+    """For small networks, which spend their time waiting for a second thread."""
     set_threads(1)
 
 

@@ -25,7 +25,7 @@ from sodeep_fast.testing.lstm import (
     exact_bilstm,
 )
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("same_weights")]
 
 OPS = torch.ops.sodeep_fast
 # Of scores, rows, steps, hidden units and layers: tiles of 8 and 16 rows that are full, and not.
@@ -35,11 +35,6 @@ LARGER = [(13, 101, 100, 2), (530, 20, 128, 1), (64, 100, 128, 2), (1, 101, 127,
 HALF = [(backend, half) for backend in ("triton", "cuda") for half in ("bf16", "fp16")]
 every_kernel = pytest.mark.parametrize(("backend", "precision"), [("triton", "full"), *HALF])
 both_backends = pytest.mark.parametrize("backend", ["triton", "cuda"])
-
-
-@pytest.fixture(autouse=True)
-def _same_weights() -> None:
-    torch.manual_seed(0)
 
 
 def on_gpu(hidden: int, layers: int, scale: float = 1.0) -> nn.LSTM:

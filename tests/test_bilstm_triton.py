@@ -32,17 +32,14 @@ from sodeep_fast.testing.lstm import (
     exact_bilstm,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN:UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN:UserWarning"),
+    pytest.mark.usefixtures("same_weights"),
+]
 
-OPS = torch.ops.sodeep_fast
 # Of scores, rows, steps, hidden units and layers: tiles that are full, and not.
 SHAPES = [(50, 1, 1, 1), (3, 2, 7, 2), (8, 3, 16, 1), (17, 3, 33, 2), (5, 12, 7, 1), (6, 2, 60, 2)]
 every_precision = pytest.mark.parametrize("precision", ["full", "bf16", "fp16"])
-
-
-@pytest.fixture(autouse=True)
-def _same_weights() -> None:
-    torch.manual_seed(0)
 
 
 def by_triton(lstm: nn.LSTM, precision: str = "full") -> Any:

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 import sodeep_fast
 from sodeep_fast.sorters.cnn import CNNSorter
-from sodeep_fast.testing import make_scores
+from sodeep_fast.testing import NETWORK_ROUNDING, make_scores
 
 # A few thousand operations of order one, in float64.
-ROUNDING = {"rtol": 1e-10, "atol": 1e-12}
 
 
 pytestmark = pytest.mark.usefixtures("same_weights_and_one_thread")
@@ -57,7 +56,7 @@ def test_cnn_by_definition() -> None:
         x = cnn_block(state, i, x)
     assert x.shape == (3, 9, 4)
     expected = x.flatten(1) @ state["linear.weight"].T + state["linear.bias"]
-    torch.testing.assert_close(sorter(scores), expected, **ROUNDING)
+    torch.testing.assert_close(sorter(scores), expected, **NETWORK_ROUNDING)
 
 
 @pytest.mark.parametrize("depth", range(1, 11))
@@ -82,7 +81,7 @@ def test_padded_cnn_by_definition() -> None:
         x = cnn_block(state, i, x)
     assert x.shape == (3, 6, 6)
     expected = (state["linear.weight"][0][:, None] * x).sum(1) + state["linear.bias"]
-    torch.testing.assert_close(sorter(scores), expected, **ROUNDING)
+    torch.testing.assert_close(sorter(scores), expected, **NETWORK_ROUNDING)
 
 
 @pytest.mark.parametrize("options", [{}, {"depth": 1}, {"depth": 2, "kernel_sizes": [13, 1]}])
@@ -91,7 +90,7 @@ def test_untrained_padded_cnn_does_not_depend_on_order(options: dict[str, Any]) 
     scores = make_scores("normal", (3, 7), dtype=torch.float64)
     order = torch.tensor([4, 0, 6, 1, 5, 2, 3])
     ranks = sorter(scores)
-    torch.testing.assert_close(sorter(scores[:, order]), ranks[:, order], **ROUNDING)
+    torch.testing.assert_close(sorter(scores[:, order]), ranks[:, order], **NETWORK_ROUNDING)
     assert (ranks.amax(-1) - ranks.amin(-1)).min() > 1e-3  # not trivially so
 
 

@@ -14,11 +14,10 @@ from torch import Tensor
 import sodeep_fast
 from sodeep_fast.compat import sodeep
 from sodeep_fast.sorters.released import RELEASED_TYPES
-from sodeep_fast.testing import DEVICES, DISTRIBUTIONS, make_scores
+from sodeep_fast.testing import DEVICES, DISTRIBUTIONS, ROUNDING, make_scores
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "seed-golden.json").read_text())["cases"]
 # Sums of fewer than a thousand terms of order one, in float64.
-ROUNDING = {"rtol": 1e-12, "atol": 1e-12}
 
 
 def length_of(model_type: str) -> int:

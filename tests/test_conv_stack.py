@@ -19,11 +19,17 @@ from sodeep_fast.ops._frozen_conv_stack import FrozenConvStack
 from sodeep_fast.ops.conv_stack import conv_stack
 from sodeep_fast.reference.conv_stack import conv_stack as reference
 from sodeep_fast.sorters.cnn import CNNSorter, ReleasedCNNSorter
-from sodeep_fast.testing import DEVICES, assert_as_accurate, in_turn, make_conv_blocks
+from sodeep_fast.testing import (
+    DEVICES,
+    NETWORK_ROUNDING,
+    ConvLayer,
+    assert_as_accurate,
+    in_turn,
+    make_conv_blocks,
+    make_conv_inputs,
+)
 
-# Blocks by name: channels in and out, kernel size, padding, whether there is a bias and batch
-# normalization, and the slope below zero: a number, a tuple of them, 0 for ReLU, None for neither.
-STACKS: dict[str, list[tuple[int, int, int, Any, bool, bool, Any]]] = {
+STACKS: dict[str, list[ConvLayer]] = {
     "affine": [(1, 3, 2, 0, True, False, None)],
     "relu": [(1, 4, 3, 0, True, True, 0), (4, 5, 2, 0, False, True, 0)],
     "prelu": [(2, 7, 2, "valid", True, False, 0.25), (7, 3, 4, 0, True, False, None)],
@@ -39,11 +45,6 @@ STACKS: dict[str, list[tuple[int, int, int, Any, bool, bool, Any]]] = {
 
 
 pytestmark = pytest.mark.usefixtures("same_weights_and_one_thread")
-
-
-def make_inputs(blocks: nn.ModuleList, batch: int = 3, length: int = 10) -> Tensor:
-    first = next(m for m in blocks.modules() if isinstance(m, nn.Conv1d))
-    return torch.randn(batch, first.in_channels, length, dtype=torch.float64)
 
 
 def value_and_grads(
@@ -132,14 +133,14 @@ def test_as_pytorch_and_the_reference(name: str, wants: str, training: bool, dev
     blocks.requires_grad_(wants in ("parameters", "both"))
     if wants == "one weight":
         next(blocks.parameters()).requires_grad_()
-    inputs = make_inputs(blocks).to(device).requires_grad_(wants in ("inputs", "both"))
+    inputs = make_conv_inputs(blocks).requires_grad_(wants in ("inputs", "both"))
     if wants == "nothing":
         results = [[f(inputs, copy.deepcopy(blocks))] for f in (conv_stack, in_turn, reference)]
     else:
         results = [value_and_grads(f, inputs, blocks) for f in (conv_stack, in_turn, reference)]
     for other in results[1:]:
         for actual, expected in zip(results[0], other, strict=True):
-            torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
+            torch.testing.assert_close(actual, expected, **NETWORK_ROUNDING)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 513])
@@ -151,8 +152,8 @@ def test_sizes_that_are_no_multiple_of_a_tile(channels: int, length: int, batch:
         (1, channels, sizes[0], 0, True, True, 0.25),
         (channels, 5, sizes[1], 0, True, True, 0),
     ]
-    blocks = make_conv_blocks(layers)
-    check_accuracy(make_inputs(blocks, batch, length).float(), blocks.float(), floor=4)
+    blocks = make_conv_blocks(layers).float()
+    check_accuracy(make_conv_inputs(blocks, batch, length), blocks, floor=4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -175,7 +176,7 @@ def test_as_accurate_as_pytorch(sorter: Callable[[], Any], dtype: torch.dtype) -
 @pytest.mark.parametrize("name", ["same", "prelu", "negative slope", "whole", "slopes"])
 def test_gradcheck(name: str) -> None:
     blocks = make_conv_blocks(STACKS[name])
-    inputs = make_inputs(blocks, 2, 10).requires_grad_()
+    inputs = make_conv_inputs(blocks, 2, 10).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: conv_stack(x, blocks), inputs)
     assert torch.autograd.gradgradcheck(lambda x: conv_stack(x, blocks), inputs)
 
@@ -183,7 +184,7 @@ def test_gradcheck(name: str) -> None:
 @pytest.mark.parametrize("name", ["same", "prelu"])
 def test_gradcheck_in_training(name: str) -> None:
     blocks = make_conv_blocks(STACKS[name]).train().requires_grad_()
-    leaves = (make_inputs(blocks, 2, 6).requires_grad_(), *blocks.parameters())
+    leaves = (make_conv_inputs(blocks, 2, 6).requires_grad_(), *blocks.parameters())
     assert torch.autograd.gradcheck(lambda x, *_: conv_stack(x, blocks), leaves)
     assert torch.autograd.gradgradcheck(lambda x, *_: conv_stack(x, blocks), leaves)
 
@@ -191,7 +192,7 @@ def test_gradcheck_in_training(name: str) -> None:
 def test_running_statistics_follow() -> None:
     blocks = make_conv_blocks(STACKS["relu"]).train()
     again = copy.deepcopy(blocks)
-    inputs = make_inputs(blocks)
+    inputs = make_conv_inputs(blocks)
     for _ in range(2):
         conv_stack(inputs, blocks)
         in_turn(inputs, again)
@@ -204,7 +205,7 @@ def test_running_statistics_follow() -> None:
 
 def test_the_frozen_function_serves_what_is_fixed(frozen_calls: list[int]) -> None:
     blocks = make_conv_blocks(STACKS["relu"])
-    inputs = make_inputs(blocks).requires_grad_()
+    inputs = make_conv_inputs(blocks).requires_grad_()
     conv_stack(inputs, blocks).sum().backward()
     assert frozen_calls == [3]
     blocks.requires_grad_()
@@ -219,7 +220,7 @@ def test_the_frozen_function_serves_what_is_fixed(frozen_calls: list[int]) -> No
 
 def test_weights_that_change_are_seen() -> None:
     blocks = make_conv_blocks(STACKS["relu"])
-    inputs = make_inputs(blocks)
+    inputs = make_conv_inputs(blocks)
     conv_stack(inputs, blocks)
     for parameter in blocks.parameters():
         parameter.data.mul_(1.5)
@@ -228,11 +229,11 @@ def test_weights_that_change_are_seen() -> None:
 
 def test_large_batches_go_in_pieces(frozen_calls: list[int]) -> None:
     blocks = make_conv_blocks(STACKS["prelu"])
-    inputs = make_inputs(blocks, 2 * module.ROWS + 1).requires_grad_()
+    inputs = make_conv_inputs(blocks, 2 * module.ROWS + 1).requires_grad_()
     actual = value_and_grads(conv_stack, inputs, blocks)
     assert frozen_calls == [module.ROWS, module.ROWS, 1]
     for a, e in zip(actual, value_and_grads(in_turn, inputs, blocks), strict=True):
-        torch.testing.assert_close(a, e, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(a, e, **NETWORK_ROUNDING)
 
 
 @pytest.mark.parametrize("keep", [False, True])
@@ -251,23 +252,23 @@ def test_without_a_gradient_nothing_is_kept(keep: bool) -> None:
 @pytest.mark.parametrize("name", ["prelu", "padded"])
 def test_strides(name: str) -> None:
     blocks = make_conv_blocks(STACKS[name])
-    channels = make_inputs(blocks).shape[1]
+    channels = make_conv_inputs(blocks).shape[1]
     base = torch.randn(11, 2 * channels, 4, dtype=torch.float64)
     for inputs in (base.permute(2, 1, 0)[:, ::2], base[0, 0, 0].expand(3, channels, 9)):
         torch.testing.assert_close(
-            conv_stack(inputs, blocks), in_turn(inputs.contiguous(), blocks), rtol=1e-10, atol=1e-12
+            conv_stack(inputs, blocks), in_turn(inputs.contiguous(), blocks), **NETWORK_ROUNDING
         )
-    inputs = make_inputs(blocks).requires_grad_()
+    inputs = make_conv_inputs(blocks).requires_grad_()
     value = conv_stack(inputs, blocks)
     one = torch.ones((), dtype=torch.float64).expand_as(value)
     (actual,) = torch.autograd.grad(value, inputs, one)
     (expected,) = torch.autograd.grad(in_turn(inputs, blocks), inputs, one.contiguous())
-    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(actual, expected, **NETWORK_ROUNDING)
 
 
 def test_empty_batch() -> None:
     blocks = make_conv_blocks(STACKS["relu"])
-    inputs = make_inputs(blocks, 0).requires_grad_()
+    inputs = make_conv_inputs(blocks, 0).requires_grad_()
     value = conv_stack(inputs, blocks)
     assert value.shape == (0, 5, 7)
     value.sum().backward()
@@ -277,7 +278,7 @@ def test_empty_batch() -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_what_is_not_finite_stays_in_its_row(bad: float) -> None:
     blocks = make_conv_blocks(STACKS["relu"])
-    inputs = make_inputs(blocks)
+    inputs = make_conv_inputs(blocks)
     inputs[1, 0, 4] = bad
     torch.testing.assert_close(conv_stack(inputs, blocks), in_turn(inputs, blocks), equal_nan=True)
 
@@ -285,7 +286,7 @@ def test_what_is_not_finite_stays_in_its_row(bad: float) -> None:
 @pytest.mark.parametrize("name", ["relu", "prelu", "whole"])
 def test_autocast(name: str) -> None:
     blocks = make_conv_blocks(STACKS[name]).float()
-    inputs = make_inputs(blocks).float().requires_grad_()
+    inputs = make_conv_inputs(blocks).requires_grad_()
     exact = value_and_grads(in_turn, inputs, blocks)
     with torch.autocast("cpu", torch.bfloat16):
         actual, eager = (value_and_grads(f, inputs, blocks) for f in (conv_stack, in_turn))
@@ -314,10 +315,10 @@ def test_two_threads_give_the_same_numbers() -> None:
 def test_compile(training: bool) -> None:
     blocks = make_conv_blocks(STACKS["same"]).train(training).requires_grad_(training)
     compiled = torch.compile(conv_stack, fullgraph=True, backend="aot_eager")
-    inputs = make_inputs(blocks).requires_grad_()
+    inputs = make_conv_inputs(blocks).requires_grad_()
     actual = value_and_grads(compiled, inputs, blocks)
     for a, e in zip(actual, value_and_grads(in_turn, inputs, blocks), strict=True):
-        torch.testing.assert_close(a, e, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(a, e, **NETWORK_ROUNDING)
 
 
 def test_vmap() -> None:
@@ -346,7 +347,7 @@ def test_vmap_over_parameters_is_refused() -> None:
 @pytest.mark.parametrize("name", ["prelu", "whole"])
 def test_function_transforms(name: str) -> None:
     blocks = make_conv_blocks(STACKS[name])
-    inputs = make_inputs(blocks)
+    inputs = make_conv_inputs(blocks)
     results = []
     for function in (conv_stack, in_turn):
 

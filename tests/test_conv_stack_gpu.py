@@ -10,23 +10,22 @@ from torch import Tensor, nn
 from sodeep_fast.ops.conv_stack import conv_stack
 from sodeep_fast.sorters.cnn import CNNSorter, ReleasedCNNSorter
 from sodeep_fast.testing import (
+    TILED_STACKS,
+    ConvLayer,
     capture_graph,
     check_conv_stack,
+    conv_arguments,
     in_turn,
     make_conv_blocks,
+    make_conv_inputs,
     make_scores,
 )
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("same_weights")]
 
 OPS = torch.ops.sodeep_fast
-# As `make_conv_blocks` takes them.
-STACKS: dict[str, list[tuple[int, int, int, Any, bool, bool, Any]]] = {
-    "affine": [(1, 3, 2, 0, True, False, None)],
-    "relu": [(1, 16, 3, 0, True, True, 0), (16, 33, 2, 0, False, True, 0)],
-    "prelu": [(3, 65, 1, "valid", True, False, 0.25), (65, 3, 7, 0, True, False, None)],
-    "same": [(1, 33, 2, "same", True, True, 0.25), (33, 16, 7, "same", True, False, 0)],
-    "padded": [(3, 16, 7, 5, True, True, 0), (16, 1, 1, 1, True, False, None)],
+STACKS: dict[str, list[ConvLayer]] = {
+    **TILED_STACKS,
     "negative slope": [(1, 129, 3, 0, True, True, -0.3), (129, 64, 3, 0, True, True, -0.1)],
     "whole": [(1, 16, 3, 0, True, True, 0.3), (16, 33, 18, 0, True, True, None)],
     "wide": [(1, 256, 3, 0, True, True, 0.25), (256, 128, 5, 0, True, True, 0.25)],
@@ -35,18 +34,12 @@ DTYPES = [torch.float16, torch.bfloat16, torch.float32]
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
-@pytest.fixture(autouse=True)
-def _same_weights() -> None:
-    torch.manual_seed(0)
-
-
 def on_gpu(name: str, dtype: torch.dtype = torch.float32) -> nn.ModuleList:
     return make_conv_blocks(STACKS[name]).to("cuda", dtype)
 
 
-def make_inputs(blocks: nn.ModuleList, batch: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    first = next(layer for layer in blocks.modules() if isinstance(layer, nn.Conv1d))
-    return make_scores("normal", (batch, first.in_channels, 20), dtype=dtype, device="cuda")
+def make_inputs(blocks: nn.ModuleList, batch: int) -> Tensor:
+    return make_conv_inputs(blocks, batch, 20)
 
 
 def ours(blocks: nn.ModuleList) -> Any:
@@ -66,7 +59,7 @@ def both(blocks: nn.ModuleList, inputs: Tensor) -> tuple[Tensor, Tensor]:
 def test_as_accurate_as_torch(name: str, dtype: torch.dtype, batch: int) -> None:
     blocks = on_gpu(name, dtype)
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        check_conv_stack(blocks, make_inputs(blocks, batch, dtype))
+        check_conv_stack(blocks, make_inputs(blocks, batch))
 
 
 @every_dtype
@@ -102,7 +95,7 @@ def test_by_default_products_are_of_tf32_as_torchs() -> None:
 def test_many_rows(dtype: torch.dtype) -> None:
     """Several waves of programs; a row is what it is among few."""
     blocks = on_gpu("wide", dtype)
-    inputs = make_inputs(blocks, 5003, dtype)
+    inputs = make_inputs(blocks, 5003)
     whole = ours(blocks)(inputs)
     assert whole.isfinite().all()
     for rows in (slice(0, 1), slice(2500, 2511), slice(5002, 5003)):
@@ -132,7 +125,7 @@ def test_more_than_two_to_the_31_numbers() -> None:
 @every_dtype
 def test_what_is_not_finite_stays_in_its_row(dtype: torch.dtype) -> None:
     blocks = on_gpu("same", dtype)
-    inputs = make_inputs(blocks, 20, dtype)
+    inputs = make_inputs(blocks, 20)
     value, grad = both(blocks, inputs)
     bad = inputs.clone()
     bad[1, 0, 2], bad[4, 0, 0], bad[7, 0, 19] = torch.nan, torch.inf, -torch.inf
@@ -153,28 +146,16 @@ def test_empty() -> None:
 @every_dtype
 def test_deterministic(dtype: torch.dtype) -> None:
     blocks = on_gpu("wide", dtype)
-    inputs = make_inputs(blocks, 600, dtype)
+    inputs = make_inputs(blocks, 600)
     first = both(blocks, inputs)
     for _ in range(3):
         assert all(map(torch.equal, both(blocks, inputs), first))
 
 
-def arguments(blocks: nn.ModuleList) -> tuple[Any, ...]:
-    """What the operators take of blocks without padding: parameters, paddings, eps, ReLUs."""
-    parameters: list[Tensor | None] = []
-    relus = []
-    for conv, norm, activation in blocks:
-        parameters += [conv.weight, conv.bias, norm.running_mean, norm.running_var]
-        parameters += [norm.weight, norm.bias]
-        parameters.append(activation.weight if isinstance(activation, nn.PReLU) else None)
-        relus.append(isinstance(activation, nn.ReLU))
-    return parameters, [0] * (2 * len(relus)), [1e-5] * len(relus), relus
-
-
 @pytest.mark.parametrize("name", ["relu", "negative slope"])
 def test_opcheck(name: str) -> None:
     blocks = on_gpu(name)
-    parameters, *options = arguments(blocks)
+    parameters, *options = conv_arguments(blocks)
     sequence = make_inputs(blocks, 3).mT.contiguous()
     torch.library.opcheck(OPS.triton_conv_stack, (sequence, parameters, *options, False, False))
     leaf = sequence.clone().requires_grad_()
@@ -230,7 +211,7 @@ def test_cuda_graph(dtype: torch.dtype) -> None:
     """Nothing waits for the GPU: slopes are read there."""
     torch.use_deterministic_algorithms(False)  # which would fill memory
     blocks = on_gpu("wide", dtype)
-    inputs = make_inputs(blocks, 64, dtype).requires_grad_()
+    inputs = make_inputs(blocks, 64).requires_grad_()
     incoming = torch.randn_like(ours(blocks)(inputs))
 
     def run() -> tuple[Tensor, Tensor]:
@@ -239,7 +220,7 @@ def test_cuda_graph(dtype: torch.dtype) -> None:
 
     graph, captured = capture_graph(run)
     with torch.no_grad():
-        inputs.copy_(make_inputs(blocks, 64, dtype) * 0.5)
+        inputs.copy_(make_inputs(blocks, 64) * 0.5)
     graph.replay()
     torch.cuda.synchronize()
     for replayed, eager in zip(captured, run(), strict=True):

@@ -13,25 +13,24 @@ from sodeep_fast.kernels._config import ConvBlocks
 from sodeep_fast.ops.conv_stack import conv_stack
 from sodeep_fast.sorters.cnn import CNNSorter, ReleasedCNNSorter
 from sodeep_fast.testing import (
+    TILED_STACKS,
+    ConvLayer,
     check_conv_stack,
+    conv_arguments,
     conv_signs,
     derivatives,
     in_turn,
     make_conv_blocks,
+    make_conv_inputs,
     make_scores,
 )
 
 pytestmark = pytest.mark.usefixtures("same_weights_and_one_thread")
 
 OPS = torch.ops.sodeep_fast
-# As `make_conv_blocks` takes them: tiles that are full, and not; one channel; windows that reach
-# beyond both ends; kernels as long as the row, and longer.
-STACKS: dict[str, list[tuple[int, int, int, Any, bool, bool, Any]]] = {
-    "affine": [(1, 3, 2, 0, True, False, None)],
-    "relu": [(1, 16, 3, 0, True, True, 0), (16, 33, 2, 0, False, True, 0)],
-    "prelu": [(3, 65, 1, "valid", True, False, 0.25), (65, 3, 7, 0, True, False, None)],
-    "same": [(1, 33, 2, "same", True, True, 0.25), (33, 16, 7, "same", True, False, 0)],
-    "padded": [(3, 16, 7, 5, True, True, 0), (16, 1, 1, 1, True, False, None)],
+# Also one channel more, and kernels as long as the row, and longer.
+STACKS: dict[str, list[ConvLayer]] = {
+    **TILED_STACKS,
     "without bias": [(1, 16, 3, 0, False, True, 0.1), (16, 3, 3, 0, False, False, None)],
     "linear between": [(1, 16, 2, 0, True, True, None), (16, 3, 3, 0, True, False, 0)],
     "negative slope": [(1, 33, 3, 0, True, True, -0.3), (33, 3, 3, 0, True, True, -0.1)],
@@ -43,13 +42,6 @@ STACKS: dict[str, list[tuple[int, int, int, Any, bool, bool, Any]]] = {
 }
 
 
-def make_inputs(
-    blocks: nn.ModuleList, batch: int = 3, dtype: torch.dtype = torch.float32
-) -> Tensor:
-    first = next(layer for layer in blocks.modules() if isinstance(layer, nn.Conv1d))
-    return make_scores("normal", (batch, first.in_channels, 10), dtype=dtype)
-
-
 def ours(blocks: nn.ModuleList) -> Any:
     return lambda inputs: conv_stack(inputs, blocks, backend="triton")
 
@@ -58,13 +50,13 @@ def ours(blocks: nn.ModuleList) -> Any:
 @pytest.mark.parametrize("name", STACKS)
 def test_as_accurate_as_torch(name: str, dtype: torch.dtype) -> None:
     blocks = make_conv_blocks(STACKS[name]).to(dtype)
-    check_conv_stack(blocks, make_inputs(blocks, 5, dtype))
+    check_conv_stack(blocks, make_conv_inputs(blocks, 5))
 
 
 @pytest.mark.parametrize("name", ["relu", "same", "whole"])
 def test_one_row(name: str) -> None:
     blocks = make_conv_blocks(STACKS[name]).float()
-    check_conv_stack(blocks, make_inputs(blocks, 1))
+    check_conv_stack(blocks, make_conv_inputs(blocks, 1))
 
 
 def test_the_released_network(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +78,7 @@ def test_tiles(monkeypatch: pytest.MonkeyPatch, name: str, tile: tuple[int, int,
     """Many tiles in each direction, or one that is mostly empty."""
     monkeypatch.setattr(_config, "conv_blocks", lambda *key: ConvBlocks(*tile, 4, 2))
     blocks = make_conv_blocks(STACKS[name]).float()
-    check_conv_stack(blocks, make_inputs(blocks, 7))
+    check_conv_stack(blocks, make_conv_inputs(blocks, 7))
 
 
 def test_the_table_of_tiles() -> None:
@@ -101,7 +93,7 @@ def test_the_table_of_tiles() -> None:
 @pytest.mark.parametrize("name", ["relu", "same", "negative slope"])
 def test_signs(name: str) -> None:
     blocks = make_conv_blocks(STACKS[name])
-    hidden = make_inputs(blocks).double()
+    hidden = make_conv_inputs(blocks)
     found = conv_signs(hidden.float(), copy.deepcopy(blocks).float())
     for (*layers, activation), signs in zip(blocks, found, strict=True):
         hidden = in_turn(hidden, layers)
@@ -123,8 +115,8 @@ def test_an_output_of_zero_is_not_positive() -> None:
 
 def test_nothing_is_kept_without_gradients() -> None:
     blocks = make_conv_blocks(STACKS["relu"]).float()
-    inputs = make_inputs(blocks)
-    parameters, *options = arguments(blocks)
+    inputs = make_conv_inputs(blocks)
+    parameters, *options = conv_arguments(blocks)
     with torch.no_grad():
         value = ours(blocks.requires_grad_())(inputs)  # which nothing wants here
     for saves, size in ((False, 0), (True, 8 * 2 + 7 * 5)):
@@ -133,24 +125,11 @@ def test_nothing_is_kept_without_gradients() -> None:
         assert torch.equal(output.mT, value)
 
 
-def arguments(blocks: nn.ModuleList) -> tuple[Any, ...]:
-    """What the operators take of blocks without padding: parameters, paddings, eps, ReLUs."""
-    parameters: list[Tensor | None] = []
-    relus = []
-    for conv, norm, activation in blocks:
-        parameters += [conv.weight, conv.bias, norm.running_mean, norm.running_var]
-        parameters += [norm.weight, norm.bias]
-        parameters.append(activation.weight if isinstance(activation, nn.PReLU) else None)
-        relus.append(isinstance(activation, nn.ReLU))
-    detached = [None if value is None else value.detach() for value in parameters]
-    return detached, [0] * (2 * len(relus)), [1e-5] * len(relus), relus
-
-
 @pytest.mark.parametrize("name", ["relu", "negative slope"])
 def test_opcheck(name: str) -> None:
     blocks = make_conv_blocks(STACKS[name]).float()
-    parameters, *options = arguments(blocks)
-    sequence = make_inputs(blocks, 1).mT.contiguous()
+    parameters, *options = conv_arguments(blocks)
+    sequence = make_conv_inputs(blocks, 1).mT.contiguous()
     torch.library.opcheck(OPS.triton_conv_stack, (sequence, parameters, *options, False, False))
     leaf = sequence.clone().requires_grad_()
     torch.library.opcheck(OPS.triton_conv_stack, (leaf, parameters, *options, True, False))
@@ -167,7 +146,7 @@ def test_opcheck(name: str) -> None:
 def test_third_derivatives(name: str) -> None:
     """Each of backward and tangent is the other's transpose."""
     blocks = make_conv_blocks(STACKS[name]).float()
-    inputs = make_inputs(blocks)
+    inputs = make_conv_inputs(blocks)
     value = in_turn(inputs, blocks)
     directions = (torch.randn_like(value), torch.randn_like(inputs))
     first = derivatives(ours(blocks), inputs, *directions)
@@ -190,7 +169,7 @@ def test_strided_and_expanded_tensors() -> None:
     base = torch.randn(11, 6, 4)
     for inputs in (base.permute(2, 1, 0)[:, ::2], base[0, 0, 0].expand(3, 3, 9)):
         assert torch.equal(ours(blocks)(inputs), ours(blocks)(inputs.contiguous()))
-    leaf = make_inputs(blocks).requires_grad_()
+    leaf = make_conv_inputs(blocks).requires_grad_()
     value = ours(blocks)(leaf)
     one = torch.ones(()).expand_as(value)
     results = [torch.autograd.grad(value, leaf, g, retain_graph=True) for g in (one, one.clone())]
@@ -203,7 +182,7 @@ def test_strided_and_expanded_tensors() -> None:
 
 def test_empty_batch() -> None:
     blocks = make_conv_blocks(STACKS["relu"]).float()
-    leaf = make_inputs(blocks, 0).requires_grad_()
+    leaf = make_conv_inputs(blocks, 0).requires_grad_()
     value = ours(blocks)(leaf)
     assert value.shape == (0, 33, 7)
     (grad,) = torch.autograd.grad(value, leaf, value.detach().requires_grad_(), create_graph=True)
@@ -220,7 +199,7 @@ def test_what_is_not_finite_stays_in_its_row(name: str) -> None:
         value = ours(blocks)(leaf)
         return value.detach(), torch.autograd.grad(value, leaf, incoming)[0]
 
-    inputs = make_inputs(blocks, 9)
+    inputs = make_conv_inputs(blocks, 9)
     incoming = torch.randn_like(in_turn(inputs, blocks))
     value, grad = run(inputs, incoming)
     bad, bad_incoming = inputs.clone(), incoming.clone()
@@ -235,7 +214,7 @@ def test_what_is_not_finite_stays_in_its_row(name: str) -> None:
 
 def test_a_row_alone_is_as_it_is_among_others() -> None:
     blocks = make_conv_blocks(STACKS["same"]).float()
-    inputs = make_inputs(blocks, 19)
+    inputs = make_conv_inputs(blocks, 19)
     alone = torch.cat([ours(blocks)(row) for row in inputs[::6].split(1)])
     assert torch.equal(ours(blocks)(inputs)[::6], alone)
 
@@ -262,8 +241,8 @@ def test_nothing_out_of_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in ("relu", "negative slope"):
         blocks = make_conv_blocks(STACKS[name]).float()
-        parameters, *options = arguments(blocks)
-        sequence = make_inputs(blocks).mT
+        parameters, *options = conv_arguments(blocks)
+        sequence = make_conv_inputs(blocks).mT
         found = []
         for guards in (False, True):
             if guards:
@@ -285,7 +264,7 @@ def test_nothing_out_of_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_autocast() -> None:
     blocks = make_conv_blocks(STACKS["relu"]).float()
-    inputs = make_inputs(blocks)
+    inputs = make_conv_inputs(blocks)
     with torch.autocast("cpu", torch.bfloat16):
         value = ours(blocks)(inputs)
     assert value.dtype == torch.bfloat16
@@ -296,7 +275,7 @@ def test_autocast() -> None:
 def test_compile() -> None:
     blocks = make_conv_blocks(STACKS["same"]).float()
     compiled = torch.compile(ours(blocks), fullgraph=True, backend="aot_eager")
-    inputs = make_inputs(blocks)
+    inputs = make_conv_inputs(blocks)
     directions = (torch.randn_like(in_turn(inputs, blocks)), torch.randn_like(inputs))
     results = []
     for function in (compiled, ours(blocks)):
@@ -350,14 +329,14 @@ def test_a_launch_for_every_block(monkeypatch: pytest.MonkeyPatch) -> None:
 
         monkeypatch.setattr(kernels, name, Spy())
     blocks = make_conv_blocks(STACKS["prelu"]).float()
-    leaf = make_inputs(blocks, 2).requires_grad_()
+    leaf = make_conv_inputs(blocks, 2).requires_grad_()
     ours(blocks)(leaf).sum().backward()
     # 20 and 8 positions in tiles of 16, 65 channels and 3 in tiles of 32 and 16.
     grids = [(2 * 3,), (1,), (2 * 3,), (2,)]
     assert launched == [("conv_stack_kernel", grid) for grid in grids]
     blocks = make_conv_blocks(STACKS["relu"]).float()
     launched.clear()
-    ours(blocks)(make_inputs(blocks).requires_grad_()).sum().backward()
+    ours(blocks)(make_conv_inputs(blocks).requires_grad_()).sum().backward()
     assert [name for name, _ in launched[2:]] == [
         "conv_stack_slopes_kernel", "conv_stack_kernel", "conv_stack_kernel",
     ]  # fmt: skip
@@ -368,14 +347,14 @@ def test_by_default_pytorch_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     from sodeep_fast.kernels import conv_stack as kernels
 
     monkeypatch.setattr(kernels, "conv_stack_kernel", None)
-    conv_stack(make_inputs(blocks), blocks)
+    conv_stack(make_conv_inputs(blocks), blocks)
     with pytest.raises(TypeError):
-        ours(blocks)(make_inputs(blocks))
+        ours(blocks)(make_conv_inputs(blocks))
 
 
 def test_the_reference_by_name() -> None:
     blocks = make_conv_blocks(STACKS["slope one"])
-    inputs = make_inputs(blocks).double()
+    inputs = make_conv_inputs(blocks)
     actual = conv_stack(inputs, blocks, backend="reference")
     torch.testing.assert_close(actual, in_turn(inputs, blocks))
 
@@ -395,7 +374,7 @@ def test_the_reference_by_name() -> None:
 def test_blocks_that_are_not_for_it(change: Any, match: str) -> None:
     blocks = make_conv_blocks(STACKS["relu"]).float()
     change(blocks)
-    inputs = make_inputs(blocks, dtype=blocks[0][0].weight.dtype)
+    inputs = make_conv_inputs(blocks)
     with pytest.raises(ValueError, match=f"backend='triton' is not available for these.*{match}"):
         ours(blocks)(inputs)
     conv_stack(inputs, blocks)
@@ -405,13 +384,13 @@ def test_blocks_that_are_not_for_it(change: Any, match: str) -> None:
 def test_backends_that_it_has_not(backend: str) -> None:
     blocks = make_conv_blocks(STACKS["relu"]).float()
     with pytest.raises(ValueError, match=f"conv_stack has no {backend} kernels yet"):
-        conv_stack(make_inputs(blocks), blocks, backend=backend)
+        conv_stack(make_conv_inputs(blocks), blocks, backend=backend)
     with pytest.raises(ValueError, match="backend must be one of"):
-        conv_stack(make_inputs(blocks), blocks, backend="cudnn")
+        conv_stack(make_conv_inputs(blocks), blocks, backend="cudnn")
 
 
 def test_the_operators_check_their_tensors() -> None:
-    parameters, *options = arguments(make_conv_blocks(STACKS["relu"]).float())
+    parameters, *options = conv_arguments(make_conv_blocks(STACKS["relu"]).float())
     with pytest.raises(ValueError, match=r"block of \(16, 3, 1\) cannot take"):
         OPS.triton_conv_stack(torch.ones(2, 10, 2), parameters, *options, False, False)
     parameters[1] = torch.ones(15)

@@ -15,11 +15,10 @@ from sodeep_fast import (
 from sodeep_fast.reference.mean_average_precision import (
     mean_average_precision_loss as reference_mean_average_precision_loss,
 )
-from sodeep_fast.testing import DEVICES, make_scores
+from sodeep_fast.testing import DEVICES, ROUNDING, make_scores
 
 SORTER = HandcraftedSorter(lam=3.0)
 # Sums of fewer than a thousand terms of order one, in float64.
-ROUNDING = {"rtol": 1e-12, "atol": 1e-12}
 
 
 def random_case(d: int, classes: int, device: str = "cpu") -> tuple[Tensor, Tensor]:

@@ -18,10 +18,9 @@ from sodeep_fast import (
     smooth_ndcg,
     smooth_recall,
 )
-from sodeep_fast.testing import DEVICES, DISTRIBUTIONS, make_scores
+from sodeep_fast.testing import DEVICES, DISTRIBUTIONS, ROUNDING, make_scores
 
 # Sums of fewer than a thousand terms of order one, in float64.
-ROUNDING = {"rtol": 1e-12, "atol": 1e-12}
 METRICS = {
     "spearman": metrics.spearman,
     "average_precision": metrics.average_precision,

@@ -8,11 +8,10 @@ from torch import Tensor
 
 from sodeep_fast import HandcraftedSorter, RankTripletLoss, hard_rank, rank_triplet_loss
 from sodeep_fast.reference.rank_triplet import rank_triplet_loss as reference_rank_triplet_loss
-from sodeep_fast.testing import DEVICES, make_scores
+from sodeep_fast.testing import DEVICES, ROUNDING, make_scores
 
 SORTER = HandcraftedSorter(lam=2.0)
 # Sums of fewer than a thousand terms of order one, in float64.
-ROUNDING = {"rtol": 1e-12, "atol": 1e-12}
 
 
 def random_case(queries: int, items: int, device: str = "cpu") -> tuple[Tensor, Tensor]:

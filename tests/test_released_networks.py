@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sodeep_fast.compat.sodeep import model_loader
 from sodeep_fast.sorters.released import RELEASED_TYPES, released_sorter
-from sodeep_fast.testing import make_scores
+from sodeep_fast.testing import NETWORK_ROUNDING, make_scores
 
 DATA = Path(__file__).parent / "data" / "sodeep-learned-golden.json"
 GOLDEN = json.loads(DATA.read_text())["cases"]
@@ -30,7 +30,6 @@ PARAMETERS = {
     "exa": 0,
 }
 # A few thousand operations of order one, in float64.
-ROUNDING = {"rtol": 1e-10, "atol": 1e-12}
 
 
 pytestmark = pytest.mark.usefixtures("same_weights_and_one_thread")
@@ -120,7 +119,7 @@ def test_released_networks_by_definition(model_type: str) -> None:
         ranks = function(leaf)
         (ranks * weights).sum().backward()
         results.append((ranks.detach(), leaf.grad))
-    torch.testing.assert_close(*results, **ROUNDING)
+    torch.testing.assert_close(*results, **NETWORK_ROUNDING)
 
 
 def rnn_shapes(prefix: str, gates: int, hidden: int, layers: int) -> dict[str, tuple[int, ...]]:

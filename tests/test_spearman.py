@@ -10,11 +10,10 @@ from torch import Tensor
 
 from sodeep_fast import HandcraftedSorter, SpearmanLoss, hard_rank, soft_rank, spearman_loss
 from sodeep_fast.reference.spearman import spearman_loss as reference_spearman_loss
-from sodeep_fast.testing import DEVICES, make_scores
+from sodeep_fast.testing import DEVICES, ROUNDING, make_scores
 
 SORTER = HandcraftedSorter(lam=3.0)
 # Sums of fewer than a thousand terms of order one, in float64.
-ROUNDING = {"rtol": 1e-12, "atol": 1e-12}
 
 
 def random_case(*shape: int, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """What tests and benchmarks share: devices, score distributions and the tolerance rule."""
 
 from sodeep_fast.testing.accuracy import (
+    ROUNDING,
     assert_as_accurate,
     check_against_reference,
     check_gradients_of_any_size,
@@ -8,11 +9,15 @@ from sodeep_fast.testing.accuracy import (
     exact_soft_rank,
 )
 from sodeep_fast.testing.convolutions import (
+    TILED_STACKS,
+    ConvLayer,
     check_conv_stack,
+    conv_arguments,
     conv_signs,
     in_turn,
     in_turn_by_signs,
     make_conv_blocks,
+    make_conv_inputs,
 )
 from sodeep_fast.testing.counts import (
     COMPARATORS,
@@ -26,6 +31,7 @@ from sodeep_fast.testing.counts import (
 )
 from sodeep_fast.testing.graphs import capture_graph
 from sodeep_fast.testing.networks import (
+    NETWORK_ROUNDING,
     assert_equal_weights,
     bilstm_derivatives,
     make_bilstm,
@@ -39,6 +45,10 @@ __all__ = [
     "COUNT_WAYS",
     "DEVICES",
     "DISTRIBUTIONS",
+    "NETWORK_ROUNDING",
+    "ROUNDING",
+    "TILED_STACKS",
+    "ConvLayer",
     "assert_as_accurate",
     "assert_equal_weights",
     "bilstm_derivatives",
@@ -48,6 +58,7 @@ __all__ = [
     "check_counts_against_reference",
     "check_gradients_of_any_size",
     "check_triton_counts",
+    "conv_arguments",
     "conv_signs",
     "counts_of",
     "derivatives",
@@ -56,6 +67,7 @@ __all__ = [
     "in_turn_by_signs",
     "make_bilstm",
     "make_conv_blocks",
+    "make_conv_inputs",
     "make_scores",
     "random_levels",
     "value_and_gradient",

@@ -8,6 +8,9 @@ from torch import Tensor
 
 from sodeep_fast.testing.scores import make_scores
 
+# How close two float64 routes to one number are that differ in the order of their sums.
+ROUNDING = {"rtol": 1e-12, "atol": 1e-12}
+
 
 def exact_soft_rank(
     scores: Tensor, grad: Tensor, lam: float, targets: Tensor

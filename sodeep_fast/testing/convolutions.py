@@ -13,14 +13,26 @@ from sodeep_fast.ops.conv_stack import conv_stack
 from sodeep_fast.testing.accuracy import assert_as_accurate, derivatives
 from sodeep_fast.testing.scores import make_scores
 
+# Of a block: channels in and out, kernel size, padding, whether there is a bias and batch
+# normalization, and the slope below zero: a number, a tuple of them, 0 for ReLU, None for no
+# activation.
+ConvLayer = tuple[int, int, int, Any, bool, bool, Any]
+# For kernels in tiles: those that are full, and not; one channel; windows that reach beyond both
+# ends.
+TILED_STACKS: dict[str, list[ConvLayer]] = {
+    "affine": [(1, 3, 2, 0, True, False, None)],
+    "relu": [(1, 16, 3, 0, True, True, 0), (16, 33, 2, 0, False, True, 0)],
+    "prelu": [(3, 65, 1, "valid", True, False, 0.25), (65, 3, 7, 0, True, False, None)],
+    "same": [(1, 33, 2, "same", True, True, 0.25), (33, 16, 7, "same", True, False, 0)],
+    "padded": [(3, 16, 7, 5, True, True, 0), (16, 1, 1, 1, True, False, None)],
+}
 
-def make_conv_blocks(layers: Sequence[tuple[int, int, int, Any, bool, bool, Any]]) -> nn.ModuleList:
+
+def make_conv_blocks(layers: Sequence[ConvLayer]) -> nn.ModuleList:
     """Returns blocks of convolution, their statistics and affine maps not those of a fresh layer.
 
     Arguments:
-        layers: for each block, channels in and out, kernel size, padding, whether there is a bias
-            and batch normalization, and the slope below zero: a number, a tuple of them, 0 for
-            ReLU, None for no activation.
+        layers: for each block, what `ConvLayer` says.
 
     Returns:
         blocks in float64, frozen.
@@ -43,6 +55,31 @@ def make_conv_blocks(layers: Sequence[tuple[int, int, int, Any, bool, bool, Any]
             block.append(prelu)
         blocks.append(conv if len(block) == 1 else block)
     return blocks.double().eval().requires_grad_(False)
+
+
+def make_conv_inputs(blocks: nn.ModuleList, batch: int = 3, length: int = 10) -> Tensor:
+    """Returns inputs for blocks, (batch, channels, length), of their dtype and on their device."""
+    weight = next(layer.weight for layer in blocks.modules() if isinstance(layer, nn.Conv1d))
+    shape = (batch, weight.shape[1], length)
+    return make_scores("normal", shape, dtype=weight.dtype, device=str(weight.device))
+
+
+def conv_arguments(blocks: nn.ModuleList) -> tuple[Any, ...]:
+    """Returns what the Triton operators take of blocks: parameters, paddings, eps, ReLUs.
+
+    Of blocks without padding that have a normalization and an activation each.
+    """
+    parameters: list[Tensor | None] = []
+    relus = []
+    for block in blocks:
+        layers: list[Any] = list(block.children())
+        conv, norm, activation = layers
+        parameters += [conv.weight, conv.bias, norm.running_mean, norm.running_var]
+        parameters += [norm.weight, norm.bias]
+        parameters.append(activation.weight if isinstance(activation, nn.PReLU) else None)
+        relus.append(isinstance(activation, nn.ReLU))
+    detached = [None if value is None else value.detach() for value in parameters]
+    return detached, [0] * (2 * len(relus)), [1e-5] * len(relus), relus
 
 
 def in_turn(inputs: Tensor, blocks: Iterable[nn.Module]) -> Tensor:

@@ -7,6 +7,9 @@ from torch import Tensor, nn
 
 from sodeep_fast.testing.scores import make_scores
 
+# How close the outputs of a network in float64 are by two routes.
+NETWORK_ROUNDING = {"rtol": 1e-10, "atol": 1e-12}
+
 
 def weights_of(module: nn.Module) -> dict[str, Tensor]:
     """Returns a copy of a module's parameters and buffers."""
