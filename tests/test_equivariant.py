@@ -97,6 +97,7 @@ def test_it_compiles_whole() -> None:
     torch.testing.assert_close(compiled(scores, mask), sorter(scores, mask))
 
 
+@pytest.mark.kernels
 def test_a_long_row() -> None:
     # All pairs of it would be 160 GB.
     scores = torch.randn(1, 200_000, requires_grad=True)

@@ -324,6 +324,7 @@ def test_bad_options() -> None:
         QuantizedAPLoss(low=1, high=0)
 
 
+@pytest.mark.kernels
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from Linux's /proc")
 def test_memory_is_linear() -> None:
     """Forward and backward stay under twice the scores, where all bins would take 80 times."""
