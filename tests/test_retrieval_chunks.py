@@ -211,6 +211,7 @@ print(peak_of(lambda: call({size}), "cpu"))
 """
 
 
+@pytest.mark.kernels
 @pytest.mark.skipif(platform.system() != "Linux", reason="reads /proc")
 @pytest.mark.parametrize(
     ("loss", "chunk_size", "limit"),

@@ -80,6 +80,8 @@ def test_vmap_of_grad_and_of_its_jacobian(name: str) -> None:
     torch.testing.assert_close(vmap(jacrev(jacrev(function)))(scores), expected)
 
 
+# Without kernels, of PyTorch's own LSTM.
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
 @pytest.mark.parametrize(
     "sorter",
     [
