@@ -8,8 +8,6 @@ from torch import Tensor
 
 Made = TypeVar("Made", Tensor, Tensor | None)
 
-HASHED_AT_A_TIME = 1 << 20  # numbers, so that finding queries takes a few megabytes
-
 
 class Gallery:
     """The labels of queries and items, and which pairs take part, asked for a few rows at a time.
@@ -140,46 +138,3 @@ def _check_indices(indices: object, queries: int, items: int) -> None:
                     f"indices_tuple must be between 0 and {limit - 1}, got {wrong} "
                     f"in its tensor {place}"
                 )
-
-
-def find_queries(queries: Tensor, labels: Tensor, items: Tensor, item_labels: Tensor) -> Tensor:
-    """Returns (B,) the place of each query among the items, -1 where it has none.
-
-    A query is an item whose embedding and labels are equal to its own, as in a memory that holds
-    the batch too. Of equal ones the first query is the first item, the second the second.
-
-    Arguments:
-        queries: (B, D) embeddings.
-        labels: (B, L) labels.
-        items: (M, D) embeddings, of the same dtype.
-        item_labels: (M, L) labels.
-    """
-    generator = torch.Generator().manual_seed(0)
-    high = torch.iinfo(torch.int64).max
-    width = queries.shape[1] + labels.shape[1]
-    factors = torch.randint(high, (width,), generator=generator).to(queries.device)
-    keys, order = _hashes(items, item_labels, factors).sort(stable=True)
-    wanted, from_order = _hashes(queries, labels, factors).sort(stable=True)
-
-    # The j-th of equal queries takes the j-th of the items that have the same hash.
-    number = torch.arange(len(wanted), device=wanted.device)
-    number = number - torch.searchsorted(wanted, wanted)
-    place = torch.searchsorted(keys, wanted) + number
-    found = place < torch.searchsorted(keys, wanted, right=True)
-    itself = torch.full_like(from_order, -1)
-    itself[from_order] = torch.where(found, order[place.clamp(max=len(keys) - 1)], -1)
-
-    equal = (items[itself] == queries).all(-1) & (item_labels[itself] == labels).all(-1)
-    return itself.masked_fill(~equal, -1)
-
-
-def _hashes(embeddings: Tensor, labels: Tensor, factors: Tensor) -> Tensor:
-    """Returns (n,) int64 that are equal for equal rows, and hardly ever otherwise."""
-    step = max(1, HASHED_AT_A_TIME // len(factors))
-    parts = []
-    for some, some_labels in zip(embeddings.split(step), labels.split(step), strict=True):
-        numbers = torch.cat([some.double(), some_labels.double()], -1)
-        bits = numbers.contiguous().view(torch.int64)
-        mixed = (bits ^ (bits >> 32)) * factors
-        parts.append(mixed.sum(-1))
-    return torch.cat(parts)

@@ -12,7 +12,8 @@ from sodeep_fast.ops._levels import as_bytes
 from sodeep_fast.ops.shared_labels import shared_labels
 from sodeep_fast.retrieval._checks import check_batch, check_references
 from sodeep_fast.retrieval.distributed import gather, processes
-from sodeep_fast.retrieval.gallery import Gallery, Pairs, find_queries
+from sodeep_fast.retrieval.find_queries import find_queries, likeness_of
+from sodeep_fast.retrieval.gallery import Gallery, Pairs
 from sodeep_fast.retrieval.sweep import ChunkSize, Similarity, check_chunk_size, evaluate
 from sodeep_fast.retrieval.unit_length import unit_length
 
@@ -26,8 +27,8 @@ class RetrievalLoss(nn.Module):
     Arguments:
         normalize: scale embeddings to unit length, so that scores are cosines. Default: True.
         exclude_query: leave every query out of its own gallery, as the metrics do, instead of
-            ranking it there, as the papers' programs do. Default: False. Among references a query
-            is the item with its embedding and its labels.
+            ranking it there, as the papers' programs do. Default: False. Among references it is
+            found by its embedding and labels: see `ref_emb` of `forward`.
         similarity: any function (b, D), (M, D) -> (b, M) to score with, larger for more alike; a
             module's parameters get their gradient. Default: the inner product.
         chunk_size: the most queries that are scored at a time. "auto" takes 128, or more where
@@ -103,7 +104,13 @@ class RetrievalLoss(nn.Module):
             indices_tuple: pairs (a1, p, a2, n) or triplets (a, p, n) of queries and items: the only
                 ones that take part, so a query that is not paired with itself is left out of its
                 gallery. Labels say which are positives. Default: all pairs.
-            ref_emb: (M, D) items to rank. Default: the queries themselves.
+            ref_emb: (M, D) items to rank. Default: the queries themselves. Where it matters which
+                item is the query itself (`exclude_query`, and `RecallAtKLoss` by default), that is
+                the item with all its labels whose unit vector is the query's, up to the rounding of
+                the less precise of the two dtypes: references may be stored normalized, in half
+                precision too. With `normalize=False` embeddings of one dtype have to be equal,
+                those of two up to such roundings. Of equal queries the first is the first of the
+                equal items, the second the second.
             ref_labels: (M,) or (M, L) labels of the items.
 
         Returns:
@@ -154,7 +161,9 @@ class RetrievalLoss(nn.Module):
             if self.gather:
                 raw, item_labels = gather(raw)[0], gather(item_labels)[0]
             if self.wants_query():
-                itself = find_queries(embeddings.to(raw.dtype), labels, raw, item_labels)
+                stored = embeddings.dtype, ref_emb.dtype
+                likeness = likeness_of(*stored, normalize=self.normalize)
+                itself = find_queries(embeddings, labels, raw, item_labels, likeness)
             items = self._vectors(raw)
 
         size = (len(queries), len(item_labels))
