@@ -1,12 +1,13 @@
 """Inside pytorch-metric-learning: its memory, its wrapper for several processes, its pairs."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from sodeep_fast import CalibrationLoss, RecallAtKLoss, SmoothAPLoss
+from sodeep_fast import CalibrationLoss, NDCGLoss, RecallAtKLoss, SmoothAPLoss
 from sodeep_fast.compat.metric_learning import as_metric_loss, cross_batch_memory
 from sodeep_fast.testing import make_scores
 
@@ -86,3 +87,56 @@ def test_wrappers_can_be_saved_whole(tmp_path: Path) -> None:
         torch.save(wrapped, tmp_path / "loss")
         loaded = torch.load(tmp_path / "loss", weights_only=False)
         assert torch.equal(loaded(embeddings, LABELS), wrapped(embeddings, LABELS))
+
+
+HIERARCHY = torch.stack([LABELS, LABELS // 2], -1)
+
+
+def test_a_memory_of_hierarchies(tmp_path: Path) -> None:
+    memory = cross_batch_memory(NDCGLoss(), embedding_size=4, memory_size=20, levels=2)
+    batches = [batch(seed) for seed in range(4)]
+    for embeddings in batches:
+        value = memory(embeddings, HIERARCHY)
+    items = torch.cat([embeddings.detach() for embeddings in batches])[-20:]
+    item_labels = HIERARCHY.repeat(4, 1)[-20:]
+    expected = NDCGLoss(exclude_query=True)(batches[-1], HIERARCHY, None, items, item_labels)
+    torch.testing.assert_close(value, expected)
+
+    loaded = cross_batch_memory(NDCGLoss(), embedding_size=4, memory_size=20, levels=2).double()
+    loaded.load_state_dict(memory.state_dict())
+    assert torch.equal(loaded.label_memory, memory.label_memory)
+    memory.reset_queue()
+    assert memory.label_memory.shape == (20, 2)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (lambda: as_metric_loss(3), TypeError, "loss must be a module, got int"),
+        (lambda: as_metric_loss(SmoothAPLoss), TypeError, "got the class SmoothAPLoss"),
+        (lambda: cross_batch_memory(3, 8, 64), TypeError, "loss must be a module, got int"),
+        (lambda: cross_batch_memory(SmoothAPLoss(), 0), ValueError, "embedding_size must be at"),
+        (lambda: cross_batch_memory(SmoothAPLoss(), 4, 1.5), TypeError, "memory_size must be an"),
+        (lambda: cross_batch_memory(SmoothAPLoss(), 4, 8, 3), TypeError, "miner must be a module"),
+        (lambda: cross_batch_memory(SmoothAPLoss(), 4, levels=0), ValueError, "levels must be at"),
+    ],
+)
+def test_bad_wrappers(call: Callable[[], object], error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "labels", "match"),
+    [
+        (torch.zeros(8, 4), HIERARCHY, r"labels must have shape \(8,\) with levels=None, got"),
+        (torch.zeros(8, 4), LABELS[:3], r"labels must have shape \(8,\) .* got \(3,\)"),
+        (torch.zeros(8, 5), LABELS, r"embeddings must have shape \(B, 4\), got \(8, 5\)"),
+        (torch.zeros(16, 4), LABELS.repeat(2), "at most 10, the memory_size, got 16"),
+    ],
+)
+def test_what_does_not_fit_a_memory(embeddings: Tensor, labels: Tensor, match: str) -> None:
+    memory = cross_batch_memory(SmoothAPLoss(), 4, 10)
+    with pytest.raises(ValueError, match=match):
+        memory(embeddings, labels)
+    assert memory.queue_idx == 0

@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import nn
 
+from sodeep_fast._checks import check_count
+
 
 def as_metric_loss(loss: nn.Module) -> nn.Module:
     """Returns the loss as a pytorch-metric-learning loss, for its `DistributedLossWrapper`.
@@ -24,9 +26,11 @@ def as_metric_loss(loss: nn.Module) -> nn.Module:
 
     Raises:
         ImportError: pytorch-metric-learning is not installed.
+        TypeError: a loss that cannot be called.
     """
     from sodeep_fast.compat._metric_learning_types import MetricLoss
 
+    _check_called(loss, "loss")
     wrapped: nn.Module = MetricLoss(loss)
     return wrapped
 
@@ -36,6 +40,8 @@ def cross_batch_memory(
     embedding_size: int,
     memory_size: int = 1024,
     miner: nn.Module | None = None,
+    *,
+    levels: int | None = None,
     **options: Any,
 ) -> nn.Module:
     """Returns pytorch-metric-learning's `CrossBatchMemory` around any loss.
@@ -46,17 +52,35 @@ def cross_batch_memory(
     Arguments:
         loss: a loss that is called with (embeddings, labels, indices_tuple, ref_emb, ref_labels).
         embedding_size: D.
-        memory_size: how many embeddings it holds.
-        miner: a miner of pytorch-metric-learning that chooses pairs.
+        memory_size: how many embeddings it holds, at least those of a batch.
+        miner: a miner of pytorch-metric-learning that chooses pairs, by the finest labels.
+        levels: L, for labels (B, L) of a hierarchy, finest first. Default: labels (B,).
         options: of `CrossBatchMemory`.
 
     Returns:
-        A `CrossBatchMemory`, which `DistributedLossWrapper` takes as well.
+        A `CrossBatchMemory`, which `DistributedLossWrapper` takes as well. Called with more
+        embeddings than it holds, or embeddings or labels of another shape, it raises a ValueError.
 
     Raises:
         ImportError: pytorch-metric-learning is not installed.
+        TypeError: a loss or miner that cannot be called, or sizes or levels that are no integers.
+        ValueError: sizes or levels below 1.
     """
     from sodeep_fast.compat._metric_learning_types import AnyLossMemory
 
-    memory: nn.Module = AnyLossMemory(loss, embedding_size, memory_size, miner, **options)
+    _check_called(loss, "loss")
+    if miner is not None:
+        _check_called(miner, "miner")
+    check_count(embedding_size, "embedding_size")
+    check_count(memory_size, "memory_size")
+    if levels is not None:
+        check_count(levels, "levels")
+    memory: nn.Module = AnyLossMemory(loss, embedding_size, memory_size, miner, levels, **options)
     return memory
+
+
+def _check_called(value: object, name: str) -> None:
+    """Raises unless `value` is a module or a function, and no class of them."""
+    if isinstance(value, type) or not callable(value):
+        what = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+        raise TypeError(f"{name} must be a module, got {what}")
