@@ -61,6 +61,8 @@ def test_not_twice() -> None:
         ((torch.arange(3),), {}, TypeError, "scores must be float16"),
         ((torch.ones(3, 2),), {"rows": 0}, ValueError, "rows must be at least 1, got 0"),
         ((torch.ones(3, 2), torch.ones(2)), {}, ValueError, "others must have 3 rows, got 2"),
+        ((torch.ones(3, 2), [1, 2, 3]), {}, TypeError, "others must be torch.Tensors, got list"),
+        ((torch.ones(3, 2), torch.ones(())), {}, ValueError, "3 rows, got a scalar tensor"),
     ],
 )
 def test_bad_input(
@@ -72,6 +74,10 @@ def test_bad_input(
 
 def test_losses_of_another_shape_and_of_trainable_weights_are_refused() -> None:
     scores = torch.ones(5, 2, requires_grad=True)
+    with pytest.raises(TypeError, match=r"loss must be a function of rows .* got int"):
+        loss_in_parts(3, scores)
+    with pytest.raises(TypeError, match=r"loss must return a torch\.Tensor, got int"):
+        loss_in_parts(lambda part: 3, scores)
     with pytest.raises(ValueError, match=r"one value per row, \(4,\), got \(\)"):
         loss_in_parts(lambda part: part.sum(), scores, rows=4)
     weight = torch.ones(2, requires_grad=True)

@@ -102,3 +102,64 @@ def test_a_scaler_scales_gradients_and_not_the_value() -> None:
 def test_no_batches() -> None:
     with pytest.raises(ValueError, match="batches must hold at least one batch, got none"):
         multistage_step(network(), [], SmoothAPLoss())
+
+
+class Refusing(nn.Linear):
+    """A network that is not to be called."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        raise AssertionError
+
+
+X = torch.zeros(4, 3)
+Y = torch.arange(4) // 2
+
+
+@pytest.mark.parametrize(
+    ("batches", "loss", "error", "match"),
+    [
+        ([(X, Y, Y)], SmoothAPLoss(), TypeError, "batches must hold pairs .* got a tuple of 3"),
+        ([X], SmoothAPLoss(), TypeError, "batches must hold pairs .* got a Tensor"),
+        (3, SmoothAPLoss(), TypeError, "batches must be a sequence of pairs .* got int"),
+        ([(X, [0, 1])], SmoothAPLoss(), TypeError, "labels of batches must be .* got list"),
+        ([(X, Y[0])], SmoothAPLoss(), ValueError, r"labels of batches must have shape"),
+        (
+            [(X, Y), (X, torch.stack([Y, Y], 1))],
+            SmoothAPLoss(),
+            ValueError,
+            r"equal but for b, got \(4,\) and \(4, 2\)",
+        ),
+        ([(X, Y)], 3, TypeError, "loss must be a module or function .* got int"),
+    ],
+)
+def test_what_is_wrong_is_found_before_the_network_runs(
+    batches: Any, loss: Any, error: type[Exception], match: str
+) -> None:
+    with pytest.raises(error, match=match):
+        multistage_step(Refusing(3, 2), batches, loss)
+
+
+def test_bad_models() -> None:
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got function"):
+        multistage_step(lambda inputs: inputs, [(X, Y)], SmoothAPLoss())
+    with pytest.raises(ValueError, match="model must have a parameter that requires a gradient"):
+        multistage_step(Refusing(3, 2).requires_grad_(False), [(X, Y)], SmoothAPLoss())
+    with pytest.raises(ValueError, match=r"an embedding for each of the 3 labels .* \(4, 2\)"):
+        multistage_step(nn.Linear(3, 2), [(X, Y[:3])], SmoothAPLoss())
+    with pytest.raises(TypeError, match=r"model must return a torch\.Tensor, got tuple"):
+        multistage_step(nn.GRU(3, 2), [(X, Y)], SmoothAPLoss())
+
+
+@pytest.mark.parametrize(
+    ("loss", "error", "match"),
+    [
+        (lambda x, y: x.sum(-1), ValueError, r"loss must return a scalar, got shape \(4,\)"),
+        (lambda x, y: x.sum().item(), TypeError, "loss must return a torch.Tensor, got float"),
+        (lambda x, y: x.sum().detach(), ValueError, "loss must return a value with a graph"),
+    ],
+)
+def test_losses_that_are_no_number(loss: Any, error: type[Exception], match: str) -> None:
+    model = nn.Linear(3, 2)
+    with pytest.raises(error, match=match):
+        multistage_step(model, [(X, Y)], loss)
+    assert model.weight.grad is None

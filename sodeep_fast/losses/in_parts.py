@@ -30,7 +30,8 @@ def loss_in_parts(loss: RowLoss, scores: Tensor, *others: Tensor, rows: int = 48
         (b,) losses.
 
     Raises:
-        TypeError: scores that are not floating point, or `rows` that is not an integer.
+        TypeError: scores that are not floating point, others that are no tensors, `rows` that is
+            not an integer, or a loss that cannot be called or returns no tensor.
         ValueError: others of another length, `rows` below 1, a loss of another shape, or one that
             something else than the scores wants a gradient of, such as trainable weights.
 
@@ -43,9 +44,17 @@ def loss_in_parts(loss: RowLoss, scores: Tensor, *others: Tensor, rows: int = 48
         ...     return (sorter(scores) - ranks).abs().mean(-1)
         >>> sodeep_fast.loss_in_parts(loss, scores, ranks).mean().backward()
     """
+    if not callable(loss):
+        raise TypeError(
+            f"loss must be a function of rows that returns their losses, got {type(loss).__name__}"
+        )
     check_scores(scores)
     check_count(rows, "rows")
     for other in others:
+        if not isinstance(other, Tensor):
+            raise TypeError(f"others must be torch.Tensors, got {type(other).__name__}")
+        if other.dim() == 0:
+            raise ValueError(f"others must have {len(scores)} rows, got a scalar tensor")
         if len(other) != len(scores):
             raise ValueError(f"others must have {len(scores)} rows, got {len(other)}")
     parts = zip(*(tensor.split(rows) for tensor in (scores.detach(), *others)), strict=True)
@@ -84,6 +93,8 @@ class _WithGradient(torch.autograd.Function):
 
 def _checked(value: Tensor, rows: int) -> Tensor:
     """Returns `value`, or raises unless it has one entry per row."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"loss must return a torch.Tensor, got {type(value).__name__}")
     if value.shape != (rows,):
         raise ValueError(f"loss must return one value per row, {(rows,)}, got {tuple(value.shape)}")
     return value

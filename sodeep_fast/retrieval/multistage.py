@@ -30,7 +30,7 @@ def multistage_step(
     Arguments:
         model: inputs -> embeddings (b, D), in the mode that it is in. A module that is wrapped in
             DistributedDataParallel synchronizes once, with the last batch.
-        batches: of (inputs, labels); inputs are what the model is called with, labels (b, ...)
+        batches: pairs (inputs, labels); inputs are what the model is called with, labels (b, ...)
             tensors. Kept in a list: leave large inputs on the CPU and move them in the model.
         loss: embeddings (B, D), labels (B, ...) -> scalar. Its own parameters get their gradient.
         scaler: scales the loss, as mixed precision in float16 needs; unscale as usual.
@@ -39,7 +39,11 @@ def multistage_step(
         The loss, detached and not scaled.
 
     Raises:
-        ValueError: no batches.
+        TypeError: a model that is no module, or returns no tensor; batches that are no pairs, or
+            labels that are no tensors; a loss that cannot be called, or returns no tensor.
+        ValueError: a model without a parameter to train, or with other than one embedding for each
+            label; no batches; labels that cannot be put together; a loss that is not one number, or
+            that has no graph.
 
     Example:
         >>> import torch, sodeep_fast
@@ -49,23 +53,29 @@ def multistage_step(
         >>> model.weight.grad.shape
         torch.Size([3, 5])
     """
-    batches = list(batches)
-    if len(batches) == 0:
-        raise ValueError("batches must hold at least one batch, got none")
+    _check_model(model)
+    if not callable(loss):
+        raise TypeError(
+            "loss must be a module or function (B, D), (B, ...) -> scalar, "
+            f"got {type(loss).__name__}"
+        )
+    batches = _checked_batches(batches)
+    labels = torch.cat([each for _, each in batches])
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     devices = sorted({tensor.get_device() for tensor in model.parameters() if tensor.is_cuda})
 
     states, parts = [], []
     with torch.no_grad():
-        for inputs, _ in batches:
+        for inputs, own_labels in batches:
             states.append(_random_state(devices))
-            parts.append(model(inputs))
+            parts.append(_checked_embeddings(model(inputs), own_labels))
         for buffer, before in buffers:
             buffer.copy_(before)
 
     embeddings = torch.cat(parts).requires_grad_()
     with torch.enable_grad():
-        value = loss(embeddings, torch.cat([labels for _, labels in batches]))
+        value = loss(embeddings, labels)
+    _check_value(value)
     (value if scaler is None else scaler.scale(value)).backward()
     if embeddings.grad is None:
         return value.detach()
@@ -77,6 +87,68 @@ def multistage_step(
             with _unsynchronized(model, last=number == len(batches) - 1):
                 model(inputs).backward(gradients[number])
     return value.detach()
+
+
+def _check_model(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("model must have a parameter that requires a gradient, got none")
+
+
+def _checked_batches(batches: Iterable[tuple[Any, Tensor]]) -> list[tuple[Any, Tensor]]:
+    """Returns the batches, or raises unless they are pairs whose labels can be put together."""
+    if not isinstance(batches, Iterable):
+        raise TypeError(
+            f"batches must be a sequence of pairs (inputs, labels), got {type(batches).__name__}"
+        )
+    batches = list(batches)
+    if len(batches) == 0:
+        raise ValueError("batches must hold at least one batch, got none")
+    for batch in batches:
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            many = f" of {len(batch)}" if isinstance(batch, (tuple, list)) else ""
+            raise TypeError(
+                f"batches must hold pairs (inputs, labels), got a {type(batch).__name__}{many}"
+            )
+        labels = batch[1]
+        if not isinstance(labels, Tensor):
+            raise TypeError(
+                f"the labels of batches must be a torch.Tensor, got {type(labels).__name__}"
+            )
+        first = batches[0][1]
+        if labels.dim() == 0 or labels.shape[1:] != first.shape[1:]:
+            raise ValueError(
+                "the labels of batches must have shape (b, ...), equal but for b, got "
+                f"{tuple(first.shape)} and {tuple(labels.shape)}"
+            )
+        if labels.device != first.device:
+            raise ValueError(
+                "the labels of batches must be on one device, got "
+                f"{first.device} and {labels.device}"
+            )
+    return batches
+
+
+def _checked_embeddings(embeddings: Tensor, labels: Tensor) -> Tensor:
+    """Returns the embeddings of a batch, or raises unless there is one for each label."""
+    if not isinstance(embeddings, Tensor):
+        raise TypeError(f"model must return a torch.Tensor, got {type(embeddings).__name__}")
+    if embeddings.dim() == 0 or len(embeddings) != len(labels):
+        raise ValueError(
+            f"model must return an embedding for each of the {len(labels)} labels of a batch, "
+            f"got shape {tuple(embeddings.shape)}"
+        )
+    return embeddings
+
+
+def _check_value(value: Tensor) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"loss must return a torch.Tensor, got {type(value).__name__}")
+    if value.numel() != 1:
+        raise ValueError(f"loss must return a scalar, got shape {tuple(value.shape)}")
+    if not value.requires_grad:
+        raise ValueError("loss must return a value with a graph, got one without")
 
 
 def _random_state(devices: list[int]) -> list[Tensor]:
