@@ -1,10 +1,13 @@
 """Argument checks shared by the public functions: each names argument, rule and value."""
 
 import math
+from collections.abc import Sequence
 import warnings
 
 import torch
 from torch import Tensor
+
+from sodeep_fast.ops._autograd import are_tracing
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MOST_LEVELS = 255  # a level is a byte, and the last value marks what takes no part
@@ -24,6 +27,7 @@ def check_scores(scores: Tensor, name: str = "scores") -> None:
         raise TypeError(f"{name} must be a torch.Tensor, got {type(scores).__name__}")
     if scores.dtype not in FLOATING:
         raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {scores.dtype}")
+    check_strided(scores, name)
     if scores.dim() == 0:
         raise ValueError(f"{name} must have at least one dimension (..., n), got a scalar tensor")
 
@@ -34,6 +38,7 @@ def check_real(value: Tensor, name: str = "scores") -> None:
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
     if value.dtype.is_complex:
         raise TypeError(f"{name} must be real, got {value.dtype}")
+    check_strided(value, name)
     if value.dim() == 0:
         raise ValueError(f"{name} must have at least one dimension (..., n), got a scalar tensor")
 
@@ -186,3 +191,25 @@ def check_same_shape(value: Tensor, other: Tensor, name: str, other_name: str) -
         raise ValueError(
             f"{name} must be on the device of {other_name}, {other.device}, got {value.device}"
         )
+
+
+def check_strided(value: Tensor, name: str) -> None:
+    """Raises unless `value` is an ordinary, dense tensor."""
+    if value.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense (strided) tensor, got {value.layout}")
+
+
+def can_read(value: Tensor) -> bool:
+    """Returns whether a check may look at values: not while tracing, and no GPU is waited for."""
+    return value.device.type == "cpu" and not are_tracing()
+
+
+def check_numbers(values: Sequence[float], name: str, *, count: int | None = None) -> None:
+    """Raises unless `values` is a sequence of finite numbers, of a given length if one is given."""
+    what = "numbers" if count is None else f"{count} numbers"
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise TypeError(f"{name} must be a sequence of {what}, got {type(values).__name__}")
+    if count is not None and len(values) != count:
+        raise ValueError(f"{name} must hold {what}, got {len(values)}")
+    for value in values:
+        check_number(value, f"every number of {name}")

@@ -18,6 +18,7 @@ from sodeep_fast import (
     Sup,
     h_ap,
     hard_ap,
+    metrics,
     rank_counts,
     smooth_ap,
     smooth_ndcg,
@@ -291,6 +292,8 @@ def test_bad_input(name: str) -> None:
         ({"ks": []}, ValueError, "ks must hold at least one k, got none"),
         ({"ks": [0]}, ValueError, "every k of ks must be at least 1, got 0"),
         ({"ks": [1.5]}, TypeError, "every k of ks must be an integer, got float"),
+        ({"ks": 5}, TypeError, "ks must be a sequence of integers, got int"),
+        ({"ks": None}, TypeError, "ks must be a sequence of integers, got NoneType"),
         ({"temperature": 0}, ValueError, "temperature must be positive and finite, got 0"),
     ],
 )
@@ -329,9 +332,41 @@ def test_bad_relevances() -> None:
     with pytest.raises(ValueError, match=r"relevances must have shape \(L,\) or \(2, L\)"):
         h_ap(torch.zeros(2, 3), torch.ones(2, 3).long(), relevances=torch.ones(3, 2))
     with pytest.raises(ValueError, match="levels must be between 0 and 1, got 2"):
-        h_ap(torch.zeros(2, 3), torch.full((2, 3), 2), relevances=torch.ones(2))
+        h_ap(torch.zeros(2, 3), torch.full((2, 3), 2), relevances=torch.tensor([0.0, 1.0]))
     with pytest.raises(ValueError, match="alpha must be positive"):
         h_ap(torch.zeros(2, 3), torch.ones(2, 3).long(), alpha=0)
+
+
+@pytest.mark.parametrize(
+    ("relevances", "match"),
+    [
+        ([1.0, 1.0, 2.0], "relevances must be zero for level 0, got 1.0"),
+        ([[0.0, 1.0, 2.0], [0.5, 1.0, 2.0]], "relevances must be zero for level 0, got 0.5"),
+        ([0.0, -1.0, 2.0], "relevances must be finite and not negative, got -1.0"),
+        ([0.0, math.nan, 2.0], "relevances must be finite and not negative, got nan"),
+        ([0.0, 1.0, math.inf], "relevances must be finite and not negative, got inf"),
+    ],
+)
+def test_relevances_of_bad_values(relevances: list, match: str) -> None:
+    for function in (h_ap, metrics.h_ap):
+        with pytest.raises(ValueError, match=match):
+            function(
+                torch.zeros(2, 3), torch.ones(2, 3).long(), relevances=torch.tensor(relevances)
+            )
+
+
+@pytest.mark.parametrize("h_rank", [Sigmoid(), True])
+def test_h_rank_is_a_ramp(h_rank: object) -> None:
+    match = f"h_rank must be a Ramp or None, got {type(h_rank).__name__}"
+    with pytest.raises(TypeError, match=match):
+        h_ap(torch.zeros(2, 3), torch.ones(2, 3).long(), h_rank=h_rank)
+
+
+def test_sparse_tensors_are_refused_by_name() -> None:
+    dense = torch.eye(3)
+    for arguments in ((dense.to_sparse(), dense), (dense, dense.to_sparse())):
+        with pytest.raises(TypeError, match=r"(scores|labels) must be a dense .*sparse_coo"):
+            smooth_ap(*arguments)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sodeep_fast._checks import check_matrix, check_positive, check_scores
+from sodeep_fast._checks import can_read, check_matrix, check_positive, check_scores
 from sodeep_fast.comparators import SUP_AP, ByLevel, Comparator, Ramp, Step, check_comparator
 from sodeep_fast.ops.graded_precision import graded_precision
 from sodeep_fast.retrieval.hierarchical import HierarchicalLoss
@@ -33,12 +33,12 @@ def h_ap(
             query and item share.
         comparator: how ranks count. Default: `ByLevel()`, a bound by `Sup`. HAPPIER's program has
             `ByLevel(Sup(offset=1.44))`.
-        relevances: (L,) or (B, L) relevance of each level, not negative, that of level 0 zero.
-            Default: level^alpha over the number of the query's items of that level, as in HAPPIER;
-            so a lone coarse match may weigh more than one of many fine ones.
+        relevances: (L,) or (B, L) relevance of each level, finite and not negative, that of level 0
+            zero. Default: level^alpha over the number of the query's items of that level, as in
+            HAPPIER; so a lone coarse match may weigh more than one of many fine ones.
         alpha: exponent of the default relevances, positive.
-        h_rank: how the numerator counts items that are more relevant than j; the value may then
-            leave [0, 1]. Default: exactly. HAPPIER's `with_hrank` is `Ramp()`.
+        h_rank: a `Ramp`, by which the numerator counts items that are more relevant than j; the
+            value may then leave [0, 1]. Default: exactly. HAPPIER's `with_hrank` is `Ramp()`.
         mask: (B, M) bool, True where the item is in the query's gallery. Default: all are.
 
     Returns:
@@ -47,9 +47,10 @@ def h_ap(
 
     Raises:
         TypeError: scores or relevances that are not floating point, levels that are neither integer
-            nor bool, a mask that is not bool, or no comparator.
+            nor bool, a mask that is not bool, a comparator that is none, or h_rank not a `Ramp`.
         ValueError: scores that are not a matrix, another tensor of another shape or device, levels
-            out of range, or alpha that is not positive.
+            out of range, alpha that is not positive, or relevances that are not as above; their
+            values are looked at on the CPU alone, and not by `torch.compile` or `torch.func`.
 
     Example:
         >>> import torch, sodeep_fast
@@ -59,20 +60,12 @@ def h_ap(
     """
     check_matrix(scores, "(B, M)")
     check_positive(alpha, "alpha")
+    if h_rank is not None and not isinstance(h_rank, Ramp):
+        raise TypeError(f"h_rank must be a Ramp or None, got {type(h_rank).__name__}")
     num_levels = None
     if relevances is not None:
-        check_scores(relevances, "relevances")
+        _check_relevances(relevances, scores)
         num_levels = relevances.shape[-1]
-        if num_levels < 1 or relevances.shape not in ((num_levels,), (len(scores), num_levels)):
-            raise ValueError(
-                f"relevances must have shape (L,) or ({len(scores)}, L) of at least one level, "
-                f"got {tuple(relevances.shape)}"
-            )
-        if relevances.device != scores.device:
-            raise ValueError(
-                f"relevances must be on the device of scores, {scores.device}, "
-                f"got {relevances.device}"
-            )
     comparator = SUP_AP if comparator is None else comparator
     # What a comparator counts exactly is not counted again.
     exact = isinstance(comparator, ByLevel) and comparator.same == comparator.higher == Step()
@@ -87,6 +80,31 @@ def h_ap(
         relevances=relevances,
         alpha=alpha,
     )
+
+
+def _check_relevances(relevances: Tensor, scores: Tensor) -> None:
+    """Raises unless they are (L,) or (B, L), finite, not negative, and zero for level 0."""
+    check_scores(relevances, "relevances")
+    num_levels = relevances.shape[-1]
+    if num_levels < 1 or relevances.shape not in ((num_levels,), (len(scores), num_levels)):
+        raise ValueError(
+            f"relevances must have shape (L,) or ({len(scores)}, L) of at least one level, "
+            f"got {tuple(relevances.shape)}"
+        )
+    if relevances.device != scores.device:
+        raise ValueError(
+            f"relevances must be on the device of scores, {scores.device}, got {relevances.device}"
+        )
+    if not can_read(relevances):
+        return
+    values = relevances.detach()
+    wrong = values[~((values >= 0) & values.isfinite())]
+    if len(wrong) > 0:
+        raise ValueError(f"relevances must be finite and not negative, got {wrong[0].item()}")
+    irrelevant = values[..., 0].flatten()
+    if irrelevant.any():
+        worst = irrelevant.max().item()
+        raise ValueError(f"relevances must be zero for level 0, got {worst}")
 
 
 class HierarchicalAPLoss(HierarchicalLoss):

@@ -77,8 +77,8 @@ def h_ap(
         scores: (B, n) floating-point values, larger for more relevant.
         levels: (B, n) bool or integers from 0, irrelevant, to 254: in a hierarchy, how many labels
             query and item share.
-        relevances: (L,) or (B, L) relevance of each level. Default: level^alpha over the number of
-            the row's items of that level.
+        relevances: (L,) or (B, L) relevance of each level, finite and not negative, that of level 0
+            zero. Default: level^alpha over the number of the row's items of that level.
         alpha: exponent of the default relevances, positive.
         mask: (B, n) bool, True where valid. Default: all valid.
 
