@@ -91,3 +91,21 @@ def test_simix_extends_queries_and_items() -> None:
     torch.testing.assert_close(grad, torch.autograd.grad(expected, embeddings)[0])
     with pytest.raises(ValueError, match="simix=True mixes the batch with itself"):
         loss(embeddings, LABELS, None, embeddings.detach(), LABELS)
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "match"),
+    [
+        (LABELS[:3], ValueError, r"labels must have shape \(9,\) or \(9, L\), .* got \(3,\)"),
+        (LABELS.tolist(), TypeError, "labels must be a torch.Tensor, got list"),
+        (LABELS * torch.nan, ValueError, "labels must be numbers, got NaN"),
+        (torch.tensor(1), ValueError, "labels must have at least one dimension"),
+    ],
+)
+def test_simix_checks_its_input(labels: Tensor, error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        simix(batch(), labels)
+    with pytest.raises(ValueError, match=r"embeddings must have shape \(B, D\), got \(9,\)"):
+        simix(batch()[:, 0], LABELS)
+    with pytest.raises(TypeError, match="embeddings must be float16"):
+        simix(batch().long(), LABELS)

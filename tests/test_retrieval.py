@@ -421,6 +421,11 @@ P = torch.arange(2)
         ((X, Y, None, X[:, :2], Y), ValueError, r"ref_emb must have shape \(M, 3\)"),
         ((X, Y, None, X, Y[:1]), ValueError, r"ref_labels must have shape \(4,\)"),
         ((X, Y, None, X, Y[:, None]), ValueError, "ref_labels must have as many levels as labels"),
+        ((X, Y, None, X, HIERARCHY[:4]), ValueError, r"so shape \(4,\), got \(4, 2\)"),
+        ((X, Y * torch.nan), ValueError, "labels must be numbers, got NaN"),
+        ((X, Y, None, X, Y * torch.nan), ValueError, "ref_labels must be numbers, got NaN"),
+        ((X.to_sparse(), Y), TypeError, "embeddings must be a dense .* got torch.sparse_coo"),
+        ((X, Y.to_sparse()), TypeError, "labels must be a dense .* got torch.sparse_coo"),
     ],
 )
 def test_bad_input(arguments: tuple, error: type[Exception], match: str) -> None:
@@ -447,6 +452,25 @@ def test_bad_input(arguments: tuple, error: type[Exception], match: str) -> None
         (lambda: CalibrationLoss(average="some"), ValueError, "average must be one of 'active'"),
         (lambda: RoadmapLoss("thesis"), ValueError, "weighting must be one of 'program', 'paper'"),
         (lambda: RoadmapLoss((1.0,)), ValueError, "weights must hold 2 numbers, got 1"),
+        (lambda: RoadmapLoss(0.5), TypeError, "weighting must be one of .* two numbers, got float"),
+        (lambda: SupRankLoss("ap", weights=0.9), TypeError, "weights must be a .* got float"),
+        (lambda: RecallAtKLoss(5), TypeError, "ks must be a sequence of integers, got int"),
+        (lambda: RecallAtKLoss(None), TypeError, "ks must be a sequence .* got NoneType"),
+        (
+            lambda: CombinedLoss([SupAPLoss()], weights=2.0),
+            TypeError,
+            "weights must be a sequence of 1 numbers, got float",
+        ),
+        (
+            lambda: CombinedLoss([SupAPLoss()], ["1"]),
+            TypeError,
+            "every number of weights must be a number, got str",
+        ),
+        (
+            lambda: CombinedLoss(SmoothAPLoss(), SupAPLoss()),
+            TypeError,
+            "losses must be a sequence of modules, such as a list, got SmoothAPLoss",
+        ),
         (lambda: SupRankLoss("f1"), ValueError, "metric must be one of 'ap'"),
         (lambda: CombinedLoss([]), ValueError, "losses must hold at least one RetrievalLoss"),
         (lambda: CombinedLoss([sup_ap]), TypeError, "losses must be modules, got function"),
@@ -459,3 +483,30 @@ def test_bad_input(arguments: tuple, error: type[Exception], match: str) -> None
 def test_bad_options(make: Callable[[], object], error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         make()
+
+
+def test_the_base_class_says_that_it_is_abstract() -> None:
+    with pytest.raises(NotImplementedError, match="RetrievalLoss has no metric of its own"):
+        RetrievalLoss()(X, Y)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64])
+@pytest.mark.parametrize("name", LOSSES)
+def test_unsigned_labels_of_references(name: str, dtype: torch.dtype) -> None:
+    loss, items = LOSSES[name](exclude_query=True), batch().detach()
+    expected = loss(items, HIERARCHY, None, items.clone(), HIERARCHY)
+    value = loss(items, HIERARCHY, None, items.clone(), HIERARCHY.to(dtype))
+    assert torch.equal(value, expected)
+    assert torch.equal(loss(items, HIERARCHY.to(dtype), None, items.clone(), HIERARCHY), expected)
+
+
+def test_queries_are_found_under_transforms() -> None:
+    queries, loss = batch().detach(), SmoothAPLoss(exclude_query=True)
+    items = normalize(queries, dim=-1).float()
+
+    def value(leaf: Tensor) -> Tensor:
+        return loss(leaf, LABELS, None, items, LABELS)
+
+    leaf = queries.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(value(leaf), leaf)
+    torch.testing.assert_close(torch.func.grad(value)(queries), expected)

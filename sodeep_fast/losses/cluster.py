@@ -72,7 +72,8 @@ class ClusterLoss(nn.Module):
 
         Arguments:
             embeddings: (B, D) floating-point embeddings; half types are compared in float32.
-            labels: (B,) integer classes from 0 to C - 1, or (B, L), finest first.
+            labels: (B,) integer classes from 0 to C - 1, or (B, L), finest first: class indices,
+                not one-hot.
             indices_tuple, ref_emb, ref_labels: not used: proxies stand for the other items.
 
         Returns:

@@ -33,8 +33,8 @@ def quantized_ap(
 
     Arguments:
         scores: (B, M) floating-point scores of B queries and M items, larger for more alike.
-        labels: (B, M) 1 where query and item belong together and 0 elsewhere, of any real dtype;
-            bool labels spare a GPU the look at their values.
+        labels: (B, M) 1 where query and item belong together and 0 elsewhere, of any real dtype.
+            On a GPU labels other than bool are checked by waiting for their values.
         bins: number of bins. The paper's is 20, the official program's default 25.
         low: centre of the lowest bin, in units of score; no gradient below it. The official
             program's default is 0, where negative scores learn nothing.

@@ -34,8 +34,9 @@ def smooth_recall(
         scores: (B, M) floating-point scores of B queries and M items, larger for more alike.
         labels: (B, M) 1 where query and item belong together and 0 elsewhere, of any real dtype.
         ks: how many items are retrieved, each at least 1.
-        tau: temperature of the ranks, in units of score.
-        temperature: of the threshold, in units of rank.
+        tau: temperature of the sigmoids that count the ranks, in units of score: what other losses
+            call their temperature.
+        temperature: of the sigmoid that asks whether a rank is within k, in units of rank.
         clip: count at most k of the positives as found at k. Default: True.
         mask: (B, M) bool, True where the item is in the query's gallery. Default: all are.
 
@@ -80,7 +81,8 @@ def sup_recall(
         labels: (B, M) 1 where query and item belong together and 0 elsewhere, of any real dtype.
         ks: how many items are retrieved, each at least 1.
         comparator: how negatives are counted. Default: `Sup()`.
-        temperature: of the threshold, in units of rank.
+        temperature: of the sigmoid that asks whether a rank is within k, in units of rank; that of
+            the scores is in the comparator.
         clip: count at most k of the positives as found at k. Default: False.
         mask: (B, M) bool, True where the item is in the query's gallery. Default: all are.
 
@@ -128,6 +130,8 @@ def recall_at(
 
 def check_cutoffs(ks: Sequence[int]) -> None:
     """Raises unless `ks` holds integers of at least one, and at least one of them."""
+    if not isinstance(ks, Sequence):
+        raise TypeError(f"ks must be a sequence of integers, got {type(ks).__name__}")
     for k in ks:
         check_count(k, "every k of ks")
     if len(ks) == 0:

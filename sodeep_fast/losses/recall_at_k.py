@@ -10,6 +10,7 @@ from sodeep_fast._checks import check_positive
 from sodeep_fast.comparators import Comparator, Sigmoid, check_comparator
 from sodeep_fast.losses.recall import KS, check_cutoffs, recall_at
 from sodeep_fast.retrieval import RetrievalLoss
+from sodeep_fast.retrieval._checks import check_batch
 
 
 def simix(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -20,10 +21,16 @@ def simix(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
     Arguments:
         embeddings: (B, D) floating-point embeddings.
-        labels: (B,) or (B, L) labels, the finest first, which says what a class is.
+        labels: (B,) or (B, L) labels, the finest first, which says what a class is: class indices,
+            not one-hot.
 
     Returns:
         (V, D) embeddings and their labels, P (P - 1) / 2 for a class of P.
+
+    Raises:
+        TypeError: embeddings that are not floating point, or labels that are not real.
+        ValueError: tensors whose shapes or devices do not fit, or labels that are NaN (looked for
+            on the CPU alone).
 
     Example:
         >>> import torch, sodeep_fast
@@ -31,6 +38,7 @@ def simix(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         >>> virtual.shape, labels
         (torch.Size([3, 4]), tensor([1, 1, 1]))
     """
+    check_batch(embeddings, labels, "embeddings", "labels")
     order = (labels if labels.dim() == 1 else labels[:, 0]).argsort(stable=True)
     sorted_labels = labels[order]
     classes = sorted_labels if labels.dim() == 1 else sorted_labels[:, 0]
@@ -58,8 +66,10 @@ class RecallAtKLoss(RetrievalLoss):
     Arguments:
         ks: how many items are retrieved, each at least 1; those above the number of items count as
             that, as in the program. Default: 1, 2, 4, 8, 16.
-        comparator: how ranks count. Default: `Sigmoid(0.01)`.
-        temperature: of the threshold, in units of rank, positive. Default: 1.
+        comparator: how ranks count. Default: `Sigmoid(0.01)`, whose 0.01 is a temperature in units
+            of score: what other losses, such as `SmoothAPLoss`, call their temperature.
+        temperature: of the sigmoid that asks whether a rank is within k, in units of rank,
+            positive. Default: 1.
         clip: count at most k of the positives as found at k. Default: True.
         query_is_positive: count the query as its own positive. Default: False.
         simix: extend the batch by the virtual embeddings of `simix`, which query and are ranked as

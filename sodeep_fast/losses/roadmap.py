@@ -1,5 +1,6 @@
 """ROADMAP: SupAP and the calibration of scores."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from sodeep_fast._checks import check_choice
@@ -49,6 +50,11 @@ class RoadmapLoss(CombinedLoss):
         exclude_query: bool = False,
         **options: Any,
     ) -> None:
+        if not isinstance(weighting, Sequence):
+            names = ", ".join(map(repr, WEIGHTINGS))
+            raise TypeError(
+                f"weighting must be one of {names} or two numbers, got {type(weighting).__name__}"
+            )
         if isinstance(weighting, str):
             check_choice(weighting, tuple(WEIGHTINGS), "weighting")
             weighting = WEIGHTINGS[weighting]

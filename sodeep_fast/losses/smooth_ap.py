@@ -21,8 +21,8 @@ def smooth_ap(
 
     Arguments:
         scores: (B, M) floating-point scores of B queries and M items, larger for more alike.
-        labels: (B, M) 1 where query and item belong together and 0 elsewhere, of any real dtype;
-            bool labels spare a GPU the look at their values.
+        labels: (B, M) 1 where query and item belong together and 0 elsewhere, of any real dtype.
+            On a GPU labels other than bool are checked by waiting for their values.
         tau: temperature of the sigmoids, in units of score.
         mask: (B, M) bool, True where the item is in the query's gallery. Default: all are.
 

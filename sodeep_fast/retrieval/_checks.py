@@ -2,11 +2,14 @@
 
 from torch import Tensor
 
-from sodeep_fast._checks import check_real, check_scores
+from sodeep_fast._checks import can_read, check_real, check_scores
 
 
 def check_batch(embeddings: Tensor, labels: Tensor, name: str, labels_name: str) -> None:
-    """Raises unless `embeddings` is (B, D), and `labels` (B,) or (B, L) on its device."""
+    """Raises unless `embeddings` is (B, D), and `labels` (B,) or (B, L) on its device.
+
+    NaN among the labels is looked for on the CPU alone: a GPU would have to be waited for.
+    """
     check_scores(embeddings, name)
     if embeddings.dim() != 2:
         raise ValueError(f"{name} must have shape (B, D), got {tuple(embeddings.shape)}")
@@ -22,6 +25,8 @@ def check_batch(embeddings: Tensor, labels: Tensor, name: str, labels_name: str)
             f"{labels_name} must be on the device of {name}, {embeddings.device}, "
             f"got {labels.device}"
         )
+    if labels.is_floating_point() and can_read(labels) and labels.isnan().any():
+        raise ValueError(f"{labels_name} must be numbers, got NaN")
 
 
 def check_references(
@@ -41,8 +46,8 @@ def check_references(
         )
     if item_labels.shape[1:] != labels.shape[1:]:
         raise ValueError(
-            f"ref_labels must have as many levels as labels, {tuple(labels.shape[1:])}, "
-            f"got {tuple(item_labels.shape[1:])}"
+            "ref_labels must have as many levels as labels, so shape "
+            f"{(len(items), *labels.shape[1:])}, got {tuple(item_labels.shape)}"
         )
     if items.device != embeddings.device:
         raise ValueError(

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sodeep_fast._checks import check_number
+from sodeep_fast._checks import check_numbers
 from sodeep_fast._compiler import outside_of_graphs
 from sodeep_fast.retrieval.gallery import Gallery
 from sodeep_fast.retrieval.loss import RetrievalLoss
@@ -23,7 +23,8 @@ class CombinedLoss(RetrievalLoss):
         normalize, similarity, chunk_size, gather: as `RetrievalLoss`.
 
     Raises:
-        TypeError: a loss that is no module, or a weight that is not a number.
+        TypeError: losses or weights that are no sequence, a loss that is no module, or a weight
+            that is not a number.
         ValueError: no `RetrievalLoss`, one that mixes embeddings of its own, another number of
             weights, or a weight that is not finite.
 
@@ -36,18 +37,19 @@ class CombinedLoss(RetrievalLoss):
 
     def __init__(
         self,
-        losses: Sequence[nn.Module],
+        losses: Sequence[nn.Module] | nn.ModuleList,
         weights: Sequence[float] | None = None,
         *,
         normalize: bool = True,
         **options: Any,
     ) -> None:
         super().__init__(normalize, **options)
-        weights = [1.0] * len(losses) if weights is None else list(weights)
-        if len(weights) != len(losses):
-            raise ValueError(f"weights must hold {len(losses)} numbers, got {len(weights)}")
-        for weight in weights:
-            check_number(weight, "every weight")
+        if not isinstance(losses, (Sequence, nn.ModuleList)):
+            raise TypeError(
+                f"losses must be a sequence of modules, such as a list, got {type(losses).__name__}"
+            )
+        weights = [1.0] * len(losses) if weights is None else weights
+        check_numbers(weights, "weights", count=len(losses))
         flat: list[tuple[nn.Module, float]] = []
         for loss, weight in zip(losses, weights, strict=True):
             flat += _parts(loss, weight)

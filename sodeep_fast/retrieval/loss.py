@@ -14,6 +14,7 @@ from sodeep_fast.retrieval._checks import check_batch, check_references
 from sodeep_fast.retrieval.distributed import gather, processes
 from sodeep_fast.retrieval.find_queries import find_queries, likeness_of
 from sodeep_fast.retrieval.gallery import Gallery, Pairs
+from sodeep_fast.retrieval.labels import by_level
 from sodeep_fast.retrieval.sweep import ChunkSize, Similarity, check_chunk_size, evaluate
 from sodeep_fast.retrieval.unit_length import unit_length
 
@@ -31,11 +32,12 @@ class RetrievalLoss(nn.Module):
             found by its embedding and labels: see `ref_emb` of `forward`.
         similarity: any function (b, D), (M, D) -> (b, M) to score with, larger for more alike; a
             module's parameters get their gradient. Default: the inner product.
-        chunk_size: the most queries that are scored at a time. "auto" takes 128, or more where
-            items are few or on a GPU; a number asks for little memory, and on a CPU no more than an
-            eighth of that is taken, for up to twice the time; None takes all at once, and so do the
-            transforms of `torch.func` whatever is given; that alone has second derivatives, unless
-            `similarity` is given, which always has them. Default: "auto".
+        chunk_size: how many queries are scored at a time, which sets the memory. "auto": as many as
+            make a million scores on a CPU and 64 million on a GPU, at least 128. A number: at most
+            that many, for less memory; on a CPU also at most an eighth of what "auto" takes, which
+            may take up to twice the time. None: all at once, which keeps a matrix (B, M) of scores
+            and several more for the gradient; so do transforms of `torch.func`, whatever is given.
+            Second derivatives need None, or a `similarity`. Default: "auto".
         gather: rank the items of all processes of torch.distributed, and average over all their
             queries: the loss of one process with the whole batch. Under DistributedDataParallel,
             which averages gradients, so are the gradients of the parameters; those of the
@@ -74,7 +76,10 @@ class RetrievalLoss(nn.Module):
 
     def values(self, scores: Tensor, relation: Tensor, mask: Tensor | None) -> Tensor:
         """Returns the metric (B,) of scores (B, M), `relation` and a mask (B, M) bool."""
-        raise NotImplementedError  # abstract: every subclass has its own
+        raise NotImplementedError(
+            f"{type(self).__name__} has no metric of its own: take a subclass, such as "
+            "SmoothAPLoss, or write one with a method `values`"
+        )
 
     def relation(self, labels: Tensor, item_labels: Tensor) -> Tensor:
         """Returns (B, M) bool, True for items of the same finest label; labels are (B, L)."""
@@ -98,9 +103,10 @@ class RetrievalLoss(nn.Module):
         Arguments:
             embeddings: (B, D) floating-point queries; float16 and bfloat16 are compared in float32,
                 under autocast too.
-            labels: (B,) class of each query, of any real dtype; classes may have any sizes and come
-                in any order. Or (B, L) labels of a hierarchy, finest first, of which a loss of one
-                level takes the finest.
+            labels: (B,) class of each query, of any real dtype: class indices, not one-hot. Classes
+                may have any sizes and come in any order. Or (B, L) labels of a hierarchy, finest
+                first, of which a loss of one level takes the finest. NaN is looked for on the CPU
+                alone, and not under transforms of `torch.func`; elsewhere it is nobody's class.
             indices_tuple: pairs (a1, p, a2, n) or triplets (a, p, n) of queries and items: the only
                 ones that take part, so a query that is not paired with itself is left out of its
                 gallery. Labels say which are positives. Default: all pairs.
@@ -120,9 +126,10 @@ class RetrievalLoss(nn.Module):
         Raises:
             TypeError: embeddings that are not floating point, labels that are not real, or an
                 indices_tuple of something else than integer tensors.
-            ValueError: tensors whose shapes or devices do not fit, ref_emb without ref_labels or
-                the reverse, no references, indices out of range, or an indices_tuple with
-                `gather`.
+            ValueError: tensors whose shapes or devices do not fit, labels that are NaN, ref_emb
+                without ref_labels or the reverse, no references, indices out of range, or an
+                indices_tuple with `gather`.
+            NotImplementedError: this class itself is called, which has no metric.
         """
         check_batch(embeddings, labels, "embeddings", "labels")
         check_references(embeddings, labels, ref_emb, ref_labels)
@@ -146,18 +153,18 @@ class RetrievalLoss(nn.Module):
         ref_emb: Tensor | None,
         ref_labels: Tensor | None,
     ) -> Tensor:
-        queries, labels = self.augment(vectors, _by_level(labels))
+        queries, labels = self.augment(vectors, by_level(labels))
         itself = None
         if ref_emb is None or ref_labels is None or ref_emb is embeddings:
             items, offset = None, 0
-            item_labels = labels if ref_labels is None else _by_level(ref_labels)
+            item_labels = labels if ref_labels is None else by_level(ref_labels)
             if self.gather and processes() > 1:
                 items, offset = gather(queries)
                 item_labels = gather(item_labels)[0]
             if self.wants_query():
                 itself = torch.arange(offset, offset + len(queries), device=queries.device)
         else:
-            raw, item_labels = ref_emb.to(vectors.dtype), _by_level(ref_labels)
+            raw, item_labels = ref_emb.to(vectors.dtype), by_level(ref_labels)
             if self.gather:
                 raw, item_labels = gather(raw)[0], gather(item_labels)[0]
             if self.wants_query():
@@ -231,10 +238,6 @@ def _has_positive(relation: Tensor, mask: Tensor | None) -> Tensor:
     levels = levels if mask is None else levels * mask
     # The largest byte, if there is one: a CPU takes fifty times as long for `any` of a row.
     return levels.amax(-1) > 0 if levels.shape[-1] > 0 else levels.bool().any(-1)
-
-
-def _by_level(labels: Tensor) -> Tensor:
-    return labels.unsqueeze(-1) if labels.dim() == 1 else labels
 
 
 @dataclass(frozen=True)
