@@ -1,13 +1,13 @@
 """Argument checks shared by the public functions: each names argument, rule and value."""
 
 import math
-from collections.abc import Sequence
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from sodeep_fast.ops._autograd import are_tracing
+from sodeep_fast._compiler import are_tracing
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MOST_LEVELS = 255  # a level is a byte, and the last value marks what takes no part

@@ -1,4 +1,4 @@
-"""What torch.compile is not to trace."""
+"""Whether torch.compile or torch.func is at work, and what the former is not to trace."""
 
 import functools
 from collections.abc import Callable
@@ -8,6 +8,20 @@ import torch
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
+
+
+def are_transforming() -> bool:
+    """Returns whether a transform of `torch.func` is at work, and PyTorch does not compile."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
+def are_tracing() -> bool:
+    """Returns whether a transform of `torch.func` or the compiler is at work: both want formulas.
+
+    The compiler makes one pass of a formula, and fails at some autograd functions and at their
+    options once these are symbols.
+    """
+    return torch.compiler.is_compiling() or are_transforming()
 
 
 def outside_of_graphs(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:

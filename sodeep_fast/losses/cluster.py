@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sodeep_fast._checks import check_count, check_positive
-from sodeep_fast.ops._autograd import are_transforming, take
+from sodeep_fast._compiler import are_transforming
+from sodeep_fast.ops._autograd import take
 from sodeep_fast.retrieval._checks import check_batch
 from sodeep_fast.retrieval.sweep import ChunkSize, check_chunk_size, evaluate
 from sodeep_fast.retrieval.unit_length import unit_length

@@ -8,7 +8,8 @@ Which way something gets its derivative:
   `setup_context` and a vmap rule, which the transforms take; what more is kept is an output too;
 - what is found in forward and changed in place in backward, or differs between the two, by one
   whose forward takes `ctx`. The transforms refuse it: they, and the compiler where it is not kept
-  out of the call, get the formula in PyTorch. See `are_transforming` and `are_tracing`.
+  out of the call, get the formula in PyTorch. See `are_transforming` and `are_tracing`
+  of `sodeep_fast._compiler`.
 """
 
 from collections.abc import Callable
@@ -17,21 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sodeep_fast._compiler import are_transforming
+
 _FUNCTIONS: dict[str, type[torch.autograd.Function]] = {}
-
-
-def are_transforming() -> bool:
-    """Returns whether a transform of `torch.func` is at work, and PyTorch does not compile."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
-
-
-def are_tracing() -> bool:
-    """Returns whether a transform of `torch.func` or the compiler is at work: both want formulas.
-
-    The compiler makes one pass of a formula, and fails at some autograd functions and at their
-    options once these are symbols.
-    """
-    return torch.compiler.is_compiling() or are_transforming()
 
 
 def take(ctx: Any, kept: Tensor) -> Tensor | None:

@@ -9,11 +9,10 @@ from torch import Tensor
 
 from sodeep_fast import _native
 from sodeep_fast._checks import check_choice, check_matrix, rank_dtype
-from sodeep_fast._compiler import constant_in_graphs
+from sodeep_fast._compiler import are_transforming, constant_in_graphs
 from sodeep_fast.kernels._layouts import lstm_shared_bytes
 from sodeep_fast.kernels._precisions import DTYPES
 from sodeep_fast.ops import _backend
-from sodeep_fast.ops._autograd import are_transforming
 from sodeep_fast.ops._bilstm_layer import SAVED_BY_CPP, WEIGHTS_PER_LAYER, cpp_rounds
 from sodeep_fast.reference.bilstm import bilstm as reference_bilstm
 

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from sodeep_fast import _native
 from sodeep_fast._checks import check_levels, check_mask, rank_dtype
+from sodeep_fast._compiler import are_tracing
 from sodeep_fast.comparators import Comparator, Step, check_comparator, encode
 from sodeep_fast.ops import _backend
-from sodeep_fast.ops._autograd import are_tracing, take
+from sodeep_fast.ops._autograd import take
 from sodeep_fast.ops._levels import IGNORED, compact_levels
 from sodeep_fast.ops.rank_counts import rank_counts
 from sodeep_fast.reference.graded_precision import graded_precision as reference_graded_precision

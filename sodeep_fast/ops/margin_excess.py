@@ -7,8 +7,8 @@ from torch import Tensor
 
 from sodeep_fast import _native
 from sodeep_fast._checks import rank_dtype
+from sodeep_fast._compiler import are_tracing
 from sodeep_fast.ops import _backend
-from sodeep_fast.ops._autograd import are_tracing
 from sodeep_fast.ops._levels import find_marked
 from sodeep_fast.reference.margin_excess import margin_excess as reference_margin_excess
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from sodeep_fast._checks import check_count
-from sodeep_fast.ops._autograd import are_transforming
+from sodeep_fast._compiler import are_transforming
 from sodeep_fast.retrieval.distributed import sum_over_processes
 
 Similarity = Callable[[Tensor, Tensor], Tensor]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sodeep_fast.ops._autograd import are_tracing
+from sodeep_fast._compiler import are_tracing
 
 SHORTEST = 1e-12  # shorter vectors are divided by this, as torch.nn.functional.normalize does
 

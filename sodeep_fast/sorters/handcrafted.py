@@ -18,9 +18,9 @@ class HandcraftedSorter(nn.Module):
     form of `soft_rank`.
 
     What counts as close is 1 / lam, in units of score. Scores much wider apart have their exact
-    ranks and no gradient: with lam 10, a third of 1000 normal scores has one at a standard deviation
-    of 1000, nine tenths at 100, and all at 1. Scale the scores, or lam by the inverse of theirs; or
-    take `EquivariantSorter`, which knows no scale.
+    ranks and no gradient: with lam 10, a third of 1000 normal scores has one at a standard
+    deviation of 1000, nine tenths at 100, and all at 1. Scale the scores, or lam by the inverse of
+    theirs; or take `EquivariantSorter`, which knows no scale.
 
     Arguments:
         lam: steepness, per unit of score, positive. Default: 10, as in the paper.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sodeep_fast.ops._autograd import are_tracing
+from sodeep_fast._compiler import are_tracing
 from sodeep_fast.ops.hard_rank import hard_rank
 from sodeep_fast.ops.soft_rank import soft_rank
 
