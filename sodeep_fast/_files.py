@@ -1,5 +1,6 @@
-"""Files that are written whole or not at all, and the format that tensors are stored in."""
+"""Files that are written whole or not at all, checks of paths, and how tensors are stored."""
 
+import contextlib
 import os
 import types
 from pathlib import Path
@@ -15,15 +16,80 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OSError: the folder cannot be written to, or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _beside(path)
     try:
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        # Nobody has heard of the temporary file.
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
+
+
+def check_path(path: FilePath, name: str) -> Path:
+    """Returns `path` as a Path; raises unless it is one, or a string."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"{name} must be a str or os.PathLike, got {type(path).__name__}")
+    return Path(path)
+
+
+def check_file(path: FilePath, name: str) -> Path:
+    """Returns `path` as a Path; raises if what is there is no file, such as a folder."""
+    target = check_path(path, name)
+    if not target.name or (target.exists() and not target.is_file()):
+        raise ValueError(f"{name} must be a file, got {str(path)!r}")
+    return target
+
+
+def check_output(path: FilePath, name: str) -> None:
+    """Raises unless `write_atomically` can write to `path`: before the work that is to fill it."""
+    _try_to_write(_beside(check_file(path, name)), path, name)
+
+
+def make_folder(folder: FilePath, name: str) -> None:
+    """Makes a folder, unless it is there; raises if no file can be written in it.
+
+    Raises:
+        OSError: it cannot be made, or not be written to.
+        TypeError: not a path.
+        ValueError: a file is there.
+    """
+    target = check_path(folder, name)
+    if target.exists() and not target.is_dir():
+        raise ValueError(f"{name} must be a folder, got {str(folder)!r}")
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(error, folder, name) from None
+    _try_to_write(_beside(target / name), folder, name)
+
+
+def _beside(path: Path) -> Path:
+    """Returns the temporary file that is to become `path`."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _try_to_write(temporary: Path, path: FilePath, name: str) -> None:
+    try:
+        temporary.touch()
+    except OSError as error:
+        raise _unwritable(error, path, name) from None
+    finally:
+        _remove(temporary)
+
+
+def _unwritable(error: OSError, path: FilePath, name: str) -> OSError:
+    return OSError(error.errno, f"{name} cannot be written ({error.strerror})", str(path))
+
+
+def _remove(temporary: Path) -> None:
+    # Where it could not be made, it may be that nothing could.
+    with contextlib.suppress(OSError):
+        temporary.unlink()
 
 
 def import_safetensors() -> types.ModuleType:

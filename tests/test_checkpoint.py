@@ -210,6 +210,56 @@ def test_what_cannot_be_saved_leaves_the_old_file(tmp_path: Path) -> None:
     assert path.read_bytes() == old
 
 
+@pytest.mark.parametrize(
+    ("sorter", "record", "match"),
+    [
+        (sodeep_fast.LSTMSorter, None, r"sorter must be a module .*the class LSTMSorter"),
+        (
+            sodeep_fast.OnlineSorter(sodeep_fast.LSTMSorter(2)),
+            None,
+            r"got OnlineSorter; save its \.sorter, of type LSTMSorter",
+        ),
+        (sodeep_fast.LSTMSorter(2), [1], "record must be a dict or None, got list"),
+    ],
+)
+def test_what_is_no_sorter_or_record(sorter: Any, record: Any, match: str, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=match):
+        save_sorter(sorter, tmp_path / "sorter", record=record)
+    assert os.listdir(tmp_path) == []
+
+
+def test_messages_name_the_path_that_was_given(tmp_path: Path) -> None:
+    sorter = sodeep_fast.LSTMSorter(2)
+    with pytest.raises(ValueError, match=f"path must be a file, got '{tmp_path}'"):
+        save_sorter(sorter, str(tmp_path))
+    for path in (tmp_path / "none" / "sorter", tmp_path / "file" / "sorter"):
+        (tmp_path / "file").touch()
+        with pytest.raises(OSError, match=f"'{path}'"):
+            save_sorter(sorter, path)
+    for path in (None, 3):
+        for call in (load_sorter, read_record, read_released, lambda p: save_sorter(sorter, p)):
+            with pytest.raises(TypeError, match=r"path must be a str or os\.PathLike, got"):
+                call(path)  # type: ignore[operator]
+
+
+def test_names_of_the_package_are_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    sorter = sodeep_fast.LSTMSorter(2)
+    with pytest.raises(ValueError, match=r"path must be a file, got 'lstm', .*'\./lstm' is a file"):
+        save_sorter(sorter, "lstm")
+    assert os.listdir(tmp_path) == []
+    save_sorter(sorter, "./lstm", record={"mine": True})
+    for path in ("./lstm", Path("lstm"), tmp_path / "lstm"):
+        assert_same(load_sorter(path), sorter, 5)
+        assert read_record(path) == {"mine": True}
+    for read in (load_sorter, read_record, read_released):
+        with pytest.raises(ValueError, match=r"path must be '\./lstm' for the file .*got 'lstm'"):
+            read("lstm")
+    os.remove("lstm")
+    os.mkdir("lstm")
+    assert isinstance(load_sorter("lstm"), sodeep_fast.LSTMSorter)
+
+
 # --- Damaged, foreign and hostile files ---
 
 

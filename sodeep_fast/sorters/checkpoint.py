@@ -16,7 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sodeep_fast._files import FilePath, import_safetensors, write_atomically
+from sodeep_fast._checks import check_sorter
+from sodeep_fast._files import (
+    FilePath,
+    check_file,
+    check_path,
+    import_safetensors,
+    write_atomically,
+)
 from sodeep_fast.sorters.cnn import CNNSorter, ReleasedCNNSorter
 from sodeep_fast.sorters.equivariant import EquivariantSorter
 from sodeep_fast.sorters.exact import ExactSorter
@@ -62,14 +69,17 @@ def save_sorter(
 
     Arguments:
         sorter: any sorter of this library.
-        path: the file.
-        record: what is to be remembered of its training, anything that JSON can hold; `read_record`
-            returns it. Default: nothing.
+        path: the file. The names in `sodeep_fast.sorters.checkpoint.SHIPPED` are those of sorters
+            of the package, so that a file of such a name needs its folder too: "./lstm".
+        record: what is to be remembered of its training, a dict of what JSON can hold;
+            `read_record` returns it. Default: nothing.
 
     Raises:
         ImportError: safetensors is not installed.
         OSError: the file cannot be written.
-        TypeError: not a sorter of this library, or a record that JSON cannot hold.
+        TypeError: not a sorter of this library, not a path, or a record that is no dict or that
+            JSON cannot hold.
+        ValueError: a path that is a folder, or the name of a sorter of the package.
 
     Example:
         >>> import os, tempfile, sodeep_fast
@@ -79,9 +89,15 @@ def save_sorter(
         4
     """
     safetensors = import_safetensors()
+    check_sorter(sorter)
     name = type(sorter).__name__
-    if _TYPES.get(name) is not type(sorter):
-        raise TypeError(f"sorter must be one of {', '.join(_TYPES)}, got {name}")
+    if not _is_known(sorter):
+        inner = getattr(sorter, "sorter", None)
+        hint = f"; save its .sorter, of type {type(inner).__name__}" if _is_known(inner) else ""
+        raise TypeError(f"sorter must be one of {', '.join(_TYPES)}, got {name}{hint}")
+    if record is not None and not isinstance(record, Mapping):
+        raise TypeError(f"record must be a dict or None, got {type(record).__name__}")
+    target = check_destination(path)
     header = {
         "format": _FORMAT,
         "type": name,
@@ -96,7 +112,22 @@ def save_sorter(
         key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for key, value in sorter.state_dict().items()
     }
-    write_atomically(Path(path), safetensors.torch.save(tensors, metadata))
+    write_atomically(target, safetensors.torch.save(tensors, metadata))
+
+
+def check_destination(path: FilePath, name: str = "path") -> Path:
+    """Returns `path` as a Path; raises unless it is a file's that `load_sorter` would find again.
+
+    Raises:
+        TypeError: not a path.
+        ValueError: a folder, or the name of a sorter of the package.
+    """
+    file = check_file(path, name)
+    if path in SHIPPED:
+        raise ValueError(
+            f"{name} must be a file, got {path!r}, a sorter of the package; './{path}' is a file"
+        )
+    return file
 
 
 def load_sorter(
@@ -113,7 +144,8 @@ def load_sorter(
 
     Arguments:
         path: the name of a sorter of the package, one of `sodeep_fast.sorters.checkpoint.SHIPPED`;
-            or a file.
+            or a file. A file of such a name is "./lstm" or `Path("lstm")`; where there is one,
+            "lstm" alone is refused.
         map_location: the device to put the sorter on. Default: the CPU.
         trainable: whether its weights want gradients; see `LSTMSorter`. Default: False.
 
@@ -124,8 +156,10 @@ def load_sorter(
     Raises:
         FileNotFoundError: no such file, and no sorter of that name.
         ImportError: a safetensors file, and safetensors is not installed.
+        TypeError: not a path.
         ValueError: a file that is damaged, that holds something else or another architecture's
-            weights, or that would run code if it were unpickled.
+            weights, or that would run code if it were unpickled; or a name that is both a sorter's
+            of the package and a file's.
 
     Example:
         >>> import torch, sodeep_fast
@@ -174,7 +208,8 @@ def read_record(path: FilePath) -> dict[str, Any]:
     Raises:
         FileNotFoundError: no such file.
         ImportError: safetensors is not installed.
-        ValueError: not a file of `save_sorter`.
+        TypeError: not a path.
+        ValueError: not a file of `save_sorter`, or a name that `load_sorter` refuses.
     """
     record: dict[str, Any] = _read_header(_existing(path))["record"]
     return record
@@ -195,6 +230,7 @@ def read_released(
 
     Raises:
         FileNotFoundError: no such file.
+        TypeError: not a path.
         ValueError: a file that is damaged, that holds something else, or that would run code if it
             were unpickled.
     """
@@ -261,13 +297,23 @@ def _assemble(make: Any, state: dict[str, Tensor], path: Path) -> nn.Module:
 
 def _existing(path: FilePath) -> Path:
     """Returns the path of a file or of a sorter of the package, or raises if there is none."""
+    file = check_path(path, "path")
     if path in SHIPPED:
+        if file.is_file():
+            raise ValueError(
+                f"path must be './{path}' for the file of that name, got {path!r}, which is a "
+                "sorter of the package too, and means it where there is no such file"
+            )
         return _WEIGHTS / f"{path}.safetensors"
-    if not Path(path).is_file():
+    if not file.is_file():
         raise FileNotFoundError(
             f"no sorter checkpoint at {path}; the package has {', '.join(SHIPPED) or 'none'}"
         )
-    return Path(path)
+    return file
+
+
+def _is_known(sorter: object) -> bool:
+    return _TYPES.get(type(sorter).__name__) is type(sorter)
 
 
 def _is_safetensors(path: Path) -> bool:
