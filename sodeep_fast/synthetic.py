@@ -30,6 +30,8 @@ from torch import Tensor
 from sodeep_fast._checks import FLOATING, check_choice, check_count
 from sodeep_fast.ops.hard_rank import TIES, hard_rank
 
+__all__ = ["DISTRIBUTIONS", "PAPER", "RELEASED", "generate_batch", "generate_scores"]
+
 UNIFORM, NORMAL, SPACED, RAMP, SCALED = range(5)
 
 
@@ -117,7 +119,8 @@ def generate_scores(
         (rows, length) scores.
 
     Raises:
-        TypeError: rows or length that are not integers, or a dtype that is not floating point.
+        TypeError: rows or length that are not integers, a generator that is none, or a dtype that
+            is not floating point.
         ValueError: rows or length below 1, or an unknown distribution.
 
     Example:
@@ -132,6 +135,7 @@ def generate_scores(
     check_count(length, "length")
     if dtype not in FLOATING:
         raise TypeError(f"dtype must be float16, bfloat16, float32 or float64, got {dtype}")
+    _check_generator(generator)
     recipes = _RECIPES[distribution_name(dist)]
     if device is None:
         device = "cpu" if generator is None else generator.device
@@ -221,7 +225,10 @@ def generate_batch(
         tensor([[1.0000, 0.7500, 0.5000, 0.2500]])
     """
     check_choice(ties, TIES, "ties")
+    _check_generator(generator)
     if isinstance(length, tuple):
+        if len(length) != 2:
+            raise ValueError(f"length must be (shortest, longest), got {length}")
         shortest, longest = length
         check_count(shortest, "length[0]")
         check_count(longest, "length[1]")
@@ -232,6 +239,13 @@ def generate_batch(
         length = int(drawn)
     scores = generate_scores(rows, length, dist, generator=generator, device=device, dtype=dtype)
     return scores, hard_rank(scores, normalize=True, ties=ties)
+
+
+def _check_generator(generator: torch.Generator | None) -> None:
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"generator must be a torch.Generator or None, got {type(generator).__name__}"
+        )
 
 
 def distribution_name(dist: str | int | None) -> str:

@@ -238,7 +238,14 @@ def test_table_1() -> None:
     assert 0.0100 <= np.mean(errors["exa"]) <= 0.0108
 
 
-# --- Bad input ---
+# --- Names, and bad input ---
+
+
+def test_a_star_import_brings_what_is_for_users() -> None:
+    names: dict[str, Any] = {}
+    exec("from sodeep_fast.synthetic import *", names)
+    assert {"generate_batch", "generate_scores", "DISTRIBUTIONS"} <= names.keys()
+    assert not {"torch", "check_count", "dataclass"} & names.keys()
 
 
 @pytest.mark.parametrize(
@@ -253,6 +260,9 @@ def test_table_1() -> None:
         (lambda: generate_batch(5, 5, ties="any"), ValueError, "ties must be one of"),
         (lambda: generate_batch(5, (6, 5)), ValueError, r"length must be \(shortest, longest\)"),
         (lambda: generate_batch(5, (0, 5)), ValueError, r"length\[0\] must be at least 1"),
+        (lambda: generate_batch(5, (1, 5, 9)), ValueError, r"\(shortest, longest\), got \(1, 5, 9"),
+        (lambda: generate_scores(5, 5, generator=3), TypeError, "generator must be .*got int"),
+        (lambda: generate_batch(5, (2, 5), generator=3), TypeError, "generator must be .*got int"),
     ],
 )
 def test_bad_input(call: Any, error: type[Exception], match: str) -> None:
