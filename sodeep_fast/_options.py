@@ -4,6 +4,8 @@ import argparse
 
 import torch
 
+from sodeep_fast._devices import why_unusable
+
 
 def add_threads(parser: argparse.ArgumentParser, default: int | None = None) -> None:
     """Adds the option `--threads`."""
@@ -32,9 +34,7 @@ def positive(text: str) -> int:
 
 def device(text: str) -> str:
     """Returns the device that an option is given, if PyTorch can use it here."""
-    try:
-        torch.empty(0, device=text)
-    except (AssertionError, AttributeError, RuntimeError) as error:
-        reason = str(error).split("\n")[0]
-        raise argparse.ArgumentTypeError(f"PyTorch cannot use {text!r} here: {reason}") from None
+    reason = why_unusable(text)
+    if reason is not None:
+        raise argparse.ArgumentTypeError(f"PyTorch cannot use {text!r} here: {reason}")
     return text

@@ -40,3 +40,17 @@ def test_the_use_of_gradients() -> None:
     assert sharp.cosine < 0.3
     assert sharp.reached < 0.9
     assert (flat.share, flat.cosine) == (0, 0)
+
+
+def test_bad_input() -> None:
+    for measure in (mean_error, gradient_use):
+        with pytest.raises(TypeError, match=r"got the class HandcraftedSorter"):
+            measure(HandcraftedSorter, 10)
+        with pytest.raises(ValueError, match="vectors must be at least 1, got 0"):
+            measure(HandcraftedSorter(), 10, vectors=0)
+        with pytest.raises(ValueError, match="length must be at least 1, got 0"):
+            measure(HandcraftedSorter(), 0)
+        with pytest.raises(TypeError, match="vectors must be an integer, got float"):
+            measure(HandcraftedSorter(), 10, vectors=2.5)
+    with pytest.raises(ValueError, match="have a gradient in the scores, got hard_rank, whose"):
+        gradient_use(sodeep_fast.hard_rank, 10, vectors=2)

@@ -1,6 +1,7 @@
 """`sodeep-fast train`: the file that it writes, its options, and bad input."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,107 @@ def test_bad_commands(
     arguments = [*ARGUMENTS, "--steps=1", f"--output={tmp_path / 'sorter.safetensors'}", *extra]
     assert main(arguments) == 2
     assert match in capsys.readouterr().err
+
+
+def _never(*_: object, **__: object) -> None:
+    raise AssertionError("the training began")
+
+
+@pytest.mark.parametrize(
+    ("extra", "match"),
+    [
+        (["--output=m.json"], "--output must not end in .json, .* got 'm.json'"),
+        (["--output=lstm"], r"--output must be a file, got 'lstm', .*'\./lstm' is a file"),
+        (["--output=no/z"], r"--output cannot be written \(No such file or directory\): 'no/z'"),
+        (["--output=file/z"], r"--output cannot be written \(Not a directory\): 'file/z'"),
+        (["--output=folder/z"], "the record of --output must be a file, got 'folder/z.json'"),
+        (["--checkpoint=z"], "--checkpoint must be a file of its own, got 'z', where the sorter"),
+        (["--checkpoint=./z.json"], r"of its own, got '\./z\.json', where its record goes"),
+        (["--checkpoint=folder"], "checkpoint must be a file, got 'folder'"),
+        (["--checkpoint=no/z"], r"checkpoint cannot be written \(No such file"),
+        (["--initial=lstm"], r"path must be '\./lstm' for the file of that name, got 'lstm'"),
+    ],
+)
+def test_bad_files_are_found_before_the_training(
+    extra: list[str],
+    match: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sodeep_fast.training.loop._train", _never)
+    (tmp_path / "folder" / "z.json").mkdir(parents=True)
+    sodeep_fast.save_sorter(LSTMSorter(4), "./file")
+    if "--initial=lstm" in extra:
+        sodeep_fast.save_sorter(LSTMSorter(4), "./lstm")
+    before = sorted(tmp_path.rglob("*"))
+    assert main([*_without_options(ARGUMENTS), "--steps=1", "--output=z", *extra]) == 2
+    message = capsys.readouterr().err
+    assert re.search(match, message)
+    assert message.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.usefixtures("_short_record")
+def test_every_sorter_has_a_record_of_its_own(tmp_path: Path) -> None:
+    for name, record in (
+        ("run.v1", "run.v1.json"),
+        ("run.v2", "run.v2.json"),
+        ("run", "run.json"),
+        ("x.safetensors", "x.json"),
+    ):
+        assert main([*ARGUMENTS, "--steps=1", f"--output={tmp_path / name}"]) == 0
+        written = json.loads((tmp_path / record).read_text())
+        assert written == sodeep_fast.read_record(tmp_path / name)
+        assert f"/{name}" in written["command"]
+        assert isinstance(sodeep_fast.load_sorter(tmp_path / name), LSTMSorter)
+    assert len(list(tmp_path.glob("*.json"))) == 4
+
+
+def test_help_says_where_the_record_goes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "run.v1 and run.v1.json" in text
+    assert "ends in .json, or is the name of a sorter of the package, is refused" in text
+
+
+@pytest.mark.usefixtures("_short_record")
+def test_a_run_is_not_cut_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "sorter.safetensors"
+    assert main([*ARGUMENTS, "--steps=4", f"--output={output}"]) == 0
+    old = output.read_bytes()
+    capsys.readouterr()
+    state = re.escape(f"{output}.training")
+    for extra, name in ((["--steps=4", "--until=3"], "until"), (["--steps=3"], "steps")):
+        assert main([*ARGUMENTS, *extra, f"--output={output}"]) == 2
+        message = f"{name} must be at least 4, the steps that the run in {state} has done, got 3"
+        assert re.search(message, capsys.readouterr().err)
+    assert output.read_bytes() == old
+
+
+@pytest.mark.usefixtures("_short_record")
+def test_a_dense_head_takes_the_length(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "sorter.safetensors"
+    dense = [*_without_options(ARGUMENTS), "--option", "head=dense", "hidden_size=4"]
+    dense += ["--steps=1", f"--output={output}"]
+    assert main(dense) == 0
+    sorter = sodeep_fast.load_sorter(output)
+    assert isinstance(sorter, LSTMSorter)
+    assert (sorter.head, sorter.length) == ("dense", 12)
+    assert main([*dense, "--length=5:12"]) == 2
+    message = "--length must be one number for --sorter lstm with head=dense"
+    assert message in capsys.readouterr().err
+
+
+def test_one_row_for_batch_normalization(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "sorter.safetensors"
+    command = ["train", "--sorter=cnn", "--steps=1", "--length=12", "--batch-size=1", "--quiet"]
+    assert main([*command, f"--output={output}"]) == 2
+    assert "batch_size must be at least 2 for CNNSorter, whose" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,34 @@ def test_bad_input(tmp_path: Path) -> None:
         train_sorter(CNNSorter(10, 2), 1)
     with pytest.raises(TypeError, match="unknown settings: momentum"):
         train_sorter(LSTMSorter(2), 1, momentum=0.9)
+    with pytest.raises(TypeError, match="until must be an integer, got float"):
+        train_sorter(LSTMSorter(2), 5, until=2.5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="until must be an integer, got str"):
+        train_sorter(LSTMSorter(2), 5, until="3")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="until must be at least 1, got 0"):
+        train_sorter(LSTMSorter(2), 5, until=0)
+    with pytest.raises(ValueError, match="device must be one that PyTorch can use here, got 'foo'"):
+        train_sorter(LSTMSorter(2), 1, device="foo")
+    with pytest.raises(ValueError, match=f"checkpoint must be a file, got '{tmp_path}'"):
+        train_sorter(LSTMSorter(2), 1, checkpoint=tmp_path)
+    with pytest.raises(FileNotFoundError, match="checkpoint cannot be written"):
+        train_sorter(LSTMSorter(2), 1, checkpoint=tmp_path / "none" / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, which is then taken")
+def test_a_gpu_that_is_not_there() -> None:
+    with pytest.raises(ValueError, match="device must be one that PyTorch can use here, got 'cuda"):
+        train_sorter(LSTMSorter(2), 1, device="cuda")
+
+
+def test_one_row_in_a_batch_where_rows_are_compared() -> None:
+    for sorter in (CNNSorter(12, 2), CNNSorter(1, 2, padding="same")):
+        with pytest.raises(ValueError, match=r"batch_size must be at least 2 for CNNSorter.*got 1"):
+            train_sorter(sorter, 1, **(SMALL | {"batch_size": 1, "length": sorter.length}))
+    # These have several positions of the one row.
+    for sorter in (CNNSorter(12, 2, padding="same"), CNNSorter(12, 2, kernel_sizes=[3, 3])):
+        assert train_sorter(sorter, 1, **(SMALL | {"batch_size": 1})).steps == 1
 
 
 def test_progress_with_and_without_tqdm(

@@ -11,9 +11,14 @@ from typing import Any
 import torch
 
 from sodeep_fast._environment import environment
-from sodeep_fast._files import write_atomically
+from sodeep_fast._files import check_output, write_atomically
 from sodeep_fast._options import add_threads, device, positive, set_threads
-from sodeep_fast.sorters.checkpoint import load_sorter, read_record, save_sorter
+from sodeep_fast.sorters.checkpoint import (
+    check_destination,
+    load_sorter,
+    read_record,
+    save_sorter,
+)
 from sodeep_fast.sorters.cnn import CNNSorter
 from sodeep_fast.sorters.equivariant import EquivariantSorter
 from sodeep_fast.sorters.gru import GRUSorter
@@ -46,7 +51,10 @@ def add_parser(commands: Any) -> None:
         "--output",
         required=True,
         metavar="FILE",
-        help="where the sorter goes, as safetensors; its record goes to the same name with .json",
+        help="where the sorter goes, as safetensors with its record in it; the record also goes to "
+        "the same name with .json instead of .safetensors, or after any other ending: run.v1 and "
+        "run.v1.json. Files of these names are replaced; a FILE that ends in .json, or is the name "
+        "of a sorter of the package, is refused",
     )
     parser.add_argument("--steps", required=True, type=int, help="of the optimizer")
     parser.add_argument(
@@ -102,7 +110,11 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of weights and vectors; default: 0")
     parser.add_argument("--device", type=device, default="cpu", help="default: cpu")
     add_threads(parser)
-    parser.add_argument("--checkpoint", metavar="FILE", help="default: OUTPUT.training")
+    parser.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="where the state of the run is kept, to go on from; default: OUTPUT.training",
+    )
     parser.add_argument("--tensorboard", metavar="DIR")
     parser.add_argument(
         "--vectors",
@@ -134,17 +146,17 @@ def run(options: argparse.Namespace) -> int:
     settings = {
         name: getattr(options, name) for name in _SETTINGS if getattr(options, name) is not None
     }
-    output = Path(options.output)
+    checkpoint = options.checkpoint or f"{options.output}.training"
     try:
-        if output.is_dir() or not output.name:
-            raise ValueError(f"--output must be a file, got {options.output!r}")
+        output, beside = _check_outputs(options.output, checkpoint)
         sorter = _make(options)
+        initial = read_record(options.initial) if options.initial else None
         training = train_sorter(
             sorter,
             options.steps,
             preset=options.preset,
             until=options.until,
-            checkpoint=options.checkpoint or f"{options.output}.training",
+            checkpoint=checkpoint,
             device=options.device,
             progress=not options.quiet,
             tensorboard=options.tensorboard,
@@ -161,13 +173,13 @@ def run(options: argparse.Namespace) -> int:
             training,
             command=shlex.join(["sodeep-fast", *options.command_line]),
             facts=environment(),
-            initial=read_record(options.initial) if options.initial else None,
+            initial=initial,
             vectors=options.vectors,
             device=options.device,
         )
         save_sorter(sorter, output, record=record)
         text = json.dumps(record, indent=1) + "\n"
-        write_atomically(output.with_suffix(".json"), text.encode())
+        write_atomically(beside, text.encode())
     except (ImportError, OSError, TypeError, ValueError) as error:
         print(f"sodeep-fast train: {error}", file=sys.stderr)
         return 2
@@ -178,15 +190,35 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _check_outputs(output: str, checkpoint: str) -> tuple[Path, Path]:
+    """Returns the files of the sorter and of its record, both of which can be written."""
+    sorter = check_destination(output, "--output")
+    if sorter.suffix.lower() == ".json":
+        raise ValueError(
+            f"--output must not end in .json, as the record beside a sorter does, got {output!r}"
+        )
+    record = sorter.with_name(f"{sorter.name.removesuffix('.safetensors')}.json")
+    check_output(sorter, "--output")
+    check_output(record, "the record of --output")
+    for path, whose in ((sorter, "the sorter"), (record, "its record")):
+        if Path(checkpoint).resolve() == path.resolve():
+            raise ValueError(
+                f"--checkpoint must be a file of its own, got {checkpoint!r}, where {whose} goes"
+            )
+    return sorter, record
+
+
 def _make(options: argparse.Namespace) -> LearnedSorter:
     """Returns the sorter that the options describe, untrained unless they name an initial one."""
     arguments = dict(options.option)
     make = {**_ANY_LENGTH, **_ONE_LENGTH}[options.sorter]
     if options.initial:
         return _load_initial(options, make, arguments)
-    if options.sorter in _ONE_LENGTH:
+    is_dense = arguments.get("head") == "dense"
+    if options.sorter in _ONE_LENGTH or is_dense:
         if isinstance(options.length, tuple):
-            raise ValueError(f"--length must be one number for --sorter {options.sorter}")
+            head = " with head=dense" if is_dense else ""
+            raise ValueError(f"--length must be one number for --sorter {options.sorter}{head}")
         arguments.setdefault("length", options.length)
     torch.manual_seed(options.seed)
     sorter = make(**arguments)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sodeep_fast import metrics
+from sodeep_fast._checks import check_count, check_sorter
 from sodeep_fast._distributions import DISTRIBUTIONS as STRANGE
 from sodeep_fast.ops.hard_rank import hard_rank
 from sodeep_fast.sorters.protocol import Sorter, relative_ranks
@@ -55,13 +56,18 @@ def mean_error(
         device: where to sort. Default: the CPU.
 
     Raises:
-        ValueError: an unknown distribution, or a length that the sorter does not take.
+        TypeError: a sorter that cannot be called, or a number that is not an integer.
+        ValueError: an unknown distribution, a number below 1, or a length that the sorter does not
+            take.
 
     Example:
         >>> from sodeep_fast import HandcraftedSorter
         >>> round(mean_error(HandcraftedSorter(lam=10), vectors=1000), 2)
         0.04
     """
+    check_sorter(sorter)
+    check_count(length, "length")
+    check_count(vectors, "vectors")
     total = 0.0
     for scores, ranks in _vectors(length, dist, vectors, seed):
         with torch.no_grad():
@@ -137,11 +143,19 @@ def gradient_use(
     Returns:
         the three measures, and the step size of the last.
 
+    Raises:
+        TypeError: as `mean_error`.
+        ValueError: as `mean_error`, or a sorter without a gradient.
+
     Example:
         >>> from sodeep_fast import HandcraftedSorter
         >>> gradient_use(HandcraftedSorter(lam=1), 20, vectors=4).reached > 0.99
         True
     """
+    check_sorter(sorter)
+    check_count(length, "length")
+    check_count(vectors, "vectors")
+    check_count(steps, "steps", least=0)
     generator = torch.Generator().manual_seed(seed)
     scores = generate_scores(vectors, length, dist, generator=generator).to(device)
     start = torch.randn(vectors, length, generator=generator).to(device)
@@ -165,7 +179,14 @@ def _descend(sorter: Sorter, start: Tensor, targets: Tensor, rate: float, steps:
 
 def _gradient(sorter: Sorter, scores: Tensor, targets: Tensor) -> Tensor:
     scores = scores.detach().requires_grad_()
-    return spearman_gradient(relative_ranks(sorter, scores), scores, targets)
+    ranks = relative_ranks(sorter, scores)
+    if not ranks.requires_grad:
+        name = getattr(sorter, "__name__", type(sorter).__name__)
+        raise ValueError(
+            f"sorter must return ranks that have a gradient in the scores, got {name}, whose have "
+            "none"
+        )
+    return spearman_gradient(ranks, scores, targets)
 
 
 def _vectors(

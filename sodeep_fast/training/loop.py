@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sodeep_fast._files import FilePath
+from sodeep_fast._checks import check_count
+from sodeep_fast._files import FilePath, check_output
 from sodeep_fast.ops.hard_rank import hard_rank
 from sodeep_fast.sorters.learned import LearnedSorter
 from sodeep_fast.synthetic import generate_batch
@@ -21,6 +22,7 @@ from sodeep_fast.training.optimizers import make_optimizers
 from sodeep_fast.training.processes import (
     average_over_processes,
     check_same_step,
+    check_statistics,
     copy_from_first,
     join_processes,
     own_device,
@@ -95,9 +97,11 @@ def train_sorter(
     Raises:
         ImportError: a checkpoint without safetensors, or logs without tensorboard.
         OSError: the checkpoint could not be written; the one before is intact.
-        TypeError: not a learned sorter, or an unknown setting.
-        ValueError: a setting out of range, a length that the sorter does not take, a batch that the
-            processes cannot share, or a checkpoint of another run or that not all of them see.
+        TypeError: not a learned sorter, an unknown setting, or an argument of a wrong type.
+        ValueError: a setting out of range, a length that the sorter does not take, one row in a
+            batch for batch normalization, a batch that the processes cannot share, a device that
+            PyTorch cannot use, or a checkpoint that is no file, of another run, further than this
+            is to go, or that not all processes see.
         KeyboardInterrupt: the run was interrupted, and saved first.
 
     Example:
@@ -111,13 +115,18 @@ def train_sorter(
     if not isinstance(sorter, LearnedSorter):
         raise TypeError(f"sorter must be a learned sorter, got {type(sorter).__name__}")
     chosen = make_settings(preset, steps=steps, **settings)
-    if until is not None and not 0 < until <= steps:
-        raise ValueError(f"until must be between 1 and the {steps} steps, got {until}")
+    if until is not None:
+        check_count(until, "until")
+        if until > steps:
+            raise ValueError(f"until must be between 1 and the {steps} steps, got {until}")
     if sorter.length not in (None, chosen.length):
         raise ValueError(
             f"length must be {sorter.length}, which this {type(sorter).__name__} was made for, "
             f"got {chosen.length}"
         )
+    check_statistics(sorter, chosen.batch_size)
+    if checkpoint is not None:
+        check_output(checkpoint, "checkpoint")
     on = own_device(device)
     was_normalized, sorter.normalize = sorter.normalize, True
     try:
@@ -150,7 +159,7 @@ def _train(
     if settings.average:
         state.average = {key: value.clone() for key, value in floating_state(sorter).items()}
     if checkpoint is not None and Path(checkpoint).exists():
-        load_state(state, settings, checkpoint)
+        load_state(state, settings, checkpoint, last)
     check_same_step(state.step, device)
     saver = Saver(checkpoint if rank == 0 else None, settings)
     begin = time.monotonic() - state.seconds

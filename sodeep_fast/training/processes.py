@@ -8,7 +8,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from sodeep_fast._devices import why_unusable
 from sodeep_fast.retrieval.distributed import processes
+from sodeep_fast.sorters.cnn import CNNSorter
 
 
 def join_processes(device: torch.device) -> None:
@@ -33,7 +35,16 @@ def rank_and_world() -> tuple[int, int]:
 
 
 def own_device(device: str | torch.device) -> torch.device:
-    """Returns the device of this process: of "cuda", the one that torchrun gave it."""
+    """Returns the device of this process: of "cuda", the one that torchrun gave it.
+
+    Raises:
+        ValueError: a device that PyTorch cannot use here.
+    """
+    reason = why_unusable(device)
+    if reason is not None:
+        raise ValueError(
+            f"device must be one that PyTorch can use here, got {str(device)!r}: {reason}"
+        )
     device = torch.device(device)
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", dist.get_node_local_rank(0) if dist.is_available() else 0)
@@ -75,6 +86,24 @@ def check_same_step(step: int, device: torch.device) -> None:
         raise ValueError(
             "checkpoint must be one file that all processes see; in what they see, they have done "
             f"{steps.tolist()} steps"
+        )
+
+
+def check_statistics(sorter: nn.Module, batch_size: int) -> None:
+    """Raises unless batch normalization has two values or more of every channel in a batch.
+
+    Of the sorters, `CNNSorter` alone can be left with a single position of a row.
+
+    Raises:
+        ValueError: a batch of one row for such a sorter.
+    """
+    if not isinstance(sorter, CNNSorter) or batch_size > 1:
+        return
+    kernels = sum(sorter.kernel_sizes) - len(sorter.kernel_sizes)
+    if sorter.length - (kernels if sorter.padding == "valid" else 0) == 1:
+        raise ValueError(
+            f"batch_size must be at least 2 for {type(sorter).__name__}, whose batch normalization "
+            f"compares rows, got {batch_size}"
         )
 
 

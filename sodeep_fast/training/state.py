@@ -80,12 +80,19 @@ def save_state(state: State, settings: Settings, path: FilePath) -> None:
         ) from error
 
 
-def load_state(state: State, settings: Settings, path: FilePath) -> None:
+def load_state(state: State, settings: Settings, path: FilePath, last: int) -> None:
     """Puts the run in a file of `save_state` into a fresh state of the same run.
+
+    Arguments:
+        state: fresh.
+        settings: of the run.
+        path: the file.
+        last: the step that the run is to end at.
 
     Raises:
         ImportError: safetensors is not installed.
-        ValueError: a file that is damaged, or of another sorter or other settings.
+        ValueError: a file that is damaged, or of another sorter or other settings, or of a run that
+            is beyond its last step.
     """
     safetensors = import_safetensors()
     try:
@@ -108,6 +115,11 @@ def load_state(state: State, settings: Settings, path: FilePath) -> None:
             f"and this is {_named(ours)}"
         )
     check_resumable(settings, header["settings"], path)
+    if header["step"] > last:
+        raise ValueError(
+            f"{'until' if last < settings.steps else 'steps'} must be at least {header['step']}, "
+            f"the steps that the run in {path} has done, got {last}"
+        )
     _fill(state, tensors)
     state.step, state.seconds = header["step"], header["seconds"]
     state.error = float(header["error"])
