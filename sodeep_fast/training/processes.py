@@ -100,7 +100,7 @@ def check_statistics(sorter: nn.Module, batch_size: int) -> None:
     if not isinstance(sorter, CNNSorter) or batch_size > 1:
         return
     kernels = sum(sorter.kernel_sizes) - len(sorter.kernel_sizes)
-    if sorter.length - (kernels if sorter.padding == "valid" else 0) == 1:
+    if sorter.length == 1 + (kernels if sorter.padding == "valid" else 0):
         raise ValueError(
             f"batch_size must be at least 2 for {type(sorter).__name__}, whose batch normalization "
             f"compares rows, got {batch_size}"
