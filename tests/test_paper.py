@@ -1,6 +1,9 @@
 """The reproductions of the paper: each runs in small, and measures what it says."""
 
+import inspect
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -89,6 +92,69 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     (tmp_path / "file").write_text("")
     assert main(["paper", "fig5", f"--output={tmp_path / 'file' / 'x'}"]) == 2
     assert "sodeep-fast paper: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sorters", "--folds=1"], "folds must be at least 2, got 1"),
+        (
+            ["sorters", "--folds=100000"],
+            "folds must be at most 89, of two examples each, got 100000",
+        ),
+        (["sorters", "--steps=2"], "steps must be at least 10, got 2"),
+        (["fig6", "--steps=9"], "steps must be at least 10, got 9"),
+    ],
+)
+def test_bad_numbers_are_found_before_any_work(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("sklearn")
+    assert main(["paper", *arguments, f"--output={tmp_path / 'new'}"]) == 2
+    assert capsys.readouterr().err == f"sodeep-fast paper: {message}\n"
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("run", [table1.run, fig4.run, fig6.run, sorter_comparison.run])
+def test_counts_of_every_part_are_checked(run: Callable[..., object], tmp_path: Path) -> None:
+    for name in {"vectors", "seeds", "steps", "folds"} & inspect.signature(run).parameters.keys():
+        with pytest.raises(ValueError, match=f"{name} must be at least .*, got 0"):
+            run(tmp_path / "new", **{name: 0})
+        with pytest.raises(TypeError, match=f"{name} must be an integer, got str"):
+            run(tmp_path / "new", **{name: "2"})
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("part", ["table1", "fig4", "fig5", "fig6", "sorters"])
+def test_a_bad_folder_is_found_before_any_work(
+    part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("the work began")
+
+    for name in ("table1", "fig5", "fig6", "sorter_comparison"):
+        monkeypatch.setattr(f"sodeep_fast.paper.{name}.sorters", never)
+    monkeypatch.setattr(fig4, "train_sorter", never)
+    (tmp_path / "file").touch()
+    assert main(["paper", part, f"--output={tmp_path / 'file'}"]) == 2
+    message = f"sodeep-fast paper: folder must be no file, got '{tmp_path / 'file'}'\n"
+    assert capsys.readouterr().err == message
+
+
+def test_every_option_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    for part, defaults in (
+        ("table1", {"vectors": 10_000, "seeds": 3}),
+        ("fig4", {"steps": 500, "batch-size": 64, "device": "cpu"}),
+        ("fig5", {}),
+        ("fig6", {"seeds": 5, "steps": 300}),
+        ("sorters", {"seeds": 5, "folds": 5, "steps": 300}),
+    ):
+        with pytest.raises(SystemExit, match="0"):
+            main(["paper", part, "--help"])
+        text = " ".join(capsys.readouterr().out.split())
+        assert "default: bench/results/paper in the current folder" in text
+        for name, default in defaults.items():
+            assert re.search(rf"--{name} [A-Z_]+ \w[^-]*; default: {default}\b", text), name
 
 
 def test_every_trained_sorter_takes_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """`sodeep-fast paper`: reproduces a table or figure of SoDeep."""
 
 import argparse
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,16 +10,39 @@ from typing import Any
 from sodeep_fast._options import add_threads, device, positive, set_threads
 from sodeep_fast.paper import fig4, fig5, fig6, sorter_comparison, table1
 
-# For every part, what runs it, what it is, and its options.
-_PARTS: dict[str, tuple[Callable[..., Any], str, tuple[str, ...]]] = {
-    "table1": (table1.run, "the error of every sorter", ("vectors", "seeds")),
-    "fig4": (fig4.run, "the error of the CNN against its depth", ("steps", "batch_size", "device")),
-    "fig5": (fig5.run, "the rank of one score as it moves", ()),
-    "fig6": (fig6.run, "optimising average precision on synthetic data", ("seeds", "steps")),
+_SEEDS = "repetitions, whose mean and deviation are reported"
+_READ_STEPS = "of each training, every 10th of which is looked at: 10 or more"
+
+# For every part, what runs it, what it is, and what its options mean.
+_PARTS: dict[str, tuple[Callable[..., Any], str, dict[str, str]]] = {
+    "table1": (
+        table1.run,
+        "the error of every sorter",
+        {"vectors": "score vectors for each seed", "seeds": _SEEDS},
+    ),
+    "fig4": (
+        fig4.run,
+        "the error of the CNN against its depth",
+        {
+            "steps": "of each training",
+            "batch_size": "vectors in a step",
+            "device": "where to train",
+        },
+    ),
+    "fig5": (fig5.run, "the rank of one score as it moves", {}),
+    "fig6": (
+        fig6.run,
+        "optimising average precision on synthetic data",
+        {"seeds": _SEEDS, "steps": _READ_STEPS},
+    ),
     "sorters": (
         sorter_comparison.run,
         "regression judged by Spearman's correlation (section 4.2.1)",
-        ("seeds", "folds", "steps"),
+        {
+            "seeds": _SEEDS,
+            "folds": "parts of the data, each the test part once: 2 or more, of two examples each",
+            "steps": _READ_STEPS,
+        },
     ),
 }
 
@@ -27,19 +51,24 @@ def add_parser(commands: Any) -> None:
     """Adds the command to the subparsers of `sodeep-fast`."""
     parser = commands.add_parser("paper", help="reproduce SoDeep's tables and figures")
     parts = parser.add_subparsers(dest="part", required=True)
-    for name, (_, description, options) in _PARTS.items():
+    for name, (function, description, options) in _PARTS.items():
         part = parts.add_parser(name, help=description)
         part.add_argument(
             "--output",
             type=Path,
             default=Path("bench/results/paper"),
             metavar="DIR",
-            help="default: bench/results/paper",
+            help="the folder for the results, made if it is not there; default: "
+            "bench/results/paper in the current folder",
         )
         add_threads(part, default=1)
-        for option in options:
-            kind = device if option == "device" else positive
-            part.add_argument(f"--{option.replace('_', '-')}", type=kind)
+        for option, meaning in options.items():
+            part.add_argument(
+                f"--{option.replace('_', '-')}",
+                type=device if option == "device" else positive,
+                default=inspect.signature(function).parameters[option].default,
+                help=f"{meaning}; default: %(default)s",
+            )
         part.set_defaults(run=run)
 
 
@@ -47,9 +76,8 @@ def run(options: argparse.Namespace) -> int:
     """Runs the command, and returns the exit status."""
     set_threads(options)
     function, _, names = _PARTS[options.part]
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     try:
-        function(options.output, **given)
+        function(options.output, **{name: getattr(options, name) for name in names})
     except (ImportError, OSError, ValueError) as error:
         print(f"sodeep-fast paper: {error}", file=sys.stderr)
         return 2

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from sodeep_fast._checks import check_count
+from sodeep_fast._files import make_folder
 from sodeep_fast.paper.results import COLOURS, draw, table, write
 from sodeep_fast.sorters.cnn import CNNSorter
 from sodeep_fast.training.evaluate import mean_error
@@ -37,8 +39,20 @@ def run(
 
     Returns:
         for each depth, the mean L1 difference of rank / n.
+
+    Raises:
+        OSError: the folder cannot be written to.
+        TypeError: a number that is not an integer.
+        ValueError: a number below 1.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    for name, value in (
+        ("steps", steps),
+        ("batch_size", batch_size),
+        ("length", length),
+        ("vectors", vectors),
+    ):
+        check_count(value, name)
+    make_folder(folder, "folder")
     results = {}
     for depth in depths:
         torch.manual_seed(0)

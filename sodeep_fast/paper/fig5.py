@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from sodeep_fast._checks import check_count, check_positive
+from sodeep_fast._files import make_folder
 from sodeep_fast.ops.hard_rank import hard_rank
 from sodeep_fast.paper.results import COLOURS, draw, sorters, table, write
 from sodeep_fast.sorters.protocol import relative_ranks
@@ -21,7 +23,15 @@ def run(folder: Path, *, length: int = 100, step: float = 1e-3, seed: int = 0) -
 
     Returns:
         the moving score, its exact rank and that of every sorter, each (2 / step + 1,).
+
+    Raises:
+        OSError: the folder cannot be written to.
+        TypeError: a length or step of a wrong type.
+        ValueError: a length below 1, or a step that is not positive.
     """
+    check_count(length, "length")
+    check_positive(step, "step")
+    make_folder(folder, "folder")
     others = torch.rand(length, generator=torch.Generator().manual_seed(seed)) * 2 - 1
     moving = torch.linspace(-1, 1, round(2 / step) + 1)
     scores = others.repeat(len(moving), 1)

@@ -29,6 +29,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sodeep_fast import metrics
+from sodeep_fast._checks import check_count
+from sodeep_fast._files import make_folder
 from sodeep_fast.losses.mean_average_precision import mean_average_precision_loss
 from sodeep_fast.losses.quantized_ap import quantized_ap
 from sodeep_fast.losses.smooth_ap import smooth_ap
@@ -81,12 +83,20 @@ def run(folder: Path, *, seeds: int = 5, steps: int = 300) -> dict[str, dict[str
     Arguments:
         folder: for fig6.json, fig6.txt and fig6.png.
         seeds: repetitions. Default: 5.
-        steps: of training. Default: 300.
+        steps: of training, at least 10. Default: 300.
 
     Returns:
         for each loss, "test", the average precision of every seed, and "curve", that on the test
         items at every 10th step, the mean over seeds.
+
+    Raises:
+        OSError: the folder cannot be written to.
+        TypeError: a number that is not an integer.
+        ValueError: a number below 1, or fewer than 10 steps.
     """
+    check_count(seeds, "seeds")
+    check_count(steps, "steps", least=EVERY)
+    make_folder(folder, "folder")
     results: dict[str, dict[str, Any]] = {}
     for name, loss in losses().items():
         runs = [_train(loss, seed, steps) for seed in range(seeds)]

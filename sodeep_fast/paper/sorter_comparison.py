@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sodeep_fast import metrics
+from sodeep_fast._checks import check_count
+from sodeep_fast._files import make_folder
 from sodeep_fast.losses.spearman import spearman_loss
 from sodeep_fast.paper.results import sorters, spread, table, write
 
@@ -50,17 +52,30 @@ def run(
         folder: for sorters.json and sorters.txt.
         seeds: repetitions. Default: 5.
         folds: parts of the data, each the test part once. Default: 5.
-        steps: of training. Default: 300.
+        steps: of training, at least 10. Default: 300.
 
     Returns:
         for each data set and loss, a correlation per seed, the mean over its folds.
 
     Raises:
         ImportError: scikit-learn is not installed.
+        OSError: the folder cannot be written to.
+        TypeError: a number that is not an integer.
+        ValueError: a number below 1, fewer than 2 folds or 10 steps, or folds of fewer than two
+            examples.
     """
+    check_count(seeds, "seeds")
+    check_count(folds, "folds", least=2)
+    check_count(steps, "steps", least=EVERY)
+    data_sets = _data_sets()
+    # A correlation is of two examples at least.
+    most = min(len(targets) for _, targets in data_sets.values()) // 2
+    if folds > most:
+        raise ValueError(f"folds must be at most {most}, of two examples each, got {folds}")
+    make_folder(folder, "folder")
     results: dict[str, dict[str, list[float]]] = {}
     texts = []
-    for data, (features, targets) in _data_sets().items():
+    for data, (features, targets) in data_sets.items():
         results[data] = {
             name: [
                 _cross_validate(loss, features, targets, seed, folds, steps)

@@ -3,6 +3,8 @@
 from dataclasses import asdict
 from pathlib import Path
 
+from sodeep_fast._checks import check_count
+from sodeep_fast._files import make_folder
 from sodeep_fast.paper.results import sorters, spread, table, write
 from sodeep_fast.training.evaluate import gradient_use, mean_error
 
@@ -28,7 +30,20 @@ def run(
 
     Returns:
         for each sorter, "error", a number per seed, and "gradient".
+
+    Raises:
+        OSError: the folder cannot be written to.
+        TypeError: a number that is not an integer.
+        ValueError: a number below 1.
     """
+    for name, value in (
+        ("length", length),
+        ("vectors", vectors),
+        ("seeds", seeds),
+        ("gradient_vectors", gradient_vectors),
+    ):
+        check_count(value, name)
+    make_folder(folder, "folder")
     results: dict[str, dict[str, object]] = {}
     rows = [["sorter", "mean L1", "paper", "useful", "cosine", "reached"]]
     for name, sorter in sorters(length).items():
