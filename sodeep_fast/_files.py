@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, checks of paths, and how tensors are stored."""
 
 import contextlib
+import errno
 import os
 import types
 from pathlib import Path
@@ -60,12 +61,29 @@ def make_folder(folder: FilePath, name: str) -> None:
     """
     target = check_path(folder, name)
     if target.exists() and not target.is_dir():
-        raise ValueError(f"{name} must be a folder, got {str(folder)!r}")
+        raise ValueError(f"{name} must be no file, got {str(folder)!r}")
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(error, folder, name) from None
     _try_to_write(_beside(target / name), folder, name)
+
+
+def prepare_file(path: FilePath, name: str) -> None:
+    """Makes the folder of a file that is written in place; raises if the file cannot be written.
+
+    Raises:
+        OSError: it, or its folder, cannot be written to.
+        TypeError: not a path.
+        ValueError: a folder.
+    """
+    target = check_path(path, name)
+    if not target.name or target.is_dir():
+        raise ValueError(f"{name} must be a file, got {str(path)!r}")
+    if not target.exists():
+        make_folder(target.parent, f"the folder of {name}")
+    elif not os.access(target, os.W_OK):
+        raise _unwritable(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), path, name)
 
 
 def _beside(path: Path) -> Path:

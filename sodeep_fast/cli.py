@@ -7,12 +7,14 @@ from dataclasses import replace
 
 from sodeep_fast import doctor
 from sodeep_fast._environment import environment
+from sodeep_fast._files import prepare_file
 from sodeep_fast._options import add_threads, device, set_threads
 from sodeep_fast._version import __version__
 from sodeep_fast.benchmark import Plan, quick_plan, run
-from sodeep_fast.benchmark.model import MODES, Row, Shape
+from sodeep_fast.benchmark.model import MODES, Operator, Shape
 from sodeep_fast.benchmark.registry import OPERATORS
 from sodeep_fast.benchmark.report import table, write_csv, write_json
+from sodeep_fast.benchmark.run import chosen_providers
 from sodeep_fast.paper import command as paper_command
 from sodeep_fast.training import command as train_command
 
@@ -65,8 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     add_threads(bench)
     bench.add_argument("--quick", action="store_true", help="a minute: few shapes, short rounds")
     bench.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
-    bench.add_argument("--json", metavar="FILE", help="write rows and samples")
-    bench.add_argument("--csv", metavar="FILE", help="write rows")
+    bench.add_argument("--json", metavar="FILE", help="write rows and samples; makes its folder")
+    bench.add_argument("--csv", metavar="FILE", help="write rows; makes its folder")
     bench.set_defaults(run=_bench)
 
     train_command.add_parser(commands)
@@ -88,32 +90,58 @@ def _shape(text: str) -> Shape:
 
 def _bench(options: argparse.Namespace) -> int:
     set_threads(options)
-    rows: list[Row] = []
+    try:
+        for path, name in ((options.json, "--json"), (options.csv, "--csv")):
+            if path is not None:
+                prepare_file(path, name)
+        rows = [row for operator, plan in _plans(options) for row in run(operator, plan)]
+        facts = environment()
+        print(", ".join(f"{key} {value}" for key, value in facts.items()), end="\n\n")
+        print(table(rows))
+        if options.json is not None:
+            write_json(options.json, facts, rows)
+        if options.csv is not None:
+            write_csv(options.csv, facts, rows)
+    except (OSError, ValueError) as error:
+        print(f"sodeep-fast bench: {error}", file=sys.stderr)
+        return 2
+    return int(any(row.status == "refused" for row in rows))
+
+
+def _plans(options: argparse.Namespace) -> list[tuple[Operator, Plan]]:
+    """Returns what is to be measured of every operator that has something to measure.
+
+    Raises:
+        ValueError: a provider that one of them does not have, or nothing to measure at all.
+    """
+    chosen = {
+        "shapes": options.shape and tuple(options.shape),
+        "modes": options.mode and tuple(options.mode),
+        "providers": options.provider and tuple(options.provider),
+        "memory_shapes": () if options.no_memory else None,
+        "device": options.device,
+    }
+    given = {name: value for name, value in chosen.items() if value is not None}
+    plans, left_out = [], []
     for name in options.operator:
         operator = OPERATORS[name]
         plan = quick_plan(operator) if options.quick else Plan(shapes=operator.shapes)
-        chosen = {
-            "shapes": options.shape and tuple(options.shape),
-            "modes": options.mode and tuple(options.mode),
-            "providers": options.provider and tuple(options.provider),
-            "memory_shapes": () if options.no_memory else None,
-            "device": options.device,
-        }
-        given = {name: value for name, value in chosen.items() if value is not None}
         plan = replace(plan, **given)
-        try:
-            rows += run(operator, plan)
-        except ValueError as error:
-            print(f"sodeep-fast bench: {error}", file=sys.stderr)
-            return 2
-    facts = environment()
-    print(", ".join(f"{key} {value}" for key, value in facts.items()), end="\n\n")
-    print(table(rows))
-    if options.json:
-        write_json(options.json, facts, rows)
-    if options.csv:
-        write_csv(options.csv, facts, rows)
-    return int(any(row.status == "refused" for row in rows))
+        modes = {
+            mode
+            for provider in chosen_providers(operator, plan)
+            for mode in operator.providers[provider].modes
+        }
+        if modes.intersection(plan.modes):
+            plans.append((operator, plan))
+        else:
+            known = " or ".join(mode for mode in MODES if mode in modes)
+            left_out.append(f"mode must be {known} for {name}, got {', '.join(plan.modes)}")
+    if not plans:
+        raise ValueError("; ".join(left_out))
+    for reason in left_out:
+        print(f"sodeep-fast bench: left out: {reason}", file=sys.stderr)
+    return plans
 
 
 if __name__ == "__main__":

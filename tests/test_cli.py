@@ -132,6 +132,73 @@ def test_bench_rejects_unknown_providers(capsys):
     assert "got 'nobody'" in capsys.readouterr().err
 
 
+@pytest.fixture
+def _no_measurements(monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("something was measured")
+
+    monkeypatch.setattr(cli, "run", never)
+
+
+@pytest.mark.usefixtures("_no_measurements")
+@pytest.mark.parametrize("option", ["--json", "--csv"])
+def test_bench_finds_bad_files_before_it_measures(option, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    for path, message in (
+        (str(tmp_path), f"{option} must be a file, got '{tmp_path}'"),
+        ("", f"{option} must be a file, got ''"),
+        ("file/x", f"the folder of {option} must be no file, got 'file'"),
+        ("file/x/y", f"the folder of {option} cannot be written (Not a directory): 'file/x'"),
+    ):
+        assert cli.main([*QUICK, option, path]) == 2
+        printed = capsys.readouterr()
+        assert message in printed.err
+        assert printed.err.count("\n") == 1
+        assert printed.out == ""
+
+
+@pytest.mark.usefixtures("_no_measurements")
+def test_bench_does_not_measure_for_a_file_that_is_read_only(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    path = tmp_path / "rows.csv"
+    path.touch()
+    assert cli.main([*QUICK, "--csv", str(path)]) == 2
+    assert f"--csv cannot be written (Permission denied): '{path}'" in capsys.readouterr().err
+
+
+def test_bench_says_so_if_a_file_cannot_be_written_in_the_end(tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cli, "write_csv", full)
+    monkeypatch.setattr(cli, "run", lambda operator, plan: [])
+    assert cli.main([*QUICK, "--csv", str(tmp_path / "rows.csv")]) == 2
+    assert capsys.readouterr().err == "sodeep-fast bench: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.usefixtures("_no_measurements")
+@pytest.mark.parametrize("operators", [["soft_rank", "conv_stack"], ["conv_stack", "soft_rank"]])
+def test_bench_says_whose_provider_is_unknown(operators, capsys):
+    assert cli.main(["bench", "--operator", *operators, "--provider", "channels_last"]) == 2
+    error = capsys.readouterr().err
+    assert "providers must be among ours, " in error
+    assert "for soft_rank, got 'channels_last'" in error
+
+
+def test_bench_says_what_has_no_such_mode(monkeypatch, capsys):
+    measured = []
+    monkeypatch.setattr(cli, "run", lambda operator, plan: measured.append(operator.name) or [])
+    message = "mode must be forward or both for hard_rank, got backward"
+    assert cli.main(["bench", "--operator", "hard_rank", "--mode", "backward"]) == 2
+    assert capsys.readouterr().err == f"sodeep-fast bench: {message}\n"
+    assert measured == []
+    both = ["--operator", "hard_rank", "soft_rank"]
+    assert cli.main(["bench", *both, "--mode", "backward"]) == 0
+    assert capsys.readouterr().err == f"sodeep-fast bench: left out: {message}\n"
+    assert measured == ["soft_rank"]
+
+
 @pytest.mark.parametrize("shape", ["8", "0x8", "8x", "axb", "-1x3"])
 def test_bench_rejects_malformed_shapes(shape, capsys):
     with pytest.raises(SystemExit, match="2"):

@@ -78,12 +78,7 @@ def run(
     Raises:
         ValueError: an unknown provider or mode.
     """
-    providers = operator.providers if plan.providers is None else plan.providers
-    names = list(dict.fromkeys([operator.ours, *providers]))
-    for name in names:
-        if name not in operator.providers:
-            known = ", ".join(operator.providers)
-            raise ValueError(f"providers must be among {known}, got {name!r}")
+    names = chosen_providers(operator, plan)
     shapes = operator.shapes if plan.shapes is None else plan.shapes
     memory_shapes = shapes if plan.memory_shapes is None else plan.memory_shapes
     bandwidth = copy_bandwidth(plan.device)
@@ -109,6 +104,21 @@ def run(
                 row.peak_bytes = peak_bytes(operator.name, case, plan.device, threads)
         rows += group
     return rows
+
+
+def chosen_providers(operator: Operator, plan: Plan) -> list[str]:
+    """Returns the names of the providers that the plan measures, ours first.
+
+    Raises:
+        ValueError: an unknown one.
+    """
+    providers = operator.providers if plan.providers is None else plan.providers
+    names = list(dict.fromkeys([operator.ours, *providers]))
+    for name in names:
+        if name not in operator.providers:
+            known = ", ".join(operator.providers)
+            raise ValueError(f"providers must be among {known} for {operator.name}, got {name!r}")
+    return names
 
 
 def measure_cases(operator: Operator, cases: list[Case], plan: Plan) -> list[Row]:
