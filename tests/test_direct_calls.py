@@ -6,9 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from sodeep_fast import _native
-
-pytestmark = pytest.mark.skipif(not _native.HAS_CPU, reason="the C++ kernels are not built")
+pytestmark = pytest.mark.kernels
 
 SCORES = torch.linspace(-1, 1, 600).view(2, 300)
 NAN, INF = float("nan"), float("inf")

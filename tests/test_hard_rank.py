@@ -76,6 +76,18 @@ def test_the_kernel_is_a_well_behaved_operator() -> None:
     assert torch.equal(compiled(scores), sodeep_fast.hard_rank(scores))
 
 
+@pytest.mark.parametrize("ties", TIES)
+@pytest.mark.parametrize("masked", [False, True])
+def test_vmap_of_torch_sort(masked: bool, ties: str) -> None:
+    scores = make_scores("tied", (4, 3, 20))
+    mask = torch.rand(4, 3, 20) > 0.3 if masked else None
+    expected = _by_sorting(scores, mask, False, ties)
+    batched = torch.func.vmap(
+        lambda s, m: _by_sorting(s, m, False, ties), in_dims=(0, 0 if masked else None)
+    )(scores, mask)
+    assert torch.equal(batched, expected)
+
+
 def test_masked_entries_count_for_nobody_whatever_they_hold() -> None:
     scores = torch.tensor([[2.0, float("nan"), 1.0, float("inf"), 2.0, -float("inf")]])
     mask = torch.tensor([[True, False, True, False, True, False]])

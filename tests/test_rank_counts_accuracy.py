@@ -129,6 +129,7 @@ def test_boundaries_are_decided_exactly(delta: float | None, dtype: torch.dtype,
     torch.testing.assert_close(counts.double(), exact_counts, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("method", COUNT_METHODS)
 def test_temperatures_whose_reciprocal_overflows(method: str) -> None:
     levels = torch.ones(1, 5, dtype=torch.bool)

@@ -179,6 +179,7 @@ def test_what_is_not_finite_stays_in_its_row(poison: float, method: str, backend
         assert torch.equal(grad[row], expected_grad[row])
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("method", METHODS)
 def test_extreme_magnitudes(method: str) -> None:
     largest = torch.finfo(torch.float32).max

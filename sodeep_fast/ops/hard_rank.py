@@ -81,8 +81,7 @@ def _by_sorting(scores: Tensor, mask: Tensor | None, normalize: bool, ties: str)
         last = torch.where(ends, position, n + 1).flip(-1).cummin(-1).values.flip(-1)
         ranked = {"min": first, "max": last, "average": (first + last) / 2}[ties].to(dtype)
 
-    ranks = torch.empty(scores.shape, dtype=dtype, device=scores.device)
-    ranks.scatter_(-1, order, ranked)
+    ranks = ranked.scatter(-1, order, ranked)  # not in place, for vmap
     if scores.is_floating_point():
         nan = scores.isnan() if mask is None else scores.isnan() & mask
         ranks.masked_fill_(nan.any(-1, keepdim=True), float("nan"))
