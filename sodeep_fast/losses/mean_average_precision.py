@@ -19,8 +19,8 @@ def mean_average_precision_loss(
 
     Arguments:
         scores: (d, C) floating-point scores of d items for C classes, larger for likelier.
-        labels: (d, C) 1 where the item has the class and 0 elsewhere, of any real dtype; bool
-            labels spare a GPU the look at their values.
+        labels: (d, C) 1 where the item has the class and 0 elsewhere, of any real dtype. On a GPU
+            labels other than bool are checked by waiting for their values.
         sorter: scores (C, d) -> ranks (C, d). Its attribute `normalize` says whether its ranks are
             divided by d; a sorter without it is taken to divide, as SoDeep's do.
         reduction: "sum" over all positives, as in the paper, or their "mean", which stays within
