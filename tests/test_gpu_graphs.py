@@ -1,5 +1,7 @@
 """What of a call waits for a GPU, as a CPU can see it: what a CUDA graph cannot hold."""
 
+import functools
+
 import pytest
 import torch
 
@@ -8,12 +10,18 @@ from sodeep_fast import quantized_ap, smooth_ap, soft_histogram, soft_rank
 from sodeep_fast.benchmark import Unavailable, rank_counts
 from sodeep_fast.testing import make_scores
 
+pytestmark = pytest.mark.kernels  # without which everything waits
 SHAPE = (4, 30)
 
 
 def call_of(function):
     leaf = make_scores("normal", SHAPE).requires_grad_()
     return lambda: torch.autograd.grad(function(leaf).sum(), leaf)
+
+
+@functools.cache
+def counts_of_found():
+    return rank_counts.route_of_found("cpp", "direct")
 
 
 def labels():
@@ -26,7 +34,7 @@ def labels():
         soft_rank,
         soft_histogram,
         lambda scores: quantized_ap(scores, labels()),
-        rank_counts.route_of_found("cpp", "direct"),
+        lambda scores: counts_of_found()(scores),
     ],
     ids=["soft_rank", "soft_histogram", "quantized_ap", "rank_counts of found targets"],
 )
