@@ -165,6 +165,7 @@ def test_achieved_rates_and_the_expected_time_have_columns():
         assert cell in text
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("name", ["soft_rank", "rank_counts", "soft_histogram", "bilstm"])
 def test_ours_is_refused_for_ranks_of_other_scores(name):
     operator = OPERATORS[name]

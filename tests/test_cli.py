@@ -54,6 +54,7 @@ def test_every_operator_is_in_the_doctor():
     assert {operator for operator, _ in doctor.BY_TORCH} <= set(doctor.OPERATORS)
 
 
+@pytest.mark.kernels
 def test_doctor_says_what_serves_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
