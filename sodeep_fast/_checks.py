@@ -148,6 +148,12 @@ def check_count(value: int, name: str, *, least: int = 1) -> None:
         raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
+def check_counts(**values: int) -> None:
+    """Raises unless all values, by their names, are integers of at least 1."""
+    for name, value in values.items():
+        check_count(value, name)
+
+
 def check_bins(bins: int, low: float, high: float) -> None:
     """Raises unless `bins` centres, at most 2^20, can be put from `low` to `high`."""
     check_count(bins, "bins")

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from sodeep_fast._checks import check_count
+from sodeep_fast._checks import check_counts
 from sodeep_fast._files import make_folder
 from sodeep_fast.paper.results import COLOURS, draw, table, write
 from sodeep_fast.sorters.cnn import CNNSorter
@@ -45,13 +45,7 @@ def run(
         TypeError: a number that is not an integer.
         ValueError: a number below 1.
     """
-    for name, value in (
-        ("steps", steps),
-        ("batch_size", batch_size),
-        ("length", length),
-        ("vectors", vectors),
-    ):
-        check_count(value, name)
+    check_counts(steps=steps, batch_size=batch_size, length=length, vectors=vectors)
     make_folder(folder, "folder")
     results = {}
     for depth in depths:

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from sodeep_fast._checks import check_count
+from sodeep_fast._checks import check_counts
 from sodeep_fast._files import make_folder
 from sodeep_fast.paper.results import sorters, spread, table, write
 from sodeep_fast.training.evaluate import gradient_use, mean_error
@@ -36,13 +36,7 @@ def run(
         TypeError: a number that is not an integer.
         ValueError: a number below 1.
     """
-    for name, value in (
-        ("length", length),
-        ("vectors", vectors),
-        ("seeds", seeds),
-        ("gradient_vectors", gradient_vectors),
-    ):
-        check_count(value, name)
+    check_counts(length=length, vectors=vectors, seeds=seeds, gradient_vectors=gradient_vectors)
     make_folder(folder, "folder")
     results: dict[str, dict[str, object]] = {}
     rows = [["sorter", "mean L1", "paper", "useful", "cosine", "reached"]]

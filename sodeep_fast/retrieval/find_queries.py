@@ -92,7 +92,9 @@ def find_queries(
     if likeness.tolerance > 0:
         first = torch.ones_like(keys, dtype=torch.bool)
         first[1:] = keys[1:] != keys[:-1]
-        nearest = _nearest(queries, labels, items, item_labels, rows[order[first]], likeness)
+        different = rows[order[first]]
+        near = _near(queries, labels, items, item_labels, different, likeness)
+        nearest = _nearest(queries, items, different, near, likeness)
         wanted = _hashes([items, item_labels], nearest)[from_order]
     place = torch.searchsorted(keys, wanted) + number
     found = place < torch.searchsorted(keys, wanted, right=True)
@@ -203,15 +205,10 @@ def _near(
 
 
 def _nearest(
-    queries: Tensor,
-    labels: Tensor,
-    items: Tensor,
-    item_labels: Tensor,
-    rows: Tensor,
-    likeness: Likeness,
+    queries: Tensor, items: Tensor, rows: Tensor, near: _Near, likeness: Likeness
 ) -> Tensor:
     """Returns (B,) which of some `rows` of the items is most like each query, -1 if none is."""
-    query, item = _near(queries, labels, items, item_labels, rows, likeness).pairs()
+    query, item = near.pairs()
     item = rows[item]
     distance = torch.cat(
         [
