@@ -66,7 +66,11 @@ wanted() { [[ ,$parts, == *,$1,* ]]; }
 finish() {
   local status=$1
   trap - EXIT INT TERM
-  kill $(jobs -p) 2>/dev/null
+  # Its whole group: a `timeout` that has just begun ends without its command.
+  local job
+  for job in $(jobs -p); do
+    kill -- "-$job" 2>/dev/null || kill "$job" 2>/dev/null
+  done
   [[ $arch != none ]] || echo "no GPU here: measured nothing" >>"$summary"
   echo
   cat "$summary"
