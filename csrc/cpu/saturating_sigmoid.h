@@ -13,17 +13,18 @@
 
 namespace sodeep_fast {
 
-// Terms that serve everywhere, and where u <= 0.03 (y >= 3.5): the truncation error falls with the
-// number of terms like 5.83^-k for u <= 1, like 131^-k for u <= 0.03.
-template <class T>
-constexpr int kManyTerms = sizeof(T) == 4 ? 12 : 24;
+// Terms that serve where u <= 0.03 (y >= 3.5), and those that serve everywhere: the truncation
+// error falls with the number of terms like 131^-k for u <= 0.03, like 5.83^-k for u <= 1. There
+// double would need so many that they cancel, and has none.
 template <class T>
 constexpr int kFewTerms = sizeof(T) == 4 ? 4 : 8;
+template <class T>
+constexpr int kMostTerms = sizeof(T) == 4 ? 12 : kFewTerms<T>;
 constexpr double kFewTermsLimit = 0.03;
 
 struct SaturatingSigmoid {
   bool few_terms;
-  std::array<double, kManyTerms<double>> c;  // c[k - 1] multiplies u^k
+  std::array<double, 16> c;  // c[k - 1] multiplies u^k; whole vectors
 };
 
 // u times the interpolant, at Chebyshev nodes of (0, exp(-y0)], of (sigmoid^(m) - [m = 0]) / u.
@@ -32,7 +33,7 @@ SaturatingSigmoid saturating_sigmoid(double y0, int derivative) {
   // The fit gains nothing on intervals this short, and its scaling would lose range.
   const long double top = std::exp(-std::min(y0, 7.0));
   SaturatingSigmoid fit{top <= kFewTermsLimit, {}};
-  const int terms = fit.few_terms ? kFewTerms<T> : kManyTerms<T>;
+  const int terms = fit.few_terms ? kFewTerms<T> : kMostTerms<T>;
   const long double pi = std::acos(-1.0L);
 
   std::vector<long double> chebyshev(terms);

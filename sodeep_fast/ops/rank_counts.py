@@ -69,9 +69,9 @@ def rank_counts(
             makes the host wait for a GPU.
         method: "direct" compares every pair; "linear" sorts a row and takes moments and running
             sums of it, which costs little more for many targets than for few, to the same
-            accuracy, save that in float64 the derivatives of a `Sup` whose delta is below 3.5 tau
-            lose some of their last digits; "auto" takes, row by row, the one expected to be faster.
-            The Triton kernels are direct.
+            accuracy; in float64 a `Sup` whose delta is below 3.5 tau is left to pairs, as sums
+            would lose some digits. "auto" takes, row by row, the one expected to be faster. The
+            Triton kernels are direct.
         backend: "cpp", "triton" or "reference"; "auto" takes the best one built for the device of
             `scores`.
 

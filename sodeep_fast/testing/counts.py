@@ -28,7 +28,7 @@ COUNT_WAYS: dict[str, dict[str, str]] = {
 }
 COMPARATORS: dict[str, Comparator] = {
     "sigmoid": Sigmoid(0.1),
-    "sup": Sup(0.1, rho=3.0, delta=0.2),
+    "sup": Sup(0.1, rho=3.0, delta=0.4),
     "sup_linear": Sup(0.1, rho=3.0, delta=None, offset=1.0),
     "step": Step(0.5),
     "ramp": Ramp(leak=2.0, beta=3.0, gamma=0.25),

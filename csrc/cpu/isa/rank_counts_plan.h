@@ -13,6 +13,13 @@ bool has_panels(const Comparator* comparators) {
   });
 }
 
+// Whether a comparator has the sums of a derivative: in double none serve a threshold near 0.
+template <class T>
+bool has_sums(const Comparator& comparator, int derivative) {
+  return sizeof(T) == 4 || comparator.kind != Comparison::kSup ||
+         comparator.beyond[derivative].few_terms;
+}
+
 // Expected costs in ns on one AVX-512 core, fitted to timings of both methods (Granite Rapids,
 // 2026-11): 256 to 8192 items, 8 to 2048 targets, 2 and 3 levels, ranges of 20 to 500 temperatures.
 // Pairs gain most from width.
@@ -90,19 +97,23 @@ CountsPlan make_plan(const RankCountsRow<T>& row, const GroupedRow<T>& grouped) 
       const auto targets = static_cast<double>(count);
       const double pairs = items * targets;
       double apart = 0, summed = 0;
+      bool can_sum = true;
       const auto add = [&](const auto& of_pass) {
         if (!comparator.has_derivative(of_pass.kDerivative)) return;
+        can_sum &= has_sums<T>(comparator, of_pass.kDerivative);
         apart += pairs * of_pass.pair(comparator, false);
         summed += of_pass.sums(comparator, items, targets);
         direct += pairs * of_pass.pair(comparator, true);
       };
       if (pairs > 0) std::apply([&](const auto&... of_pass) { (add(of_pass), ...); }, costs);
       if (apart == 0) continue;
-      plan.by_sums[which][l] = all || summed < apart;
-      ordered += std::min(summed, apart);
+      const bool by_sums = can_sum && (all || summed < apart);
+      plan.by_sums[which][l] = by_sums;
+      plan.any |= by_sums;
+      ordered += by_sums ? summed : apart;
     }
   }
-  plan.any = all || ordered < direct;
+  plan.any &= all || ordered < direct;
   return plan;
 }
 

@@ -182,7 +182,7 @@ class ComparedSums {
     if (comparator_.beyond[kFirst].few_terms)
       add_beyond_delta<kFewTerms<T>>(side);
     else
-      add_beyond_delta<kManyTerms<T>>(side);
+      add_beyond_delta<kMostTerms<T>>(side);
     if (kFirst == 0 && comparator_.start != 0) add_start(points, number);
   }
 
