@@ -110,8 +110,11 @@ def test_released_checkpoints(model_type: str, zipped: bool, tmp_path: Path) -> 
     read_type, length, state = read_released(path)
     assert (read_type, length) == (model_type, length_of(model_type))
     assert state.keys() == sorter.state_dict().keys()
-    # The permission to unpickle that class does not outlive the call.
+    # The permission to unpickle that class does not outlive the call, but for one of the caller's.
     assert argparse.Namespace not in torch.serialization.get_safe_globals()
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        read_released(path)
+        assert argparse.Namespace in torch.serialization.get_safe_globals()
 
 
 @pytest.mark.parametrize("best", [np.float64(0.0033), np.float32(0.0033)])

@@ -13,6 +13,7 @@ from sodeep_fast import (
     ClusterLoss,
     HappierLoss,
     HierarchicalAPLoss,
+    Ramp,
     RoadmapLoss,
     Sup,
     SupRankLoss,
@@ -74,9 +75,12 @@ def test_no_embeddings_give_zero_with_a_graph() -> None:
 def test_happier_is_the_weighted_sum(exclude_query: bool) -> None:
     comparator = ByLevel(Sup(offset=1.44))
     loss = HappierLoss(
-        5, 4, 0.3, comparator, alpha=2.0, temperature=0.1, exclude_query=exclude_query
-    ).double()
-    hierarchical = HierarchicalAPLoss(comparator, alpha=2.0, exclude_query=exclude_query)
+        *(5, 4, 0.3, comparator),
+        alpha=2.0, h_rank=Ramp(), temperature=0.1, exclude_query=exclude_query,
+    ).double()  # fmt: skip
+    hierarchical = HierarchicalAPLoss(
+        comparator, alpha=2.0, h_rank=Ramp(), exclude_query=exclude_query
+    )
     cluster = ClusterLoss(5, 4, 0.1).double()
     cluster.load_state_dict({"proxies": loss.losses[1].proxies})
     embeddings = batch()
@@ -107,6 +111,8 @@ def test_options_reach_both_parts() -> None:
     assert (loss.losses[1].normalize, loss.losses[1].chunk_size) == (False, 3)
     assert "weights=[0.9, 0.1]" in repr(HappierLoss(5, 4))
     assert "pos_margin=0.9" in repr(RoadmapLoss())
+    assert "h_rank=Ramp(" in repr(HappierLoss(5, 4, h_rank=Ramp()))
+    assert "h_rank" not in repr(HappierLoss(5, 4))
 
 
 X = torch.zeros(4, 3)
@@ -126,6 +132,7 @@ X = torch.zeros(4, 3)
         (lambda: ClusterLoss(3, 2)(X, torch.zeros(3).long()), ValueError, r"labels must have"),
         (lambda: HappierLoss(3, 2, 1.5), ValueError, "weight must be between 0 and 1, got 1.5"),
         (lambda: HappierLoss(3, 2, -1), ValueError, "weight must be at least 0"),
+        (lambda: HappierLoss(3, 2, h_rank=True), TypeError, "h_rank must be a Ramp or None, got"),
     ],
 )
 def test_bad_input(call: Callable[[], object], error: type[Exception], match: str) -> None:

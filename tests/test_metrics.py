@@ -241,6 +241,34 @@ def test_h_ap_literal() -> None:
     assert not metrics.h_ap(scores.requires_grad_(), levels).requires_grad
 
 
+def test_h_ap_that_counts_the_query_but_does_not_rank_it() -> None:
+    scores, levels = torch.tensor([[1.0, 0.5, 0.9, 0.1]]), torch.tensor([[2, 2, 1, 0]])
+    others = torch.tensor([[False, True, True, True]])
+    # Relevances 1 and 4 / 2 instead of 4 / 1: (1 + (2 + 1) / 2) / (1 + 2).
+    value = metrics.h_ap(scores, levels, alpha=2.0, mask=others, counted=others | True)
+    assert value.item() == pytest.approx(2.5 / 3, rel=1e-15)
+    alone = metrics.h_ap(scores, levels, alpha=2.0, mask=others, counted=others)
+    assert torch.equal(alone, metrics.h_ap(scores, levels, alpha=2.0, mask=others))
+    # What nobody counts has any level.
+    levels[0, 0] = -5
+    assert torch.equal(alone, metrics.h_ap(scores, levels, alpha=2.0, mask=others, counted=others))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"counted": torch.ones(2, 3)}, TypeError, "counted must be a bool tensor, got"),
+        ({"counted": torch.ones(2, 4) > 0}, ValueError, "counted must have the shape of scores"),
+        ({"alpha": 0.0}, ValueError, "alpha must be positive and finite, got 0.0"),
+        ({"relevances": torch.arange(2.0)}, ValueError, "counted must be None with relevances"),
+    ],
+)
+def test_counted_of_bad_values(options: dict, error: type[Exception], match: str) -> None:
+    counted = torch.ones(2, 3, dtype=torch.bool)
+    with pytest.raises(error, match=match):
+        metrics.h_ap(torch.rand(2, 3), torch.ones(2, 3).long(), **{"counted": counted, **options})
+
+
 # --- The losses' values converge to them ---
 
 

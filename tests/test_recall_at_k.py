@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from sodeep_fast import RecallAtKLoss, Sigmoid, simix
+from sodeep_fast import ByLevel, RecallAtKLoss, Sigmoid, simix, sup_recall
 from sodeep_fast.testing import make_scores
 
 LABELS = torch.tensor([3, 1, 3, 2, 1, 3, 1, 0, 3])
@@ -54,6 +54,12 @@ def test_both_conventions(exclude_query: bool) -> None:
 def test_cutoffs_beyond_the_items_count_as_all() -> None:
     loss, few = RecallAtKLoss((2, 100)), RecallAtKLoss((2, 9))
     assert torch.equal(loss(batch(), LABELS), few(batch(), LABELS))
+    # Not for SupRank.
+    unit = normalize(batch(), dim=-1)
+    same = LABELS[:, None] == LABELS
+    loss = RecallAtKLoss((2, 100), ByLevel(), clip=False, query_is_positive=True)
+    expected = 1 - sup_recall(unit @ unit.T, same, (2, 100)).mean()
+    torch.testing.assert_close(loss(batch(), LABELS), expected)
 
 
 def test_simix_mixes_every_pair_of_a_class_once() -> None:

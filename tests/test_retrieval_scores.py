@@ -142,8 +142,9 @@ def test_values_are_the_definitions(kind: str) -> None:
         hrank = relevance.clone()
         for i in range(23):
             for k in range(23):
-                if k != i and s[k] >= s[i]:
-                    hrank[i] += torch.minimum(relevance[i], relevance[k])
+                if k != i:
+                    outranks = compare(others, s[k] - s[i])
+                    hrank[i] += outranks * torch.minimum(relevance[i], relevance[k])
         expected = (hrank / rank).sum() / relevance.sum()
         comparator = lower if kind == "smooth" else ByLevel(lower)
         value = h_ap(scores[one], levels[one], comparator, alpha=1.5)
@@ -153,6 +154,19 @@ def test_values_are_the_definitions(kind: str) -> None:
             torch.testing.assert_close(
                 h_ap(scores[one], levels[one], comparator, relevances=given)[0], expected
             )
+
+
+def test_smooth_h_ap_of_ties_and_of_its_gradient() -> None:
+    levels = torch.tensor([[1, 1, 0]])
+    assert h_ap(torch.tensor([[0.5, 0.5, -9.0]]), levels, Sigmoid()).item() == 1.0
+    # For two levels it is Smooth-AP, whose numerator has a gradient.
+    scores, levels = case()
+    leaf, other = scores.clone().requires_grad_(), scores.clone().requires_grad_()
+    ours, expected = h_ap(leaf, levels, Sigmoid(0.1)), smooth_ap(other, levels, 0.1)
+    torch.testing.assert_close(ours, expected)
+    ours.sum().backward()
+    expected.sum().backward()
+    torch.testing.assert_close(leaf.grad, other.grad)
 
 
 def test_h_rank_of_a_ramp_is_its_definition() -> None:

@@ -70,7 +70,8 @@ def calibration_loss(
 class CalibrationLoss(RetrievalLoss):
     """`calibration_loss` of embeddings: ROADMAP's second term.
 
-    Ramzi et al., ROADMAP, NeurIPS 2021. A query is no pair with itself, as in the official program.
+    Ramzi et al., ROADMAP, NeurIPS 2021. A query is no pair with itself, as in the official program,
+    which however pairs it with its copy among references: `exclude_query=False` there.
 
     Arguments:
         pos_margin: what scores of positives should reach. Default: 0.9.

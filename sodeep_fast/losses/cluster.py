@@ -19,12 +19,13 @@ class ClusterLoss(nn.Module):
     """Cross entropy of the cosines with one learned proxy for each class, over a temperature.
 
     Ramzi et al., HAPPIER, ECCV 2022, whose network has embeddings of unit length. The proxies are
-    parameters: give them to an optimizer (HAPPIER's has a learning rate of their own).
+    parameters: give them to an optimizer (HAPPIER's has a learning rate of their own). The programs
+    of HAPPIER and SupRank call them `weight`.
 
     Arguments:
         embedding_size: D.
         num_classes: C, of the finest level.
-        temperature: positive. Default: 0.05; SupRank's is 0.1.
+        temperature: positive. Default: 0.05, that of both programs.
         normalize, chunk_size, gather: as `RetrievalLoss`; the proxies are the items.
 
     Raises:

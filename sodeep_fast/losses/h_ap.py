@@ -5,7 +5,15 @@ from typing import Any
 from torch import Tensor
 
 from sodeep_fast._checks import can_read, check_matrix, check_positive, check_scores
-from sodeep_fast.comparators import SUP_AP, ByLevel, Comparator, Ramp, Step, check_comparator
+from sodeep_fast.comparators import (
+    SUP_AP,
+    ByLevel,
+    Comparator,
+    Ramp,
+    Sigmoid,
+    Step,
+    check_comparator,
+)
 from sodeep_fast.ops.graded_precision import graded_precision
 from sodeep_fast.retrieval.hierarchical import HierarchicalLoss
 
@@ -23,9 +31,10 @@ def h_ap(
     """Returns the hierarchical average precision of every query, with a gradient.
 
     The sum over items j of (rel_j + sum over k that outrank j of min(rel_j, rel_k)) / rank_j, over
-    the sum of the rel_j. The numerator counts exactly, ties too, and has no gradient, unless
-    `h_rank` gives it one; ranks are by `comparator`. Ramzi et al., HAPPIER, ECCV 2022, whose
-    program ranks a query among its own gallery, at the highest level.
+    the sum of the rel_j. Ranks are by `comparator`. The numerator counts exactly, ties too, and has
+    no gradient, unless `h_rank` gives it one or `comparator` is a `Sigmoid`, which counts there as
+    well: SupRank's smooth H-AP. Ramzi et al., HAPPIER, ECCV 2022, whose program ranks a query among
+    its own gallery, at the highest level.
 
     Arguments:
         scores: (B, M) floating-point scores of B queries and M items, larger for more relevant.
@@ -60,8 +69,7 @@ def h_ap(
     """
     check_matrix(scores, "(B, M)")
     check_positive(alpha, "alpha")
-    if h_rank is not None and not isinstance(h_rank, Ramp):
-        raise TypeError(f"h_rank must be a Ramp or None, got {type(h_rank).__name__}")
+    _check_h_rank(h_rank)
     num_levels = None
     if relevances is not None:
         _check_relevances(relevances, scores)
@@ -69,17 +77,25 @@ def h_ap(
     comparator = SUP_AP if comparator is None else comparator
     # What a comparator counts exactly is not counted again.
     exact = isinstance(comparator, ByLevel) and comparator.same == comparator.higher == Step()
+    numerator: Comparator | None = Step() if h_rank is None else ByLevel(Step(), Step(), h_rank)
+    is_smooth = isinstance(comparator, Sigmoid) and h_rank is None
     return graded_precision(
         scores,
         levels,
         comparator,
         mask=mask,
         num_levels=num_levels,
-        numerator=Step() if h_rank is None else ByLevel(Step(), Step(), h_rank),
+        numerator=None if is_smooth else numerator,
         least=2 if exact and h_rank is None else 1,
         relevances=relevances,
         alpha=alpha,
+        soft=is_smooth,
     )
+
+
+def _check_h_rank(h_rank: object) -> None:
+    if h_rank is not None and not isinstance(h_rank, Ramp):
+        raise TypeError(f"h_rank must be a Ramp or None, got {type(h_rank).__name__}")
 
 
 def _check_relevances(relevances: Tensor, scores: Tensor) -> None:
@@ -112,16 +128,18 @@ class HierarchicalAPLoss(HierarchicalLoss):
 
     An item's level is how many labels it shares with the query. Ramzi et al., HAPPIER, ECCV 2022.
     By default a query ranks itself, at the highest level, as in the official program;
-    `exclude_query=True` gives the metric's own convention.
+    `exclude_query=True` leaves it out.
 
     Arguments:
         comparator: how ranks count. Default: `ByLevel()`, a bound by the `Sup` of the paper.
-            HAPPIER's program has `ByLevel(Sup(offset=1.44))`.
+            HAPPIER's program has `ByLevel(Sup(offset=1.44))`, SupRank's smooth H-AP
+            `Sigmoid(0.01)`.
         alpha: exponent of the relevances level^alpha / (number of items of that level), positive.
+        h_rank: a `Ramp` for the numerator; see `h_ap`. Default: None, it counts exactly.
         options: those of `RetrievalLoss`.
 
     Raises:
-        TypeError: a comparator that is none, or alpha that is not a number.
+        TypeError: a comparator that is none, alpha that is not a number, or h_rank not a `Ramp`.
         ValueError: alpha that is not positive.
 
     Example:
@@ -133,18 +151,28 @@ class HierarchicalAPLoss(HierarchicalLoss):
     """
 
     def __init__(
-        self, comparator: Comparator | None = None, alpha: float = 1.0, **options: Any
+        self,
+        comparator: Comparator | None = None,
+        alpha: float = 1.0,
+        *,
+        h_rank: Ramp | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(**options)
         self.comparator = SUP_AP if comparator is None else comparator
         check_comparator(self.comparator)
         check_positive(alpha, "alpha")
+        _check_h_rank(h_rank)
         self.alpha = alpha
+        self.h_rank = h_rank
 
     def values(self, scores: Tensor, relation: Tensor, mask: Tensor | None) -> Tensor:
         """Returns `h_ap`."""
-        return h_ap(scores, relation, self.comparator, alpha=self.alpha, mask=mask)
+        return h_ap(
+            scores, relation, self.comparator, alpha=self.alpha, h_rank=self.h_rank, mask=mask
+        )
 
     def extra_repr(self) -> str:
-        """Returns comparator, alpha and options."""
-        return f"comparator={self.comparator}, alpha={self.alpha}, {super().extra_repr()}"
+        """Returns comparator, alpha, h_rank if there is one, and options."""
+        h_rank = "" if self.h_rank is None else f"h_rank={self.h_rank}, "
+        return f"comparator={self.comparator}, alpha={self.alpha}, {h_rank}{super().extra_repr()}"

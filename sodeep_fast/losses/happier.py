@@ -3,7 +3,7 @@
 from typing import Any
 
 from sodeep_fast._checks import check_number
-from sodeep_fast.comparators import Comparator
+from sodeep_fast.comparators import Comparator, Ramp
 from sodeep_fast.losses.cluster import ClusterLoss
 from sodeep_fast.losses.h_ap import HierarchicalAPLoss
 from sodeep_fast.retrieval import CombinedLoss
@@ -13,16 +13,16 @@ class HappierLoss(CombinedLoss):
     """(1 - weight) `HierarchicalAPLoss` + weight `ClusterLoss`.
 
     Ramzi et al., HAPPIER, ECCV 2022. By default a query ranks itself, as in the official program;
-    `exclude_query=True` gives the metric's own convention. Labels are (B, L), finest first; those
-    of the finest level are classes from 0 to num_classes - 1. References are ranked, not clustered.
+    `exclude_query=True` leaves it out. Labels are (B, L), finest first; those of the finest level
+    are classes from 0 to num_classes - 1. References are ranked, not clustered.
 
     Arguments:
         embedding_size: D.
         num_classes: how many classes the finest level has.
         weight: of the clustering, the paper's lambda, in [0, 1]. Default: 0.1; some of the
             configuration files have 0.5.
-        comparator, alpha: as `HierarchicalAPLoss`; HAPPIER's program has
-            `ByLevel(Sup(offset=1.44))`.
+        comparator, alpha, h_rank: as `HierarchicalAPLoss`; HAPPIER's program has
+            `ByLevel(Sup(offset=1.44))`, and where it says `with_hrank`, h_rank=`Ramp()`.
         temperature: of the clustering. Default: 0.05.
         exclude_query: leave the query out of its gallery. Default: False.
         options: the others of `RetrievalLoss`.
@@ -46,6 +46,7 @@ class HappierLoss(CombinedLoss):
         comparator: Comparator | None = None,
         *,
         alpha: float = 1.0,
+        h_rank: Ramp | None = None,
         temperature: float = 0.05,
         exclude_query: bool = False,
         **options: Any,
@@ -56,7 +57,7 @@ class HappierLoss(CombinedLoss):
         shared = ("normalize", "chunk_size", "gather")
         of_clusters = {name: options[name] for name in shared if name in options}
         losses = [
-            HierarchicalAPLoss(comparator, alpha, exclude_query=exclude_query),
+            HierarchicalAPLoss(comparator, alpha, h_rank=h_rank, exclude_query=exclude_query),
             ClusterLoss(embedding_size, num_classes, temperature, **of_clusters),
         ]
         super().__init__(losses, [1 - weight, weight], **options)

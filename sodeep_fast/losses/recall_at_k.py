@@ -64,13 +64,13 @@ class RecallAtKLoss(RetrievalLoss):
     SupRank's recall is `RecallAtKLoss(ks, ByLevel(), clip=False, query_is_positive=True)`.
 
     Arguments:
-        ks: how many items are retrieved, each at least 1; those above the number of items count as
-            that, as in the program. Default: 1, 2, 4, 8, 16.
+        ks: how many items are retrieved, each at least 1. Default: 1, 2, 4, 8, 16.
         comparator: how ranks count. Default: `Sigmoid(0.01)`, whose 0.01 is a temperature in units
             of score: what other losses, such as `SmoothAPLoss`, call their temperature.
         temperature: of the sigmoid that asks whether a rank is within k, in units of rank,
-            positive. Default: 1.
-        clip: count at most k of the positives as found at k. Default: True.
+            positive. Default: 1. The program has one for each k: a `CombinedLoss` of one loss each.
+        clip: count at most k of the positives as found at k, and a k above the number of items as
+            that. Default: True.
         query_is_positive: count the query as its own positive. Default: False.
         simix: extend the batch by the virtual embeddings of `simix`, which query and are ranked as
             the others; a class of P becomes one of P (P + 1) / 2. Of the batch alone: no
@@ -135,7 +135,8 @@ class RecallAtKLoss(RetrievalLoss):
 
     def values(self, scores: Tensor, relation: Tensor, mask: Tensor | None) -> Tensor:
         """Returns the recall at k."""
-        ks = [max(1, min(k, scores.shape[1])) for k in self.ks]
+        most = max(1, scores.shape[1])
+        ks = [min(k, most) for k in self.ks] if self.clip else self.ks
         return recall_at(scores, relation, ks, self.comparator, self.temperature, self.clip, mask)
 
     def extra_repr(self) -> str:

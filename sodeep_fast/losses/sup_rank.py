@@ -21,13 +21,14 @@ class SupRankLoss(CombinedLoss):
     """A weighted sum of SupRank's bound of a metric and of a loss against the decomposability gap.
 
     Ramzi et al., SupRank, TPAMI 2025. By default a query ranks itself, as its own positive, as in
-    the official program, in the recall too; `exclude_query=True` gives the metric's own convention.
+    the official program, in the recall too; `exclude_query=True` leaves it out.
 
     Arguments:
         metric: "ap", "recall" (at 1, 2, 4, 8 and 16), "ndcg" or "h_ap"; the latter two take labels
             (B, L), finest first.
-        gap: the other loss, such as `ClusterLoss(embedding_size, num_classes, 0.1)` for
-            hierarchies. Default: `CalibrationLoss()`, of the finest level.
+        gap: the other loss. Default: `CalibrationLoss()`, of the finest level. The program has
+            `ClusterLoss(embedding_size, num_classes)` for "ndcg" and "h_ap", and in some of its
+            configuration files for the others.
         weights: of both. Default: 0.9 and 0.1; for the recall 0.5 and 0.5, the program's.
         comparator: how less relevant items are counted. Default: `Sup()`; the configuration files
             have `Sup(offset=1.44)`.
@@ -43,7 +44,7 @@ class SupRankLoss(CombinedLoss):
         >>> loss = sodeep_fast.SupRankLoss("recall")
         >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
         >>> loss(embeddings, torch.tensor([0, 1, 0, 1]))
-        tensor(0.5476)
+        tensor(0.5410)
     """
 
     def __init__(

@@ -20,7 +20,8 @@ def average_precision(scores: Tensor, labels: Tensor, *, mask: Tensor | None = N
         mask: (..., n) bool, True where valid. Default: all valid.
 
     Returns:
-        (...) float64 in (0, 1]. NaN where the row has no (valid) positive, or a NaN.
+        (...) float64 in (0, 1]. NaN where the row has no (valid) positive, which SupRank's program
+        counts as 0, or a NaN.
 
     Raises:
         TypeError: complex values, or a mask that is not bool.
@@ -49,10 +50,10 @@ def average_precision(scores: Tensor, labels: Tensor, *, mask: Tensor | None = N
 def recall_at_k(scores: Tensor, labels: Tensor, k: int, *, mask: Tensor | None = None) -> Tensor:
     """Returns, for every row, whether a positive is among its k best items.
 
-    The recall@k of retrieval benchmarks (the hit rate): its mean over rows is the share of queries
-    that found one. SoDeep (Engilberge et al., CVPR 2019), eq. (8), for several positives too. Ties
-    count against the row: an item of another label with the same score comes first, so constant
-    scores find nothing.
+    The recall@k of retrieval benchmarks (the hit rate): its `nanmean` over rows is the share of the
+    queries with a positive that found one. SoDeep (Engilberge et al., CVPR 2019), eq. (8), for
+    several positives too. Ties count against the row: an item of another label with the same score
+    comes first, so constant scores find nothing.
 
     Arguments:
         scores: (..., n) real values, floating point or integer, larger for likelier.
@@ -61,7 +62,8 @@ def recall_at_k(scores: Tensor, labels: Tensor, k: int, *, mask: Tensor | None =
         mask: (..., n) bool, True where valid. Default: all valid.
 
     Returns:
-        (...) float64, 0 or 1. NaN where the row has no (valid) positive, or a NaN.
+        (...) float64, 0 or 1. NaN where the row has no (valid) positive, or a NaN. The programs of
+        Smooth-AP, ROADMAP, HAPPIER, SupRank and Recall@k count the former as 0.
 
     Raises:
         TypeError: complex values, a mask that is not bool, or k that is not an integer.

@@ -3,7 +3,14 @@
 import torch
 from torch import Tensor
 
-from sodeep_fast._checks import check_count, check_levels, check_mask, check_real
+from sodeep_fast._checks import (
+    check_count,
+    check_levels,
+    check_mask,
+    check_matrix,
+    check_positive,
+    check_real,
+)
 from sodeep_fast.comparators import Step
 from sodeep_fast.losses.h_ap import h_ap as smooth_h_ap
 from sodeep_fast.ops.hard_rank import hard_rank
@@ -67,11 +74,14 @@ def h_ap(
     relevances: Tensor | None = None,
     alpha: float = 1.0,
     mask: Tensor | None = None,
+    counted: Tensor | None = None,
 ) -> Tensor:
     """Returns the hierarchical average precision of every row.
 
     `sodeep_fast.h_ap` with exact ranks, in which tied items come in together. For two levels it is
-    the average precision. Ramzi et al., HAPPIER, ECCV 2022.
+    the average precision. Ramzi et al., HAPPIER, ECCV 2022. Its program and SupRank's leave the
+    query out of the ranking, yet count it among the items of its level: have it in `counted`,
+    not in `mask`.
 
     Arguments:
         scores: (B, n) floating-point values, larger for more relevant.
@@ -81,20 +91,47 @@ def h_ap(
             zero. Default: level^alpha over the number of the row's items of that level.
         alpha: exponent of the default relevances, positive.
         mask: (B, n) bool, True where valid. Default: all valid.
+        counted: (B, n) bool, True for the items that the default relevances count. Default: those
+            that are valid.
 
     Returns:
         (B,) float64 in (0, 1]. NaN where no (valid) item is relevant, or where a score is not
         finite.
 
     Raises:
-        TypeError, ValueError: as `sodeep_fast.h_ap`.
+        TypeError, ValueError: as `sodeep_fast.h_ap`; both relevances and counted.
 
     Example:
         >>> import torch
         >>> from sodeep_fast import metrics
         >>> metrics.h_ap(torch.tensor([[0.9, 0.8, 0.7, 0.1]]), torch.tensor([[1, 2, 0, 1]]))
         tensor([0.7083], dtype=torch.float64)
+        >>> scores, levels = torch.tensor([[1.0, 0.5, 0.9, 0.1]]), torch.tensor([[2, 2, 1, 0]])
+        >>> others = torch.tensor([[False, True, True, True]])  # all but the query itself
+        >>> metrics.h_ap(scores, levels, alpha=2.0, mask=others, counted=torch.ones_like(others))
+        tensor([0.8333], dtype=torch.float64)
     """
     if isinstance(scores, Tensor) and scores.is_floating_point():
         scores = scores.detach().double()
+    if counted is not None:
+        if relevances is not None:
+            raise ValueError("counted must be None with relevances, which need no counts, got both")
+        check_matrix(scores, "(B, n)")
+        check_mask(mask, scores)
+        check_mask(counted, scores, "counted")
+        relevances = _relevances(levels, scores, alpha, mask, counted)
     return smooth_h_ap(scores, levels, Step(), relevances=relevances, alpha=alpha, mask=mask)
+
+
+def _relevances(
+    levels: Tensor, scores: Tensor, alpha: float, mask: Tensor | None, counted: Tensor
+) -> Tensor:
+    """Returns (B, L): level^alpha over the number of counted items of that level."""
+    known = None if mask is None else mask | counted
+    num_levels = check_levels(levels, scores, mask=known)
+    check_positive(alpha, "alpha")
+    level = torch.arange(num_levels, dtype=scores.dtype, device=scores.device)
+    numbers = scores.new_zeros(len(scores), num_levels)
+    found = levels.long().masked_fill(~counted, 0)
+    numbers.scatter_add_(-1, found, counted.to(numbers.dtype))
+    return level**alpha / numbers.clamp(min=1)

@@ -241,8 +241,11 @@ def read_released(
             "reads it"
         )
     data = io.BytesIO(path.read_bytes())
+    # On leaving, torch forgets all that it was given, what the caller has declared safe too.
+    known = torch.serialization.get_safe_globals()
+    released = [name for name in _released_globals() if name not in known]
     try:
-        with torch.serialization.safe_globals(_released_globals()), warnings.catch_warnings():
+        with torch.serialization.safe_globals(released), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             content = torch.load(data, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
