@@ -50,7 +50,7 @@ total=490 grace=20 deadline=525
 # The shares, of which those of steps that are not wanted fall to the others.
 steps=(build doctor resources test large bench networks losses sweep profile memcheck racecheck)
 declare -A share=(
-  [build]=130 [doctor]=10 [resources]=30 [test]=100 [large]=25 [bench]=80 [networks]=45 [losses]=70
+  [build]=130 [doctor]=10 [resources]=45 [test]=100 [large]=25 [bench]=80 [networks]=45 [losses]=70
   [sweep]=45 [profile]=15 [memcheck]=20 [racecheck]=20 [cnn]=200 [lstm]=200
 )
 declare -A members=(
@@ -142,7 +142,7 @@ if wanted test; then
   # Besides the tests of the kernels, those that other files run on every device. The project's own
   # pythonpath is the clone. Warnings of a torch that we did not choose are shown, not errors.
   mapfile -t shared < <(grep -l DEVICES tests/test_*.py)
-  pytest=("${python[@]}" -m pytest tests/*_gpu.py "${shared[@]}" -k "gpu or cuda" -q
+  pytest=("${python[@]}" -m pytest tests/*_gpu.py "${shared[@]}" -k "gpu or cuda" -v
     -p no:cacheprovider -p bench.pytest_limit -o pythonpath="$build/lib" -W default --durations=10)
   # Compiling kernels takes most of the time, and most processors are idle.
   parallel=()
@@ -171,11 +171,15 @@ if wanted profile; then
   if [[ $arch == none ]] || ! command -v compute-sanitizer >/dev/null; then
     echo "no memory checker here: memcheck and racecheck did not run" >>"$summary"
   else
+    # Each tensor its own allocation, or the checker would see those of PyTorch's large blocks alone.
+    declare -A checker=(
+      [memcheck]="env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --report-api-errors no"
+      [racecheck]=compute-sanitizer
+    )
     for tool in memcheck racecheck; do
       allot "$tool"
-      step "$tool" "$out/profile.log" \
-        compute-sanitizer --tool "$tool" --error-exitcode 9 "${profile[@]}" --exercise \
-        --until "$until"
+      step "$tool" "$out/profile.log" ${checker[$tool]} --tool "$tool" --error-exitcode 9 \
+        "${profile[@]}" --exercise --until "$until"
     done
   fi
 fi

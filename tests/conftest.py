@@ -81,6 +81,18 @@ def same_weights_and_one_thread(same_weights: None, set_threads: Callable[[int],
     set_threads(1)
 
 
+@pytest.fixture
+def needs_gpu_memory() -> Callable[[int], None]:
+    """Skips a test unless so many GB of a GPU are free, with what PyTorch keeps of other tests."""
+
+    def check(gigabytes: int) -> None:
+        torch.cuda.empty_cache()
+        if torch.cuda.mem_get_info()[0] < gigabytes * 1e9:
+            pytest.skip(f"needs {gigabytes} GB of free GPU memory")
+
+    return check
+
+
 @pytest.fixture(scope="session")
 def kernel_resources(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """Compiles every GPU kernel, in a process of its own: here Triton may be interpreting."""

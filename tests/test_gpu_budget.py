@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from bench.gpu_budget import LEFT_OUT, Budget
+from bench.pytest_limit import COMPILATION
 
 ROOT = Path(__file__).parent.parent
 
@@ -31,6 +32,7 @@ def pytest_on(tmp_path, *options):
         "import pytest\n"
         "@pytest.mark.parametrize('k', range(3))\ndef test_many(k): pass\n"
         "def test_last(): pass\n"
+        "def test_compile(): pass\n"
     )
     command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "--rootdir"]
     command += [str(tmp_path), "-p", "bench.pytest_limit", *options, str(tmp_path)]
@@ -40,11 +42,17 @@ def pytest_on(tmp_path, *options):
 def test_tests_come_breadth_first(tmp_path):
     out = pytest_on(tmp_path)
     order = [line.split("::")[1].split()[0] for line in out.splitlines() if "PASSED" in line]
-    assert order == ["test_many[0]", "test_last", "test_many[1]", "test_many[2]"]
+    assert " ".join(order) == "test_many[0] test_last test_compile test_many[1] test_many[2]"
     assert LEFT_OUT not in out
 
 
 def test_tests_without_time_are_skipped_and_counted(tmp_path):
     out = pytest_on(tmp_path, "--until", "1")
-    assert "4 skipped" in out
-    assert f"{LEFT_OUT}: 4 tests (test_many; test_last)" in out
+    assert "5 skipped" in out
+    assert f"{LEFT_OUT}: 5 tests (test_many; test_last; test_compile)" in out
+
+
+def test_the_compiler_is_not_begun_with_in_the_last_seconds(tmp_path):
+    out = pytest_on(tmp_path, "--until", str(time.time() + COMPILATION - 1))
+    assert "4 passed, 1 skipped" in out
+    assert f"{LEFT_OUT}: 1 tests (test_compile)" in out

@@ -1,5 +1,7 @@
 """rank_counts on a GPU: every comparator, dtype and derivative against the float64 reference."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -242,10 +244,9 @@ def test_cuda_graph() -> None:
 
 
 @pytest.mark.large
-def test_more_elements_than_32_bits_count() -> None:
+def test_more_elements_than_32_bits_count(needs_gpu_memory: Callable[[int], None]) -> None:
     """Offsets beyond 2^31: the last rows come out as they do alone."""
-    if torch.cuda.mem_get_info()[0] < 60e9:
-        pytest.skip("needs 60 GB of free GPU memory")
+    needs_gpu_memory(60)
     torch.use_deterministic_algorithms(False)  # which would fill the outputs first
     rows, items = (1 << 19) + 3, 4096
     scores = torch.rand(rows, items, device="cuda")

@@ -1,5 +1,7 @@
 """soft_histogram and AP_Q on a GPU, against the CPU's float64 kernels and against themselves."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -153,10 +155,9 @@ def test_another_device() -> None:
 
 
 @pytest.mark.large
-def test_more_elements_than_32_bits_count() -> None:
+def test_more_elements_than_32_bits_count(needs_gpu_memory: Callable[[int], None]) -> None:
     """Offsets beyond 2^31: the last rows come out as they do alone."""
-    if torch.cuda.mem_get_info()[0] < 60e9:
-        pytest.skip("needs 60 GB of free GPU memory")
+    needs_gpu_memory(60)
     torch.use_deterministic_algorithms(False)  # which would fill the outputs first
     rows = (1 << 25) + 3
     scores = torch.rand(rows, 64, device="cuda")

@@ -319,11 +319,10 @@ def test_auto_picks_the_linear_method_for_long_rows(monkeypatch):
 
 @pytest.mark.large
 @every_route
-def test_more_elements_than_32_bits_count(backend, method):
+def test_more_elements_than_32_bits_count(backend, method, needs_gpu_memory):
     """Offsets beyond 2^31: the last rows come out as they do alone."""
     rows, n = (1 << 25) + 3, 64
-    if torch.cuda.mem_get_info()[0] < 60e9:
-        pytest.skip("needs 60 GB of free GPU memory")
+    needs_gpu_memory(60)
     torch.use_deterministic_algorithms(False)  # which would fill the outputs first
     scores = torch.rand(rows, n, device="cuda")
     grad = torch.arange(float(n), device="cuda").expand(rows, n)

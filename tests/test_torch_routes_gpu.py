@@ -151,11 +151,12 @@ def test_compile(name: str) -> None:
 
 
 @pytest.mark.large
-def test_hard_rank_of_more_elements_than_32_bits_count() -> None:
+def test_hard_rank_of_more_elements_than_32_bits_count(
+    needs_gpu_memory: Callable[[int], None],
+) -> None:
     """Offsets beyond 2^31: the last rows come out as they do alone."""
     # Positions and orders are 64-bit, and a few of them live at once.
-    if torch.cuda.mem_get_info()[0] < 130e9:
-        pytest.skip("needs 130 GB of free GPU memory")
+    needs_gpu_memory(130)
     torch.use_deterministic_algorithms(False)
     rows = (1 << 25) + 3
     scores = torch.rand(rows, 64, dtype=torch.float16, device="cuda")

@@ -64,7 +64,7 @@ def interleave(
     that the next one pays for; on the CPU, memory that was freed once stays with the process.
 
     Arguments:
-        calls: what to time, already warm.
+        calls: what to time.
         seconds: time to spend on each call; a slow one drops out of the rounds when it is spent.
         min_rounds: rounds that every call gets, however slow.
         max_rounds: rounds after which even a fast one stops.
@@ -81,6 +81,8 @@ def interleave(
     """
     if device == "cpu":
         keep_freed_memory()
+    for call in calls.values():
+        call()  # what one compiled, the building of the next may have dropped
     repeats = {
         key: max(1, min(1000, math.ceil(SHORTEST_SAMPLE / max(time_call(call, 1, device), 1e-9))))
         for key, call in calls.items()
