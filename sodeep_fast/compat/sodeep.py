@@ -83,7 +83,7 @@ def model_loader(
     Raises:
         RuntimeError: weights that do not fit the sorter.
         TypeError: a length that is not an integer.
-        ValueError: an unknown type, or a length that is missing or that the type does not take.
+        ValueError: an unknown type, or a length that is missing or that the type does not accept.
 
     Example:
         >>> from sodeep_fast.compat.sodeep import model_loader

@@ -34,7 +34,7 @@ def calibration_loss(
     batches agree on the scores, so that average precisions of batches average to that of the set.
 
     Arguments:
-        scores: (B, M) floating-point scores of B queries and M items, larger for more alike.
+        scores: (B, M) floating-point scores of B queries and M items, larger for more similar.
         labels: (B, M) 1 where query and item belong together and 0 elsewhere, of any real dtype.
         pos_margin: what scores of positives should reach; the paper's alpha. Default: 0.9.
         neg_margin: what scores of negatives should not exceed; the paper's beta. Default: 0.6.
@@ -48,8 +48,8 @@ def calibration_loss(
     Raises:
         TypeError: scores that are not floating point, a mask that is not bool, a margin that is not
             a number.
-        ValueError: scores that are not a matrix, labels or mask of another shape or device, labels
-            that are not binary, a margin that is not finite, or an unknown average.
+        ValueError: scores that are not a matrix, labels or a mask of a different shape or device,
+            labels that are not binary, a margin that is not finite, or an unknown average.
 
     Example:
         >>> import torch, sodeep_fast

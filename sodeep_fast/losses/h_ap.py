@@ -56,10 +56,10 @@ def h_ap(
 
     Raises:
         TypeError: scores or relevances that are not floating point, levels that are neither integer
-            nor bool, a mask that is not bool, a comparator that is none, or h_rank not a `Ramp`.
-        ValueError: scores that are not a matrix, another tensor of another shape or device, levels
-            out of range, alpha that is not positive, or relevances that are not as above; their
-            values are looked at on the CPU alone, and not by `torch.compile` or `torch.func`.
+            nor bool, a mask that is not bool, an invalid comparator, or h_rank not a `Ramp`.
+        ValueError: scores that are not a matrix, other tensors of a different shape or device,
+            levels out of range, alpha that is not positive, or relevances that are not as above;
+            their values are looked at on the CPU alone, and not by `torch.compile` or `torch.func`.
 
     Example:
         >>> import torch, sodeep_fast
@@ -139,7 +139,8 @@ class HierarchicalAPLoss(HierarchicalLoss):
         options: those of `RetrievalLoss`.
 
     Raises:
-        TypeError: a comparator that is none, alpha that is not a number, or h_rank not a `Ramp`.
+        TypeError: an invalid comparator, alpha that is not a number, or h_rank that is not a
+            `Ramp`.
         ValueError: alpha that is not positive.
 
     Example:

@@ -15,7 +15,7 @@ def hard_ap(scores: Tensor, labels: Tensor, *, mask: Tensor | None = None) -> Te
     precision of the scores.
 
     Arguments:
-        scores: (B, M) floating-point scores of B queries and M items, larger for more alike.
+        scores: (B, M) floating-point scores of B queries and M items, larger for more similar.
         labels: (B, M) 1 where query and item belong together and 0 elsewhere, of any real dtype.
         mask: (B, M) bool, True where the item is in the query's gallery. Default: all are.
 
@@ -25,8 +25,8 @@ def hard_ap(scores: Tensor, labels: Tensor, *, mask: Tensor | None = None) -> Te
 
     Raises:
         TypeError: scores that are not floating point, or a mask that is not bool.
-        ValueError: scores that are not a matrix, labels or mask of another shape or device, or
-            labels that are not binary.
+        ValueError: scores that are not a matrix, labels or a mask of a different shape or device,
+            or labels that are not binary.
 
     Example:
         >>> import torch, sodeep_fast

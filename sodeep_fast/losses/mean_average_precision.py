@@ -19,10 +19,10 @@ def mean_average_precision_loss(
 
     Arguments:
         scores: (d, C) floating-point scores of d items for C classes, larger for likelier.
-        labels: (d, C) 1 where the item has the class and 0 elsewhere, of any real dtype. On a GPU
-            labels other than bool are checked by waiting for their values.
+        labels: (d, C) 1 where the item has the class and 0 elsewhere, of any real dtype. On a GPU,
+            checking labels other than bool waits for their values.
         sorter: scores (C, d) -> ranks (C, d). Its attribute `normalize` says whether its ranks are
-            divided by d; a sorter without it is taken to divide, as SoDeep's do.
+            divided by d; a sorter without it is assumed to divide, as SoDeep's do.
         reduction: "sum" over all positives, as in the paper, or their "mean", which stays within
             (0, 1] whatever C and the number of positives. Default: "sum".
 
@@ -30,10 +30,10 @@ def mean_average_precision_loss(
         A scalar. Classes without a positive are left out; if all are, 0, still with a graph.
 
     Raises:
-        TypeError: scores that are not floating point, complex labels, or a sorter that cannot be
-            called.
-        ValueError: scores that are not a matrix, labels of another shape or device or not binary,
-            an unknown reduction, or a sorter that returns another shape.
+        TypeError: scores that are not floating point, complex labels, or a sorter that is not
+            callable.
+        ValueError: scores that are not a matrix, labels that are not binary or have a different
+            shape or device, an unknown reduction, or a sorter that returns a different shape.
 
     Example:
         >>> import torch, sodeep_fast
@@ -57,15 +57,15 @@ def mean_average_precision_loss(
 class MeanAveragePrecisionLoss(nn.Module):
     """The soft ranks of the positives: the module form of `mean_average_precision_loss`.
 
-    SoDeep (Engilberge et al., CVPR 2019), eq. (7). A module given as sorter is a submodule: its
-    parameters are this module's, to be frozen or trained with the rest.
+    SoDeep (Engilberge et al., CVPR 2019), eq. (7). A sorter that is a module becomes a submodule,
+    so its parameters are frozen or trained with the rest.
 
     Arguments:
         sorter: scores (C, d) -> ranks (C, d), as in `mean_average_precision_loss`.
         reduction: "sum" over all positives, as in the paper, or their "mean". Default: "sum".
 
     Raises:
-        TypeError: a sorter that cannot be called.
+        TypeError: a sorter that is not callable.
         ValueError: an unknown reduction.
 
     Example:

@@ -40,8 +40,8 @@ def smooth_ndcg(
     Raises:
         TypeError: scores that are not floating point, levels that are neither integer nor bool, a
             mask that is not bool, or tau not a number.
-        ValueError: scores that are not a matrix, levels or mask of another shape or device, levels
-            out of range, or tau not positive.
+        ValueError: scores that are not a matrix, levels or a mask of a different shape or device,
+            levels out of range, or tau not positive.
 
     Example:
         >>> import torch, sodeep_fast
@@ -119,7 +119,7 @@ class NDCGLoss(HierarchicalLoss):
         options: those of `RetrievalLoss`.
 
     Raises:
-        TypeError: a comparator that is none.
+        TypeError: an invalid comparator.
 
     Example:
         >>> import torch, sodeep_fast

@@ -32,9 +32,9 @@ def quantized_ap(
     little precision at any number of bins.
 
     Arguments:
-        scores: (B, M) floating-point scores of B queries and M items, larger for more alike.
-        labels: (B, M) 1 where query and item belong together and 0 elsewhere, of any real dtype.
-            On a GPU labels other than bool are checked by waiting for their values.
+        scores: (B, M) floating-point scores of B queries and M items, larger for more similar.
+        labels: (B, M) 1 where query and item belong together and 0 elsewhere, of any real dtype. On
+            a GPU, checking labels other than bool waits for their values.
         bins: number of bins. The paper's is 20, the official program's default 25.
         low: centre of the lowest bin, in units of score; no gradient below it. The official
             program's default is 0, where negative scores learn nothing.
@@ -49,8 +49,9 @@ def quantized_ap(
     Raises:
         TypeError: scores that are not floating point, a mask that is not bool, bins not an integer,
             low or high not a number.
-        ValueError: scores that are not a matrix, labels or mask of another shape or device, labels
-            that are not binary, bins below 1, low not below high, or a backend that is not there.
+        ValueError: scores that are not a matrix, labels or a mask of a different shape or device,
+            labels that are not binary, bins below 1, low not below high, or a backend that is not
+            there.
 
     Example:
         >>> import torch, sodeep_fast
@@ -88,7 +89,7 @@ def tie_aware_quantized_ap(
     between one and two items, and the gradient is bounded. More bins do not rid it of its error.
 
     Arguments:
-        scores: (B, M) floating-point scores of B queries and M items, larger for more alike.
+        scores: (B, M) floating-point scores of B queries and M items, larger for more similar.
         labels: (B, M) 1 where query and item belong together and 0 elsewhere, of any real dtype.
         simplified: False for the full form. Default: True.
         bins, low, high, mask, backend: as in `quantized_ap`.

@@ -29,9 +29,9 @@ def rank_triplet_loss(
     (Engilberge et al., CVPR 2019), eq. (9) and (10).
 
     Arguments:
-        scores: (B, M) floating-point scores of B queries and M items, larger for more alike.
+        scores: (B, M) floating-point scores of B queries and M items, larger for more similar.
         sorter: scores (b, n) -> ranks (b, n), called with (B, M) and with (M, B). Its attribute
-            `normalize` says whether its ranks are divided by n; a sorter without it is taken to
+            `normalize` says whether its ranks are divided by n; a sorter without it is assumed to
             divide, as SoDeep's do.
         margin: in units of rank / n, at least 0; the paper's alpha.
         hardest: how many negatives of a query are summed over. Default: 1, as in the paper.
@@ -45,10 +45,10 @@ def rank_triplet_loss(
 
     Raises:
         TypeError: scores that are not floating point, positives that are not bool, a margin or a
-            `hardest` that is not a number, or a sorter that cannot be called.
+            `hardest` that is not a number, or a sorter that is not callable.
         ValueError: scores that are not a matrix (a square one where positives are not given),
-            positives of another shape or device, a negative margin, `hardest` below 1, or a sorter
-            that returns another shape.
+            positives of a different shape or device, a negative margin, `hardest` below 1, or a
+            sorter that returns a different shape.
 
     Example:
         >>> import torch, sodeep_fast
@@ -93,8 +93,8 @@ def _one_way(
 class RankTripletLoss(nn.Module):
     """A triplet loss on ranks with the hardest negatives: the module form of `rank_triplet_loss`.
 
-    SoDeep (Engilberge et al., CVPR 2019), eq. (9) and (10). A module given as sorter is a
-    submodule: its parameters are this module's, to be frozen or trained with the rest.
+    SoDeep (Engilberge et al., CVPR 2019), eq. (9) and (10). A sorter that is a module becomes a
+    submodule, so its parameters are frozen or trained with the rest.
 
     Arguments:
         sorter: scores (b, n) -> ranks (b, n), as in `rank_triplet_loss`.
@@ -102,7 +102,7 @@ class RankTripletLoss(nn.Module):
         hardest: how many negatives of a query are summed over. Default: 1, as in the paper.
 
     Raises:
-        TypeError: a sorter that cannot be called, or a margin or a `hardest` that is not a number.
+        TypeError: a sorter that is not callable, or a margin or a `hardest` that is not a number.
         ValueError: a negative margin, or `hardest` below 1.
 
     Example:

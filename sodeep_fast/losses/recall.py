@@ -31,7 +31,7 @@ def smooth_recall(
     paper's equation the query is not in the gallery: leave it out by `mask`.
 
     Arguments:
-        scores: (B, M) floating-point scores of B queries and M items, larger for more alike.
+        scores: (B, M) floating-point scores of B queries and M items, larger for more similar.
         labels: (B, M) 1 where query and item belong together and 0 elsewhere, of any real dtype.
         ks: how many items are retrieved, each at least 1.
         tau: temperature of the sigmoids that count the ranks, in units of score: what other losses
@@ -41,15 +41,15 @@ def smooth_recall(
         mask: (B, M) bool, True where the item is in the query's gallery. Default: all are.
 
     Returns:
-        (B,) values in [0, 1) if `clip`; NaN where a query has no positive, without a gradient, so
-        that `torch.nanmean` leaves it out, and where one of its scores is not finite. A perfect
+        (B,) values in [0, 1) if `clip`; NaN if one of its scores is not finite, or if a query has
+        no positive; the latter NaN has no gradient, so `torch.nanmean` leaves it out. A perfect
         order does not reach 1.
 
     Raises:
         TypeError: scores that are not floating point, a mask that is not bool, ks that are not
             integers, or a temperature that is not a number.
-        ValueError: scores that are not a matrix, labels or mask of another shape or device, labels
-            that are not binary, no ks or one below 1, or a temperature that is not positive.
+        ValueError: scores that are not a matrix, labels or a mask of a different shape or device,
+            labels that are not binary, no ks or one below 1, or a temperature that is not positive.
 
     Example:
         >>> import torch, sodeep_fast
@@ -77,7 +77,7 @@ def sup_recall(
     ranks a query among its own gallery, as its own positive, and does not clip.
 
     Arguments:
-        scores: (B, M) floating-point scores of B queries and M items, larger for more alike.
+        scores: (B, M) floating-point scores of B queries and M items, larger for more similar.
         labels: (B, M) 1 where query and item belong together and 0 elsewhere, of any real dtype.
         ks: how many items are retrieved, each at least 1.
         comparator: how negatives are counted. Default: `Sup()`.

@@ -79,8 +79,8 @@ class RecallAtKLoss(RetrievalLoss):
         options: those of `RetrievalLoss`.
 
     Raises:
-        TypeError: ks that are not integers, a comparator that is none, or a temperature that is
-            not a number.
+        TypeError: ks that are not integers, an invalid comparator, or a temperature that is not a
+            number.
         ValueError: no ks or one below 1, or a temperature that is not positive.
 
     Example:

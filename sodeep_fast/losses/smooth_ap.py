@@ -16,24 +16,24 @@ def smooth_ap(
     """Returns the smooth average precision of every query.
 
     The mean over its positives of (1 + the positives that outrank it) / (1 + all that do), counted
-    by sigmoids. Brown et al., Smooth-AP, ECCV 2020. The official program ranks a query among its
-    own gallery, as its own positive; leave it out by `mask` for what the metric does.
+    by sigmoids. Brown et al., Smooth-AP, ECCV 2020. The official program keeps a query in its own
+    gallery, as its own positive; exclude it by `mask` to follow the metric.
 
     Arguments:
-        scores: (B, M) floating-point scores of B queries and M items, larger for more alike.
-        labels: (B, M) 1 where query and item belong together and 0 elsewhere, of any real dtype.
-            On a GPU labels other than bool are checked by waiting for their values.
+        scores: (B, M) floating-point scores of B queries and M items, larger for more similar.
+        labels: (B, M) 1 where query and item belong together and 0 elsewhere, of any real dtype. On
+            a GPU, checking labels other than bool waits for their values.
         tau: temperature of the sigmoids, in units of score.
         mask: (B, M) bool, True where the item is in the query's gallery. Default: all are.
 
     Returns:
-        (B,) values in (0, 1]; NaN where a query has no positive, without a gradient, so that
-        `torch.nanmean` leaves it out, and where one of its scores is not finite.
+        (B,) values in (0, 1]; NaN if one of its scores is not finite, or if a query has no
+        positive; the latter NaN has no gradient, so `torch.nanmean` leaves it out.
 
     Raises:
         TypeError: scores that are not floating point, a mask that is not bool, tau not a number.
-        ValueError: scores that are not a matrix, labels or mask of another shape or device, labels
-            that are not binary, or tau not positive.
+        ValueError: scores that are not a matrix, labels or a mask of a different shape or device,
+            labels that are not binary, or tau not positive.
 
     Example:
         >>> import torch, sodeep_fast

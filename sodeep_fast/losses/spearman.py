@@ -31,20 +31,21 @@ def spearman_loss(
         predictions: (..., n) floating-point scores; every row is one group of n observations.
         targets: (..., n) real values to be ordered alike, floating point or integer.
         sorter: scores (b, n) -> ranks (b, n). Its attribute `normalize` says whether its ranks are
-            divided by n; a sorter without it is taken to divide, as SoDeep's do.
+            divided by n; a sorter without it is assumed to divide, as SoDeep's do.
         mask: (..., n) bool, True where valid, for groups of different sizes; the sorter then has to
             take `mask=` as well. Default: all valid.
 
     Returns:
         The mean over the rows with two or more valid entries: 0 for equal orders and 2 for opposite
-        ones without ties, up to the softness of the ranks. 0 if there is no such row, still with a
-        graph; so (b, 1) predictions, which are b groups of one observation, give 0, and a warning.
+        ones without ties, up to the softness of the ranks. 0, still with a graph, if there is no
+        such row; so (b, 1) predictions, which are b groups of one observation, give 0, and a
+        warning.
 
     Raises:
         TypeError: predictions that are not floating point, complex targets, a mask that is not bool
-            or a sorter that cannot be called.
-        ValueError: scalar tensors, targets or mask of another shape or device, or a sorter that
-            returns another shape.
+            or a sorter that is not callable.
+        ValueError: scalar tensors, targets or a mask of a different shape or device, or a sorter
+            that returns a different shape.
 
     Example:
         >>> import torch, sodeep_fast
@@ -86,14 +87,14 @@ def spearman_loss(
 class SpearmanLoss(nn.Module):
     """One minus Spearman's rank correlation: the module form of `spearman_loss`.
 
-    SoDeep (Engilberge et al., CVPR 2019), eq. (2). A module given as sorter is a submodule: its
-    parameters are this module's, to be frozen or trained with the rest.
+    SoDeep (Engilberge et al., CVPR 2019), eq. (2). A sorter that is a module becomes a submodule,
+    so its parameters are frozen or trained with the rest.
 
     Arguments:
         sorter: scores (b, n) -> ranks (b, n), as in `spearman_loss`.
 
     Raises:
-        TypeError: a sorter that cannot be called.
+        TypeError: a sorter that is not callable.
 
     Example:
         >>> import torch, sodeep_fast

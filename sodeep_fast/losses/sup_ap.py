@@ -15,25 +15,25 @@ def sup_ap(
     """Returns SupAP's lower bound of the average precision of every query.
 
     Positives are counted exactly and have a gradient through negatives alone, which are counted by
-    `comparator`. Ramzi et al., ROADMAP, NeurIPS 2021. The official program ranks a query among its
-    own gallery, as its own positive; leave it out by `mask` for what the metric does.
+    `comparator`. Ramzi et al., ROADMAP, NeurIPS 2021. The official program keeps a query in its own
+    gallery, as its own positive; exclude it by `mask` to follow the metric.
 
     Arguments:
-        scores: (B, M) floating-point scores of B queries and M items, larger for more alike.
+        scores: (B, M) floating-point scores of B queries and M items, larger for more similar.
         labels: (B, M) 1 where query and item belong together and 0 elsewhere, of any real dtype.
         comparator: how negatives are counted; `Sup` lists the published variants. Default:
             `Sup()`, the paper's.
         mask: (B, M) bool, True where the item is in the query's gallery. Default: all are.
 
     Returns:
-        (B,) values in (0, 1]; NaN where a query has no positive, without a gradient, so that
-        `torch.nanmean` leaves it out, and where one of its scores is not finite.
+        (B,) values in (0, 1]; NaN if one of its scores is not finite, or if a query has no
+        positive; the latter NaN has no gradient, so `torch.nanmean` leaves it out.
 
     Raises:
-        TypeError: scores that are not floating point, a mask that is not bool, or a comparator that
-            is none.
-        ValueError: scores that are not a matrix, labels or mask of another shape or device, or
-            labels that are not binary.
+        TypeError: scores that are not floating point, a mask that is not bool, or an invalid
+            comparator.
+        ValueError: scores that are not a matrix, labels or a mask of a different shape or device,
+            or labels that are not binary.
 
     Example:
         >>> import torch, sodeep_fast
@@ -57,7 +57,7 @@ class SupAPLoss(RetrievalLoss):
         options: those of `RetrievalLoss`.
 
     Raises:
-        TypeError: a comparator that is none.
+        TypeError: an invalid comparator.
 
     Example:
         >>> import torch, sodeep_fast

@@ -25,8 +25,8 @@ def average_precision(scores: Tensor, labels: Tensor, *, mask: Tensor | None = N
 
     Raises:
         TypeError: complex values, or a mask that is not bool.
-        ValueError: scalar tensors, labels or mask of another shape or device, or labels that are
-            not binary.
+        ValueError: scalar tensors, labels or a mask of a different shape or device, or labels that
+            are not binary.
 
     Example:
         >>> import torch
@@ -67,8 +67,8 @@ def recall_at_k(scores: Tensor, labels: Tensor, k: int, *, mask: Tensor | None =
 
     Raises:
         TypeError: complex values, a mask that is not bool, or k that is not an integer.
-        ValueError: scalar tensors, labels or mask of another shape or device, labels that are not
-            binary, or k below 1.
+        ValueError: scalar tensors, labels or a mask of a different shape or device, labels that are
+            not binary, or k below 1.
 
     Example:
         >>> import torch
@@ -109,8 +109,8 @@ def r_precision(scores: Tensor, labels: Tensor, *, mask: Tensor | None = None) -
 
     Raises:
         TypeError: complex values, or a mask that is not bool.
-        ValueError: scalar tensors, labels or mask of another shape or device, or labels that are
-            not binary.
+        ValueError: scalar tensors, labels or a mask of a different shape or device, or labels that
+            are not binary.
 
     Example:
         >>> import torch
@@ -139,8 +139,8 @@ def map_at_r(scores: Tensor, labels: Tensor, *, mask: Tensor | None = None) -> T
 
     Raises:
         TypeError: complex values, or a mask that is not bool.
-        ValueError: scalar tensors, labels or mask of another shape or device, or labels that are
-            not binary.
+        ValueError: scalar tensors, labels or a mask of a different shape or device, or labels that
+            are not binary.
 
     Example:
         >>> import torch

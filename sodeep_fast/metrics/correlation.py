@@ -23,7 +23,7 @@ def spearman(predictions: Tensor, targets: Tensor, *, mask: Tensor | None = None
 
     Raises:
         TypeError: complex values, or a mask that is not bool.
-        ValueError: scalar tensors, or targets or mask of another shape or device.
+        ValueError: scalar tensors, or targets or a mask of a different shape or device.
 
     Example:
         >>> import torch

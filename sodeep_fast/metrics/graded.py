@@ -36,8 +36,8 @@ def ndcg(
     Raises:
         TypeError: complex scores, levels that are neither integer nor bool, k that is no integer,
             or a mask that is not bool.
-        ValueError: scalar tensors, levels or mask of another shape or device, levels out of range,
-            or k below 1.
+        ValueError: scalar tensors, levels or a mask of a different shape or device, levels out of
+            range, or k below 1.
 
     Example:
         >>> import torch

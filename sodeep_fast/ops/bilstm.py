@@ -20,16 +20,16 @@ PRECISIONS = ("auto", *DTYPES)
 HALVES = {name: dtype for name, dtype in DTYPES.items() if name != "full"}
 CUDA_HIDDEN = 128  # hidden units whose recurrent weights, in a half type, fill half the registers
 INTERPRETED_SHARED = 227 << 10  # what Triton's interpreter is taken to have: as much as an H200
-# What a layer may keep of its gates for its backward. glibc gives larger blocks back to the system,
-# which supplies them page by page at every call. That takes longer than computing the gates anew
-# with fast products of bfloat16 (1.2 times as long in all for 128 x 100 scores and 2 layers of 128
+# How much a layer may keep of its gates for backward. glibc returns larger blocks to the system,
+# which supplies them page by page at every call. That takes longer than recomputing the gates with
+# fast products of bfloat16 (1.2 times as long in all for 128 x 100 scores and 2 layers of 128
 # units, one core with AMX, 2026-11), and for few units, as what is computed grows with their square
 # (1.2 times for 512 x 100 scores and 1 layer of 32 units, but 0.9 for 128, 0.8 for 2 such layers,
 # and 0.65 to 0.7 for 64 x 100 scores and 2 layers of 512; two cores without AMX, 2026-11).
 SAVED_BYTES, WIDE_SAVED_BYTES = 32 << 20, 320 << 20
-# From so many hidden units on, or, if there are no such products, so many inputs and hidden units.
+# From this many hidden units on, or, without such products, this many inputs and hidden units.
 WIDE_HIDDEN, WIDE_INPUTS = 256, 96
-# What is computed anew at a time, of as many rows as run together, stays in a core's cache.
+# What is recomputed at a time, for the rows that run together, fits in a core's cache.
 SEGMENT_BYTES, SEGMENT_ROWS = 1 << 20, 64
 
 
@@ -41,57 +41,59 @@ def bilstm(
     precision: str = "auto",
     backend: str = "auto",
 ) -> Tensor:
-    """Returns the hidden states of a bidirectional LSTM that reads every row score by score.
+    """Returns the hidden states of a bidirectional LSTM that reads each row one score at a time.
 
-    What `torch.nn.LSTM(1, hidden, layers, batch_first=True, bidirectional=True)` computes from
-    states of zero, once differentiable in `scores` and `weights`. The gradient of the scores alone,
-    with weights that want none, costs no work for the weights. For the backward a layer keeps its
-    input and, if the weights want gradients, its hidden states; its gates and cell states too, 5
-    numbers per score, hidden unit and direction, on a GPU always, and on a CPU if they take no more
-    than 32 MiB unrounded, or 320 MiB from 256 hidden units on; where the processor has no fast
-    products of bfloat16, from 96 inputs and hidden units on. They are float16 where products are
-    rounded. Otherwise it keeps the states before every few steps, and computes the rest anew, a few
-    rows and steps at a time. Under `torch.no_grad()` nothing is kept.
+    Computes what `torch.nn.LSTM(1, hidden, layers, batch_first=True, bidirectional=True)` computes
+    from zero states. Once differentiable in `scores` and `weights`; if the weights require no
+    gradient, backward does no work for them.
 
-    With a head it returns the hidden states times it. They themselves are then not kept and, on a
-    CPU and by "cuda", not even written, unless the last layer's weights or, on a GPU, the head want
-    gradients.
+    With a head, it returns the product of the hidden states and the head. The hidden states
+    themselves are then not kept (on a CPU and with "cuda", not even written), unless the last
+    layer's weights or, on a GPU, the head require gradients.
+
+    For backward, a layer keeps its input and, if the weights require gradients, its hidden states.
+    It also keeps its gates and cell states, 5 numbers per score, hidden unit and direction, in
+    float16 where products are rounded: always on a GPU, and on a CPU up to 32 MiB before rounding.
+    That limit is 320 MiB from 256 hidden units on or, on a processor without fast bfloat16
+    products, from 96 inputs and hidden units on. Otherwise the layer keeps the states before every
+    few steps, and recomputes the rest a few rows and steps at a time. Under `torch.no_grad()`
+    nothing is kept.
 
     Arguments:
-        scores: (b, n) float16, bfloat16, float32 or float64; each row is read by itself.
-        weights: 8 for each layer in the order of `torch.nn.LSTM.parameters()`: weight_ih (4 hidden,
-            1) or, from the second layer on, (4 hidden, 2 hidden), weight_hh (4 hidden, hidden),
-            bias_ih and bias_hh (4 hidden,), and the same four of the reverse direction. Computed in
-            their dtype, half types in float32.
+        scores: (b, n) float16, bfloat16, float32 or float64; rows are independent.
+        weights: 8 tensors per layer, in the order of `torch.nn.LSTM.parameters()`: weight_ih (4
+            hidden, 1) or, from the second layer on, (4 hidden, 2 hidden), weight_hh (4 hidden,
+            hidden), bias_ih and bias_hh (4 hidden,), and the same four for the reverse direction.
+            Computation is in their dtype, or in float32 for half precision.
         head: (2 hidden,) in the dtype of the weights. Default: none.
-        precision: "full" multiplies in float32, with AMX in pieces that keep all its digits, or in
-            float64 for float64 weights; "bf16" in bfloat16, summed in float32, on GPUs and where
-            the processor does so faster than float32 (AMX; AVX512_BF16 but not Intel's), and in
-            float32 elsewhere; "fp16" in float16 on GPUs, likewise, and in float32 elsewhere. "auto"
-            takes "bf16" or "fp16" for weights of that type and under autocast to it, and on GPUs
-            "fp16" if `torch.backends.cudnn.rnn.fp32_precision` is "tf32", by which PyTorch's own
-            LSTM rounds to as many digits. Where products are rounded, activations have five digits,
-            and on a CPU a layer also gives the next one its hidden states, and gets their gradient,
-            in bfloat16. The scores are never rounded.
-        backend: "cpp"; "triton", whose program holds the recurrent weights of a direction in shared
-            memory; "cuda", whose threads hold them in registers, for up to 128 hidden units and
-            products of half types; or "reference", which is differentiable more than once. "auto"
-            takes the best one built for the device of `scores`. Where there is none it is PyTorch's
-            LSTM, and so, by cuDNN, in its precision and scores rounded as it rounds them, for
-            weights that a CUDA multiprocessor has no room for (on an H200, more than 128 hidden
-            units, and 64 if "full") and on a GPU for those of float64; under the transforms of
-            `torch.func` it is "reference".
+        precision: "full" multiplies in float32 (with AMX, in pieces that keep all its digits), or
+            in float64 for float64 weights. "bf16" multiplies in bfloat16 and sums in float32, on
+            GPUs and on processors where that is faster than float32 (AMX; AVX512_BF16 but not
+            Intel's), and in float32 elsewhere. "fp16" does the same in float16 on GPUs, and in
+            float32 elsewhere. "auto" picks "bf16" or "fp16" for weights of that type and under
+            autocast to it; on GPUs also "fp16" if `torch.backends.cudnn.rnn.fp32_precision` is
+            "tf32", with which PyTorch's own LSTM rounds to as many digits. Where products are
+            rounded, activations have five digits; on a CPU, layers also exchange hidden states and
+            their gradients in bfloat16. The scores are never rounded.
+        backend: "cpp"; "triton", which holds the recurrent weights of a direction in shared memory;
+            "cuda", which holds them in registers, for up to 128 hidden units and half-precision
+            products; or "reference", which is differentiable more than once. "auto" picks the best
+            one built for the device of `scores`, and PyTorch's LSTM if there is none. On a GPU it
+            also uses PyTorch's LSTM, through cuDNN, in its precision and with scores rounded as it
+            rounds them, for float64 weights and for weights too large for a CUDA multiprocessor (on
+            an H200, more than 128 hidden units, or 64 if "full"). Under the transforms of
+            `torch.func` it uses "reference".
 
     Returns:
         (b, n, 2 hidden) of the last layer, or (b, n) with a head, in the dtype of the weights. A
-        score that is not finite spoils its own row only.
+        non-finite score affects its own row only.
 
     Raises:
-        TypeError: scores that are not floating point, or weights and a head that are no tensors of
+        TypeError: scores that are not floating point, or weights and a head that are not tensors of
             one floating-point dtype.
-        ValueError: scores that are not a matrix, weights or a head of other numbers or shapes or on
-            another device, an unknown precision or backend, a half precision of float64 weights, or
-            a backend that is not available here or for these weights.
+        ValueError: scores that are not a matrix, weights or a head of the wrong number, shape or
+            device, an unknown precision or backend, half precision for float64 weights, or a
+            backend that is not available here or for these weights.
 
     Example:
         >>> import torch, sodeep_fast
@@ -106,7 +108,7 @@ def bilstm(
 
 
 def rounded_bilstm(scores: Tensor, weights: Sequence[Tensor], head: Tensor | None = None) -> Tensor:
-    """As `bilstm`, for those who round what it returns: on a CPU bfloat16 where products are."""
+    """As `bilstm`, for callers that round its result: on a CPU, bfloat16 where products are."""
     return _bilstm(scores, list(weights), head, "auto", "auto", True)
 
 
@@ -132,7 +134,7 @@ def _bilstm(
         raise ValueError(
             f"precision must be 'auto' or 'full' for float64 weights, got {precision!r}"
         )
-    # Lists of weights keep the kernels' derivatives from the transforms of `torch.func`.
+    # The transforms of `torch.func` do not see derivatives of operators that take lists of weights.
     asked = "reference" if backend == "auto" and are_transforming() else backend
     backend = _backend.resolve(asked, scores, "bilstm")
     if backend == "reference" and asked == "auto":
@@ -155,8 +157,8 @@ def _bilstm(
     else:
         layer_of = torch.ops.sodeep_fast.bilstm_layer
         saved = torch.float16 if cpp_rounds(compute, products == "bf16") else compute
-    # The gradient of the last layer's weights needs the hidden states, and so does that of the head
-    # where it is not a kernel that finds it.
+    # The gradient of the last layer's weights needs the hidden states; so does that of the head,
+    # unless a kernel computes it.
     of_last = [] if head is None else weights[-WEIGHTS_PER_LAYER:]
     fused = head
     if on_gpu and _want_gradients([*of_last, head]):
@@ -184,7 +186,7 @@ def _want_gradients(values: Sequence[Tensor | None]) -> bool:
 
 
 def _keeps(sequence: Tensor, hidden: int, saved_bytes: int) -> int:
-    """Returns what a layer keeps: for how many steps all gates, or how many states in between.
+    """Returns what a layer keeps: the number of steps with all gates, or of states in between.
 
     `saved_bytes`: of a number of those that the backward reads.
     """

@@ -1,10 +1,10 @@
 """A stack of one-dimensional convolutions: the public function, its checks and its routes.
 
-Frozen, which is how a loss uses it, the stack is one function that computes no more than the
-gradient of its inputs; see `_frozen_conv_stack`, and `_triton_conv_stack` for the one in Triton.
-Otherwise autograd records it layer by layer, and so does `torch.compile`, which fuses as it likes.
-PyTorch's work on images of one line, (b, c, 1, t), which unlike sequences can be channels last in
-memory: oneDNN has the faster kernels for these.
+When frozen, as a loss uses it, the stack is one function that computes only the gradient of its
+inputs; see `_frozen_conv_stack`, and `_triton_conv_stack` for Triton. Otherwise autograd records it
+layer by layer, as does `torch.compile`, which fuses as it likes. The PyTorch routes work on images
+with one line, (b, c, 1, t). Unlike sequences, these can be channels last in memory, for which
+oneDNN has the faster kernels.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ ROWS = 256
 
 
 class Block(NamedTuple):
-    """The layers of one block, those that it does not have being None."""
+    """The layers of one block; None for a layer it does not have."""
 
     conv: nn.Conv1d
     norm: nn.BatchNorm1d | None
@@ -38,29 +38,29 @@ def conv_stack(inputs: Tensor, blocks: Sequence[nn.Module], *, backend: str = "a
     """Applies blocks of one-dimensional convolution, batch normalization and ReLU or PReLU.
 
     The network of SoDeep's convolutional sorter (Engilberge et al., CVPR 2019), section 3.1.1. The
-    result is that of calling the blocks one after the other, running statistics and all; it comes
-    faster on a CPU where batch normalization is in evaluation mode and no parameter wants a
-    gradient. Differentiable twice in `inputs` and, there where they want it, in the parameters.
+    result, including running statistics, is that of calling the blocks one after the other. It is
+    faster on a CPU if batch normalization is in evaluation mode and no parameter requires a
+    gradient. Twice differentiable in `inputs`, and in the parameters that require gradients.
 
     Arguments:
         inputs: (b, c, t) floating point, of the dtype of the parameters unless autocast is on.
-        blocks: modules, each an `nn.Conv1d` (stride, dilation and groups 1, padded with zeros or
-            not at all), or an `nn.Sequential` of one, then an `nn.BatchNorm1d` or not, then an
-            `nn.ReLU`, `nn.PReLU` or neither.
-        backend: "auto" is PyTorch's convolutions, oneDNN's and cuDNN's. "triton" is, on a GPU, one
-            kernel for each block, for batch normalization in evaluation mode, at most one slope in
-            a PReLU and parameters that want no gradient; not yet measured on a GPU, which is why
-            "auto" does not take it. "reference" updates no running statistics. Default: "auto".
+        blocks: modules, each an `nn.Conv1d` (stride, dilation and groups 1, zero padding or none),
+            or an `nn.Sequential` of one, an optional `nn.BatchNorm1d`, and an optional `nn.ReLU` or
+            `nn.PReLU`.
+        backend: "auto" uses PyTorch's convolutions (oneDNN and cuDNN). "triton" runs one kernel per
+            block on a GPU; it requires batch normalization in evaluation mode, at most one slope
+            per PReLU and parameters that require no gradient. It is not yet measured on a GPU, so
+            "auto" does not pick it. "reference" updates no running statistics. Default: "auto".
 
     Returns:
-        (b, c', t'), with the channels of the last block and the positions that its kernels leave.
+        (b, c', t'), with the channels of the last block and the positions that the kernels leave.
 
     Raises:
         TypeError: inputs that are not floating point or not of the parameters' dtype, or a block
             of other layers.
-        ValueError: inputs that are not (b, c, t), no blocks, channels that do not follow from one
-            block to the next, a stride, dilation or group other than 1, more kernel than row, an
-            unknown backend, or one that is not available here or for these blocks.
+        ValueError: inputs that are not (b, c, t), no blocks, channels that do not match from one
+            block to the next, a stride, dilation or groups other than 1, a kernel longer than its
+            row, an unknown backend, or one that is not available here or for these blocks.
 
     Example:
         >>> import torch, sodeep_fast
@@ -71,7 +71,7 @@ def conv_stack(inputs: Tensor, blocks: Sequence[nn.Module], *, backend: str = "a
     """
     parts = [_parse(block, i) for i, block in enumerate(blocks)]
     _check(inputs, parts)
-    # By itself it takes cuDNN, which is well kept: ours has not been measured on a GPU yet.
+    # "auto" takes cuDNN: our kernel has not been measured on a GPU yet.
     if backend != "auto":
         if _backend.resolve(backend, inputs, "conv_stack") == "reference":
             return reference_conv_stack(inputs, blocks)
@@ -148,7 +148,7 @@ def _check(inputs: Tensor, parts: list[Block]) -> None:
 
 
 def _padding(conv: nn.Conv1d) -> tuple[int, int]:
-    """Returns how many zeros a convolution wants on the left and on the right."""
+    """Returns how many zeros a convolution pads on the left and on the right."""
     size = conv.kernel_size[0]
     if conv.padding == "same":
         return (size - 1) // 2, size // 2
@@ -157,7 +157,7 @@ def _padding(conv: nn.Conv1d) -> tuple[int, int]:
 
 
 def _why_not_frozen(parts: list[Block]) -> str | None:
-    """Says why the blocks are no fixed function of their inputs alone, or returns None."""
+    """Says why the blocks are not a fixed function of their inputs alone, or returns None."""
     for i, (conv, norm, activation) in enumerate(parts):
         if norm is not None and (norm.training or norm.running_mean is None):
             return f"blocks[{i}] normalizes by the statistics of the batch"
@@ -186,7 +186,8 @@ def _run_triton(inputs: Tensor, parts: list[Block]) -> Tensor:
     if obstacle is not None:
         raise ValueError(f"backend='triton' is not available for these blocks: {obstacle}")
     dtype = _frozen_dtype(inputs)
-    # As they are: a kernel reads slopes and statistics, for which the host would have to wait.
+    # Passed as tensors: the kernel reads slopes and statistics, so that the host need not wait for
+    # them.
     parameters: list[Tensor | None] = []
     for conv, norm, activation in parts:
         parameters += [conv.weight.to(dtype), conv.bias]
@@ -207,7 +208,7 @@ def _run_frozen(image: Tensor, parts: list[Block]) -> Tensor:
     """Returns all blocks' output, a few rows at a time, with batch normalization folded."""
     dtype = _frozen_dtype(image)
     folded = [_fold(part.conv, part.norm) for part in parts]
-    # Channels last, which oneDNN would otherwise make of them at every call.
+    # Channels last, to which oneDNN would otherwise convert them at every call.
     weights = [
         weight.unsqueeze(2).to(dtype).contiguous(memory_format=torch.channels_last)
         for weight, _ in folded
@@ -232,7 +233,7 @@ def _fold(conv: nn.Conv1d, norm: nn.BatchNorm1d | None) -> tuple[Tensor, Tensor]
     bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias
     if norm is None or norm.running_mean is None or norm.running_var is None:
         return weight, bias
-    # In float64, which costs nothing for a number per channel: mean and bias may cancel.
+    # In float64, as mean and bias may cancel; it costs nothing for one number per channel.
     scale = torch.rsqrt(norm.running_var.double() + norm.eps)
     if norm.affine:
         scale = scale * norm.weight

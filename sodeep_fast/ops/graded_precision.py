@@ -16,12 +16,13 @@ from sodeep_fast.ops._levels import IGNORED, compact_levels
 from sodeep_fast.ops.rank_counts import rank_counts
 from sodeep_fast.reference.graded_precision import graded_precision as reference_graded_precision
 
-# Of fewer rows than threads, rank_counts divides the items among them; shorter rows do not pay.
+# With fewer rows than threads, rank_counts divides items among threads; shorter rows do not pay
+# off.
 LONG_ROW = 1 << 14
 
 
 def has_kernel(scores: Tensor) -> bool:
-    """Returns whether the one pass is there for such scores; the formula can be transformed."""
+    """Returns whether the one-pass kernel serves these scores; `torch.func` needs the formula."""
     if are_tracing():
         return False
     if _backend.choose(scores.device.type, "graded_precision")[0] != "cpp":

@@ -1,4 +1,4 @@
-"""The exact rank, which `soft_rank` approximates: a kernel on the CPU, PyTorch's sort elsewhere."""
+"""The exact rank that `soft_rank` approximates: a kernel on the CPU, `torch.sort` elsewhere."""
 
 import torch
 from torch import Tensor
@@ -18,21 +18,21 @@ def hard_rank(
     normalize: bool = False,
     ties: str = "average",
 ) -> Tensor:
-    """Returns the exact rank of every score within its row, 1 for the largest; no gradient.
+    """Returns the exact rank of every score within its row, 1 for the largest, without a gradient.
 
     Arguments:
-        scores: (..., n) real scores, floating point or integer; each row is ranked by itself.
-        mask: (..., n) bool, True where valid; the others count for nobody and get rank 0.
-        normalize: divide by n, or by the number of valid entries of the row.
-        ties: the rank of equal scores: their "average", the smallest ("min") or largest ("max") of
-            the ranks they share, or "ordinal", by position.
+        scores: (..., n) real scores, floating point or integer; each row is ranked independently.
+        mask: (..., n) bool, True where valid; other entries are ignored and get rank 0.
+        normalize: divide by n, or by the number of valid entries in the row.
+        ties: the rank of equal scores: the "average", smallest ("min") or largest ("max") of the
+            ranks they share, or "ordinal", in order of position.
 
     Returns:
         (..., n) ranks, float64 for float64 and float32 otherwise. A row with a NaN is all NaN.
 
     Raises:
         TypeError: complex scores, or a mask that is not bool.
-        ValueError: a scalar tensor, a mask of another shape, or unknown `ties`.
+        ValueError: a scalar tensor, a mask of a different shape, or unknown `ties`.
 
     Example:
         >>> import torch, sodeep_fast
@@ -60,7 +60,8 @@ def _by_sorting(scores: Tensor, mask: Tensor | None, normalize: bool, ties: str)
     if mask is None:
         ordered, order = torch.sort(keys, dim=-1, descending=True, stable=True)
     else:
-        # Two stable sorts: by score, then valid entries first, so that no score need be reserved.
+        # Two stable sorts: by score, then valid entries first. So no score value has to stand for
+        # "masked".
         _, order = torch.sort(keys, dim=-1, descending=True, stable=True)
         _, regroup = torch.sort(mask.gather(-1, order).byte(), dim=-1, descending=True, stable=True)
         order = order.gather(-1, regroup)

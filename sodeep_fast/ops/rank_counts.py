@@ -1,4 +1,4 @@
-"""How many items of each level outrank each target: public function, fakes, autograd, vmap."""
+"""Counts of the items that outrank each target: public function, fakes, autograd, vmap."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -22,15 +22,16 @@ from sodeep_fast.ops._levels import compact_levels, find_marked
 from sodeep_fast.ops._vmap import targets_batching_rule
 from sodeep_fast.reference.rank_counts import rank_counts as reference_rank_counts
 
-# Pairs that the reference compares at a time: 64 MiB in float32 for each of its intermediates.
+# Number of pairs that the reference compares at a time: 64 MiB in float32 for each of its
+# intermediates.
 REFERENCE_PAIRS = 1 << 24
 
 
 class RankCounts(NamedTuple):
-    """The counts of the targets of all rows, one target after the other, row by row.
+    """The counts of all targets, ordered by row, then by column.
 
     Attributes:
-        counts: (T, L) soft number of other items of each level that outrank the target.
+        counts: (T, L) soft count of the other items of each level that outrank the target.
         rows: (T,) int64, ascending: the row of each target.
         columns: (T,) int64, ascending within a row: which item each target is.
     """
@@ -51,42 +52,43 @@ def rank_counts(
     method: str = "auto",
     backend: str = "auto",
 ) -> RankCounts:
-    """Returns, for chosen items of every row, how many items of each level outrank them.
+    """Counts, for the target items of every row, how many items of each level outrank them.
 
-    N[i, l] = sum over the items k != i of level l of H(s_k - s_i), H the comparator: what ranks,
-    average precision, recall at k, NDCG and their hierarchical versions are made of. Twice
-    differentiable in `scores`. Takes memory for the counts alone, whatever the number of pairs.
+    N[i, l] = sum over the items k != i of level l of H(s_k - s_i), where H is the comparator.
+    Ranks, average precision, recall at k, NDCG and their hierarchical versions are built from these
+    counts. Twice differentiable in `scores`. Only the counts take memory, whatever the number of
+    pairs.
 
     Arguments:
-        scores: (B, M) float16, bfloat16, float32 or float64; a row is ranked by itself.
-        levels: (B, M) bool or integers from 0, irrelevant, to 254; bool and uint8 cost least.
+        scores: (B, M) float16, bfloat16, float32 or float64; rows are independent.
+        levels: (B, M) bool, or integers from 0 (irrelevant) to 254; bool and uint8 are cheapest.
         comparator: a `Sigmoid`, `Sup`, `Step`, `Ramp`, or a `ByLevel` of them. Default:
             `Sigmoid()`.
-        targets: (B, M) bool, the items whose counts are wanted. Default: those of level >= 1.
-        mask: (B, M) bool, True where valid. The others count for nobody and are no targets,
+        targets: (B, M) bool, the items to return counts for. Default: those of level >= 1.
+        mask: (B, M) bool, True where valid. Other items are not counted and are not targets,
             whatever their score and level. Default: all valid.
-        num_levels: L, more than the largest level. Default: what is found, 2 for bool; finding it
+        num_levels: L, greater than the largest level. Default: inferred, 2 for bool; inferring it
             makes the host wait for a GPU.
-        method: "direct" compares every pair; "linear" sorts a row and takes moments and running
-            sums of it, which costs little more for many targets than for few, to the same
-            accuracy; in float64 a `Sup` whose delta is below 3.5 tau is left to pairs, as sums
-            would lose some digits. "auto" takes, row by row, the one expected to be faster. The
-            Triton kernels are direct.
-        backend: "cpp", "triton" or "reference"; "auto" takes the best one built for the device of
+        method: "direct" compares every pair. "linear" sorts each row and uses moments and running
+            sums, so that many targets cost little more than few. It is as accurate; in float64 it
+            leaves a `Sup` with delta below 3.5 tau to pairs, as sums would lose some digits. "auto"
+            picks the one expected to be faster, row by row. The Triton kernels are direct.
+        backend: "cpp", "triton" or "reference"; "auto" picks the best one built for the device of
             `scores`.
 
     Returns:
         (counts, rows, columns) of T targets: (T, L) counts, float64 for float64 scores and float32
-        otherwise, and which items they belong to, in the order of `targets.nonzero()`. A row with a
-        non-finite valid score has NaN for all its counts. On a CPU the threads share the items of
-        rows that are long and fewer than they are, and the last bit may depend on their number.
+        otherwise, and the items they belong to, in the order of `targets.nonzero()`. If a valid
+        score of a row is not finite, all its counts are NaN. On a CPU, if there are fewer rows than
+        threads and they are long, threads share the items of a row, and the last bit may depend on
+        the number of threads.
 
     Raises:
         TypeError: scores that are not floating point, levels that are neither integer nor bool,
-            targets or mask that are not bool, or no comparator.
-        ValueError: scores that are not a matrix, another tensor of another shape or device, levels
-            below 0, of num_levels or more, or above 254, an unknown method or backend, or a backend
-            that is not available here.
+            targets or a mask that are not bool, or a comparator of another type.
+        ValueError: scores that are not a matrix, other tensors of a different shape or device,
+            levels below 0, of num_levels or more, or above 254, an unknown method or backend, or a
+            backend that is not available here.
 
     Example:
         >>> import torch, sodeep_fast
@@ -129,7 +131,7 @@ def _by_reference(
     num_levels: int,
     comparator: Comparator,
 ) -> Tensor:
-    """The reference a few targets at a time, recomputed in backward: memory stays bounded."""
+    """Runs the reference a few targets at a time, recomputed in backward, to bound memory."""
     size = max(1, REFERENCE_PAIRS // max(1, scores.shape[1]))
     if len(rows) <= size:
         return reference_rank_counts(scores, levels, rows, columns, num_levels, comparator)
@@ -149,7 +151,7 @@ def _by_reference(
 
 
 def _register(prefix: str) -> None:
-    """Gives the four operators of one implementation their fakes, derivatives and vmap rules."""
+    """Registers fakes, derivatives and vmap rules for the four operators of one implementation."""
     forward, tangent, backward, double_backward = (
         f"{prefix}rank_counts{suffix}"
         for suffix in ("", "_tangent", "_backward", "_double_backward")

@@ -33,42 +33,43 @@ def soft_histogram(
     mask: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """Returns a differentiable histogram of the scores of every row, one for each level of items.
+    """Returns a differentiable histogram of the scores of every row, one per item level.
 
-    The centres of the bins divide [low, high] evenly, and a score is shared by the two around it:
-    bin b receives max(0, 1 - |s - centre_b| / width). Beyond low and high a score belongs wholly to
+    The bin centres divide [low, high] evenly, and a score is shared by the two centres around it:
+    bin b receives max(0, 1 - |s - centre_b| / width). A score beyond low or high counts fully in
     the first or last bin. Revaud et al., Learning with Average Precision, ICCV 2019 (supplement,
-    eq. 7), whose bins are in the reverse order. In linear time, with memory for the bins alone, or
-    for those of every 32,768 items where threads share a row.
+    eq. 7), whose bins are in the reverse order. Takes linear time, and memory only for the bins
+    (for one set of bins per 32,768 items where threads share a row).
 
-    The gradient is that of the interval between two centres: at a centre, of the interval above it,
-    at `high` of the one below; beyond low and high it is 0. Differentiable any number of times; the
-    second derivative in `scores` is 0, as the histogram is piecewise linear.
+    The histogram is piecewise linear in `scores`. At a centre, the gradient is that of the interval
+    above it, at `high` that of the interval below; beyond low and high it is 0. Differentiable any
+    number of times; the second derivative in `scores` is 0.
 
     Arguments:
-        scores: (..., n) float16, bfloat16, float32 or float64; each row is counted by itself.
-        levels: (..., n) bool or integers from 0 to 254; bool and uint8 cost least. Default: all 0.
-        bins: number of bins, at most 2^20; one bin counts the items, without a gradient.
+        scores: (..., n) float16, bfloat16, float32 or float64; rows are independent.
+        levels: (..., n) bool, or integers from 0 to 254; bool and uint8 are cheapest. Default: all
+            0.
+        bins: number of bins, at most 2^20. A single bin counts the items, without a gradient.
         low: centre of the first bin.
         high: centre of the last bin.
-        num_levels: L, more than the largest level. Default: what is found, 2 for bool; finding it
+        num_levels: L, greater than the largest level. Default: inferred, 2 for bool; inferring it
             makes the host wait for a GPU.
-        mask: (..., n) bool, True where valid. The others are not counted, whatever their score and
+        mask: (..., n) bool, True where valid. Other items are not counted, whatever their score and
             level, and get gradient 0. Default: all valid.
-        backend: "cpp", "triton" or "reference"; "auto" takes the best one built for the device of
+        backend: "cpp", "triton" or "reference"; "auto" picks the best one built for the device of
             `scores`.
 
     Returns:
         (..., L, bins) counts by level, from the lowest bin to the highest, float64 for float64
-        scores and float32 otherwise. A row with a valid NaN is all NaN; infinities are beyond low
-        and high. The gradient is NaN at the NaN.
+        scores and float32 otherwise. A row with a valid NaN is all NaN, and the gradient is NaN at
+        that score. Infinities count as beyond low and high.
 
     Raises:
         TypeError: scores that are not floating point, levels that are neither integer nor bool, a
-            mask that is not bool, bins not an integer, low or high not a number.
-        ValueError: a scalar tensor, levels or mask of another shape or device, levels below 0, of
-            num_levels or more, or above 254, bins out of range, low not below high, an unknown
-            backend, or one that is not available here.
+            mask that is not bool, bins that is not an integer, or low or high that is not a number.
+        ValueError: a scalar tensor, levels or a mask of a different shape or device, levels below
+            0, of num_levels or more, or above 254, bins out of range, low not below high, an
+            unknown backend, or one that is not available here.
 
     Example:
         >>> import torch, sodeep_fast
@@ -100,7 +101,7 @@ def soft_histogram(
 
 
 def _register(prefix: str) -> None:
-    """Gives the three operators of one implementation their fakes, derivatives and vmap rules."""
+    """Registers fakes, derivatives and vmap rules for the three operators of one implementation."""
     forward, backward, tangent = (
         f"{prefix}soft_histogram{suffix}" for suffix in ("", "_backward", "_tangent")
     )

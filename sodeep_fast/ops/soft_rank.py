@@ -32,19 +32,20 @@ def soft_rank(
 ) -> Tensor:
     """Returns a differentiable rank of every score within its row, near 1 for the largest.
 
-    rank_i = 1 + sum over j != i of sigmoid(lam (s_j - s_i)); ties share the middle of their ranks.
+    rank_i = 1 + sum over j != i of sigmoid(lam (s_j - s_i)); tied scores share their average rank.
     SoDeep (Engilberge et al., CVPR 2019), eq. (11) and (12), plus one. Differentiable twice in
     `scores`. Never materialises (n, n).
 
     Arguments:
-        scores: (..., n) float16, bfloat16, float32 or float64; each row is ranked by itself.
-        lam: steepness, per unit of score, positive; the larger, the nearer to the exact rank.
-        mask: (..., n) bool, True where valid. The others count for nobody, whatever their score,
-            and get rank 0 and gradient 0. Default: all valid.
-        normalize: divide by n, or by the number of valid entries of the row. Default: False.
-        method: "direct" sums over all pairs, "linear" over Chebyshev-type moments in linear time,
-            to the same accuracy; "auto" takes, row by row, the one expected to be faster.
-        backend: "cpp", "triton", "cuda" or "reference"; "auto" takes the best one built for the
+        scores: (..., n) float16, bfloat16, float32 or float64; each row is ranked independently.
+        lam: positive steepness, per unit of score. Larger values are closer to the exact rank.
+        mask: (..., n) bool, True where valid. Other entries are ignored, whatever their score, and
+            get rank 0 and gradient 0. Default: all valid.
+        normalize: divide the ranks by n, or by the number of valid entries in the row. Default:
+            False.
+        method: "direct" sums over all pairs; "linear" sums Chebyshev-type moments in linear time,
+            to the same accuracy; "auto" picks the one expected to be faster, row by row.
+        backend: "cpp", "triton", "cuda" or "reference"; "auto" picks the best one built for the
             device of `scores`.
 
     Returns:
@@ -52,9 +53,10 @@ def soft_rank(
         valid score is all NaN.
 
     Raises:
-        TypeError: scores that are not floating point, a mask that is not bool, lam not a number.
-        ValueError: a scalar tensor, a mask of another shape or device, lam not positive and finite,
-            an unknown method or backend, or a backend that is not available here.
+        TypeError: scores that are not floating point, a mask that is not bool, or lam that is not a
+            number.
+        ValueError: a scalar tensor, a mask of a different shape or device, lam that is not positive
+            and finite, an unknown method or backend, or a backend that is not available here.
 
     Example:
         >>> import torch, sodeep_fast
@@ -88,7 +90,7 @@ def _prefers_linear(scores: Tensor) -> bool:
 
 
 def _register(prefix: str) -> None:
-    """Gives the three operators of one implementation their fakes, derivatives and vmap rules."""
+    """Registers fakes, derivatives and vmap rules for the three operators of one implementation."""
     forward, backward, double_backward = (
         f"{prefix}soft_rank{suffix}" for suffix in ("", "_backward", "_double_backward")
     )
@@ -130,7 +132,8 @@ def _register(prefix: str) -> None:
         # transpose.
         for_grad = for_scores = None
         if ctx.needs_input_grad[0]:
-            # The gradient of half scores is half, but that of their float32 ranks is not.
+            # The gradient of half-precision scores is in half precision, that of their float32
+            # ranks is not.
             for_grad = call_backward(grad_grad, scores.to(grad.dtype), mask, *ctx.options)
         if ctx.needs_input_grad[1]:
             for_scores = call_double_backward(grad_grad, grad, scores, mask, *ctx.options)

@@ -1,6 +1,6 @@
-"""Sorters on disk: safetensors files of our own, and checkpoints of SoDeep's released program.
+"""Sorters on disk: our safetensors files, and checkpoints of SoDeep's released program.
 
-Neither kind is ever unpickled into arbitrary objects, so no file can run code.
+Neither kind is unpickled into arbitrary objects, so no file can run code.
 """
 
 import argparse
@@ -64,22 +64,22 @@ def save_sorter(
 ) -> None:
     """Writes a sorter to a safetensors file, whole or not at all.
 
-    The file is written under another name in the same folder and then takes the place of `path`,
-    so that whatever fails, an old file is left as it was. Needs the package safetensors.
+    The file is written under another name in the same folder and then renamed to `path`, so a
+    failure leaves an old file intact. Needs the package safetensors.
 
     Arguments:
         sorter: any sorter of this library.
-        path: the file. The names in `sodeep_fast.sorters.checkpoint.SHIPPED` are those of sorters
-            of the package, so that a file of such a name needs its folder too: "./lstm".
-        record: what is to be remembered of its training, a dict of what JSON can hold;
-            `read_record` returns it. Default: nothing.
+        path: the file. The names in `sodeep_fast.sorters.checkpoint.SHIPPED` refer to sorters in
+            the package; to write a file of such a name, include its folder: "./lstm".
+        record: a JSON-serializable dict about its training, which `read_record` returns. Default:
+            empty.
 
     Raises:
         ImportError: safetensors is not installed.
         OSError: the file cannot be written.
-        TypeError: not a sorter of this library, not a path, or a record that is no dict or that
-            JSON cannot hold.
-        ValueError: a path that is a folder, or the name of a sorter of the package.
+        TypeError: not a sorter of this library, not a path, or a record that is not a
+            JSON-serializable dict.
+        ValueError: a path that is a folder, or the name of a sorter in the package.
 
     Example:
         >>> import os, tempfile, sodeep_fast
@@ -116,7 +116,7 @@ def save_sorter(
 
 
 def check_destination(path: FilePath, name: str = "path") -> Path:
-    """Returns `path` as a Path; raises unless it is a file's that `load_sorter` would find again.
+    """Returns `path` as a Path; raises unless `load_sorter` would find a file there again.
 
     Raises:
         TypeError: not a path.
@@ -136,30 +136,30 @@ def load_sorter(
     *,
     trainable: bool = False,
 ) -> nn.Module:
-    """Returns a trained sorter of the package, or the one in a file.
+    """Loads a trained sorter of the package, or a sorter from a file.
 
-    Files are those of `save_sorter`, and checkpoints of the released program. The latter are files
-    made by torch.save, `best_model.pth.tar`, whose contents are read without running any code from
-    them; sorters saved on a GPU load everywhere.
+    A file is one of `save_sorter`, or a checkpoint of the released program. The latter is made by
+    torch.save, `best_model.pth.tar`, and is read without running any code from it. Sorters saved on
+    a GPU load everywhere.
 
     Arguments:
         path: the name of a sorter of the package, one of `sodeep_fast.sorters.checkpoint.SHIPPED`;
-            or a file. A file of such a name is "./lstm" or `Path("lstm")`; where there is one,
-            "lstm" alone is refused.
+            or a file. Write "./lstm" or `Path("lstm")` for a file with such a name; "lstm" alone is
+            refused if that file exists.
         map_location: the device to put the sorter on. Default: the CPU.
         trainable: whether its weights want gradients; see `LSTMSorter`. Default: False.
 
     Returns:
-        The sorter, its weights in the dtype that they were saved in; frozen and in evaluation mode
+        The sorter, with weights in the dtype they were saved in; frozen and in evaluation mode
         unless trainable.
 
     Raises:
         FileNotFoundError: no such file, and no sorter of that name.
-        ImportError: a safetensors file, and safetensors is not installed.
+        ImportError: a safetensors file, but safetensors is not installed.
         TypeError: not a path.
         ValueError: a file that is damaged, that holds something else or another architecture's
-            weights, or that would run code if it were unpickled; or a name that is both a sorter's
-            of the package and a file's.
+            weights, or that would run code if unpickled; or a name of both a file and a sorter of
+            the package.
 
     Example:
         >>> import torch, sodeep_fast
@@ -194,13 +194,13 @@ def load_sorter(
 
 
 def described(sorter: nn.Module) -> dict[str, Any]:
-    """Returns the arguments that make a sorter, with `standardize` where it is not as made."""
+    """Returns the arguments that make a sorter, with `standardize` where it was set later."""
     arguments: dict[str, Any] = sorter.arguments()  # type: ignore[operator]
     return arguments | {"standardize": True} if getattr(sorter, "standardize", False) else arguments
 
 
 def read_record(path: FilePath) -> dict[str, Any]:
-    """Returns the training record in a file of `save_sorter`, without reading the weights.
+    """Returns the training record of a sorter in a safetensors file, without reading the weights.
 
     Arguments:
         path: the name of a sorter of the package, or a file; as in `load_sorter`.
@@ -221,8 +221,8 @@ def read_released(
     """Returns (model_type, seq_len, state_dict) of a checkpoint of the released program.
 
     Such a file is made by torch.save and holds a dict with the weights under "state_dict" and an
-    argparse.Namespace under "args_dict". Nothing but tensors, plain Python values, NumPy's
-    floating-point scalars and that one class is unpickled.
+    argparse.Namespace under "args_dict". Only tensors, plain Python values, NumPy's floating-point
+    scalars and that class are unpickled.
 
     Arguments:
         path: the file.
@@ -249,13 +249,13 @@ def read_released(
             warnings.simplefilter("ignore")
             content = torch.load(data, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # What torch says around this is how to load the file none the less.
+        # The rest of torch's message says how to load the file anyway.
         reason = str(error).split("WeightsUnpickler error:")[-1].strip().split("\n")[0]
         raise ValueError(
             f"{path} is damaged, or holds objects that could run code and was not read: {reason}"
         ) from None
     except Exception as error:
-        # Damage may surprise the unpickler anywhere.
+        # A damaged file may raise anything in the unpickler.
         raise ValueError(f"{path} is damaged, or not a checkpoint: {error}") from None
     arguments = content.get("args_dict") if isinstance(content, dict) else None
     state = content.get("state_dict") if isinstance(content, dict) else None
@@ -275,10 +275,10 @@ def read_released(
 
 
 def _released_globals() -> list[Any]:
-    """Returns what the released program's files name besides what torch reads anyway.
+    """Returns the globals in the released program's files that torch does not allow by default.
 
-    The best error of a training is a NumPy scalar where it came from one, and NumPy 1 and 2 call
-    the function that makes it by two names.
+    The best error of a training may be a NumPy scalar, and NumPy 1 and 2 have different names for
+    the function that makes it.
     """
     scalar = np.float64(0).__reduce__()[0]
     names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
@@ -289,7 +289,7 @@ def _released_globals() -> list[Any]:
 def _assemble(make: Any, state: dict[str, Tensor], path: Path) -> nn.Module:
     """Returns the sorter that `make` makes, with the weights of the file."""
     try:
-        # Without memory of its own until it is given the weights.
+        # On "meta", so that it takes no memory before it is given the weights.
         with torch.device("meta"):
             sorter: nn.Module = make()
         sorter.load_state_dict(state, assign=True)
@@ -299,7 +299,7 @@ def _assemble(make: Any, state: dict[str, Tensor], path: Path) -> nn.Module:
 
 
 def _existing(path: FilePath) -> Path:
-    """Returns the path of a file or of a sorter of the package, or raises if there is none."""
+    """Returns the path of a file or of a sorter in the package, or raises if there is none."""
     file = check_path(path, "path")
     if path in SHIPPED:
         if file.is_file():

@@ -1,4 +1,4 @@
-"""SoDeep's convolutional sorter: the paper's, and the other one that its program released."""
+"""SoDeep's convolutional sorters: the paper's, and the different one in its released program."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,31 +19,31 @@ class CNNSorter(LearnedSorter):
     SoDeep (Engilberge et al., CVPR 2019), section 3.1.1: 8 blocks, the last of which has as many
     channels as there are scores. The paper does not give the other sizes, nor the padding.
 
-    Unpadded, the kernels of all blocks together are just as long as the row: they leave one
-    position, which has seen all scores and whose n channels the affine map turns into the ranks.
-    That one position has to hold every score and every rank.
+    Without padding, the kernels of all blocks together span exactly the row. They leave one
+    position, which has seen all scores, and the affine map turns its n channels into the ranks.
+    That single position has to encode every score and every rank.
 
-    With `padding="same"` every position keeps its own score, and the affine map of its channels is
+    With `padding="same"`, every position keeps its own score, and the affine map of its channels is
     its own rank. A rank compares a score with all others: rank_i = sum_j [x_j >= x_i]. So the first
-    two blocks, of kernels of size 1, turn a score into features of it, the third's kernel, 2n - 1
-    long, sums up those of all scores and adds the position's own, and the other blocks, of size 1
-    again, compare the two. Weights begin as such a network's: the first block's ReLUs at spread
-    thresholds, long kernels equal at all distances but 0. This is the faster one to train, and far
-    the more exact.
+    two blocks, with kernels of size 1, turn each score into features. The third block's kernel, of
+    size 2n - 1, sums the features of all scores and adds the position's own. The other blocks, of
+    size 1 again, compare the two. The initial weights are those of such a network: the thresholds
+    of the first block's ReLUs are spread out, and long kernels are equal at all distances but 0.
+    This variant trains faster, and is far more accurate.
 
     Arguments:
         length: the length of the rows.
         depth: the number of blocks; 2 to 10 in the paper's Fig. 4. Default: 8.
         channels: the output channels of all blocks but the last, which has `length`. Default: 16,
             doubled from block to block up to 128.
-        kernel_sizes: of every block. Unpadded, they may sum up to at most length - 1 + depth, and
-            where it is less, the affine map reads all the positions that are left. Default: as
-            equal as can be, and leaving one; padded, 1 but for the third block (the last of fewer),
-            which has 2 * length - 1.
+        kernel_sizes: one per block. Without padding, their sum may be at most length - 1 + depth;
+            if it is less, the affine map reads all the positions that are left. Default: as equal
+            as possible, leaving one position; with padding, 1 except for the third block (or the
+            last, if there are fewer), which has 2 * length - 1.
         normalize: divide the ranks by n. Default: True.
-        trainable: whether the weights want gradients; see `LearnedSorter`. Default: False.
-        padding: "valid" for none, "same" for zeros around that keep all positions. Default:
-            "valid".
+        trainable: whether the weights require gradients; see `LearnedSorter`. Default: False.
+        padding: "valid" for none, "same" for zeros around the row, which keep all positions.
+            Default: "valid".
 
     Raises:
         TypeError: a size that is not an integer.
@@ -150,10 +150,10 @@ def _default_kernel_sizes(length: int, depth: int, padding: str) -> list[int]:
 
 @torch.no_grad()
 def _begin_with_comparisons(blocks: nn.Sequential, length: int) -> None:
-    """Sets the weights of blocks that keep all positions to where a rank is near.
+    """Initializes blocks that keep all positions near a network that ranks.
 
-    Random ones are a long way from it: a kernel's sum over the row would have another weight for
-    every distance, where a rank has the same for all.
+    Random weights are far from it: a kernel would weight every distance differently, where a rank
+    weights all the same.
     """
     convs = [layer for layer in blocks.modules() if isinstance(layer, nn.Conv1d)]
     norms = [layer for layer in blocks.modules() if isinstance(layer, nn.BatchNorm1d)]
@@ -168,7 +168,7 @@ def _begin_with_comparisons(blocks: nn.Sequential, length: int) -> None:
             mixing, own = torch.randn(2, *conv.weight.shape[:2]) * conv.in_channels**-0.5
             conv.weight.copy_(mixing.unsqueeze(-1).expand_as(conv.weight))
             # The sum of n features varies sqrt(n) times as much as one; the position's own has to
-            # be seen above it. (Of 1, 4 and 15 times as much, 4 trained best.)
+            # stand out. (Of 1, 4 and 15 times as much, 4 trained best.)
             conv.weight[..., (size - 1) // 2] += 4 * length**0.5 * own
 
 
@@ -189,13 +189,13 @@ _RELEASED_LAYERS = (
 class ReleasedCNNSorter(LearnedSorter):
     """Ranks rows of 100 scores by the released program's ten convolutions.
 
-    Of the program released with SoDeep (Engilberge et al., CVPR 2019), its "cnn", with its names in
-    the state dict; it is not the network of the paper. Its last kernel leaves one position of 100
-    scores only.
+    The "cnn" of the program released with SoDeep (Engilberge et al., CVPR 2019), with the same
+    state dict names; it is not the network of the paper. Its last kernel leaves one position only
+    for rows of 100 scores.
 
     Arguments:
         normalize: divide the ranks by n. Default: True.
-        trainable: whether the weights want gradients; see `LearnedSorter`. Default: False.
+        trainable: whether the weights require gradients; see `LearnedSorter`. Default: False.
 
     Example:
         >>> import torch
@@ -228,7 +228,7 @@ class ReleasedCNNSorter(LearnedSorter):
 def _keep_channels_last(network: nn.Module) -> None:
     """Lays kernels out in memory as `conv_stack` reads them, which saves a copy at every call.
 
-    Those that are loaded, too: they may take the place of what was laid out.
+    Also after loading, which may replace the tensors that were laid out.
     """
     _lay_out(network)
     network.register_load_state_dict_post_hook(_lay_out)

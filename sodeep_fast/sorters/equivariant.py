@@ -16,26 +16,26 @@ from sodeep_fast.sorters.learned import LearnedSorter
 class EquivariantSorter(LearnedSorter):
     """Ranks scores by soft ranks of soft ranks, and a small network applied to every element.
 
-    Permuting the scores permutes the ranks, which no LSTM or CNN can promise, and neither shift nor
-    scale of a row matters. The standardised scores, times n / sqrt(12), have about the spacing of
-    ranks. A stage replaces them by their soft ranks at a steepness of `sharpness` per rank:
+    Permuting the scores permutes the ranks, which no LSTM or CNN guarantees, and the shift and
+    scale of a row do not matter. Standardised scores times n / sqrt(12) have about the spacing of
+    ranks. Each stage replaces them by their soft ranks, with steepness `sharpness` per rank:
 
         p_0 = -standardised scores * n / sqrt(12),    p_k = soft_rank(-sharpness_k p_(k-1))
 
-    The first stage spreads out what lies dense and draws together what lies far apart, so the next
-    one compares every score with about as many neighbours, however uneven the row is. The network
-    sees, for every element, how far the stages differ, and how near the ends of the row are, where
-    soft ranks are biased; it returns what to add to the last stage.
+    The first stage spreads out dense scores and pulls distant ones together, so the next stage
+    compares every score with about as many neighbours, however uneven the row. For every element,
+    the network sees how far the stages differ and how near the ends of the row are, where soft
+    ranks are biased. Its output is added to the last stage.
 
-    A sharper sorter is nearer to the ranks and has a gradient at fewer pairs; training on both
-    (`gradient_weight` of `sodeep_fast.training.train_sorter`) settles where to stop.
+    A sharper sorter is closer to the ranks, but fewer pairs have a gradient. Training on both
+    (`gradient_weight` of `sodeep_fast.training.train_sorter`) balances the two.
 
     Arguments:
-        sharpness: what each stage begins with, positive, per unit of rank; it is learned. Default:
-            (1, 2).
-        hidden_size: of the network of every element. Default: 8.
+        sharpness: the initial sharpness of each stage, positive, per unit of rank; it is learned.
+            Default: (1, 2).
+        hidden_size: hidden units of the elementwise network. Default: 8.
         normalize: divide the ranks by n. Default: True.
-        trainable: whether the weights want gradients; see `LearnedSorter`. Default: False.
+        trainable: whether the weights require gradients; see `LearnedSorter`. Default: False.
 
     Raises:
         TypeError: a size that is not an integer, or a sharpness that is not a number.
@@ -68,7 +68,7 @@ class EquivariantSorter(LearnedSorter):
         self.log_sharpness = nn.Parameter(torch.tensor(self._sharpness).log())
         self.hidden = nn.Linear(len(sharpness) + 1, hidden_size)
         self.output = nn.Linear(hidden_size, 1)
-        # Untrained, it is the last stage alone.
+        # Untrained, the sorter returns the last stage.
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
         self.standardize = True
@@ -76,7 +76,8 @@ class EquivariantSorter(LearnedSorter):
 
     def relative_ranks(self, rows: Tensor, mask: Tensor | None = None) -> Tensor:
         """Returns ranks / n (b, n) of standardised scores (b, n)."""
-        # As soft ranks are, whatever the weights: half types do not hold all of them.
+        # In the dtype of soft ranks, whatever that of the weights: half precision does not hold all
+        # ranks.
         rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
         n: Tensor | int = rows.shape[-1]
         if mask is not None:
@@ -86,17 +87,18 @@ class EquivariantSorter(LearnedSorter):
         for sharpness in self.log_sharpness.exp():
             positions = soft_rank(positions * -sharpness, 1.0, mask=mask)
             stages.append(positions)
-        # What is exp(-1/2) one rank further in: the bias of a soft rank dies off as fast.
+        # Features that decay by exp(-1/2) per rank from either end, as fast as the bias of a soft
+        # rank.
         ends = [((1 - positions) / 2).exp(), ((positions - n) / 2).exp()]
         features = torch.stack([*(stage - positions for stage in stages[:-1]), *ends])
-        # An element is a column, so that each product reads and writes whole rows.
+        # Elements are columns, so that each product reads and writes whole rows.
         hidden = F.silu(_affine(self.hidden, features.flatten(1)))
         correction = _affine(self.output, hidden)
         ranks = (positions + correction.view(rows.shape)) / n
         return ranks if mask is None else ranks.masked_fill(~mask, 0)
 
     def arguments(self) -> dict[str, Any]:
-        """Returns the constructor's arguments, with the sharpness that it began with."""
+        """Returns the constructor's arguments, with the initial sharpness."""
         return {
             "sharpness": self._sharpness,
             "hidden_size": self.hidden.out_features,

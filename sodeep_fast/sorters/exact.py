@@ -10,15 +10,15 @@ from sodeep_fast.ops.soft_rank import soft_rank
 
 
 class ExactSorter(nn.Module):
-    """The released program's handcrafted sorter, type "exa": a steepness for every row.
+    """The released program's handcrafted sorter, type "exa", with a steepness for every row.
 
     rank_i = (1 + sum over j != i of sigmoid(lam (s_j - s_i))) / n, with lam = 6.8 / std of the
     (n, n) matrix that holds s_j - s_i above its diagonal and 0 elsewhere; no gradient goes through
     lam. The std depends on the order of the scores, so ranks are not quite equivariant under
     permutations; `sodeep_fast.HandcraftedSorter` is.
 
-    A row whose scores are all equal has all its ranks at the middle, (n + 1) / (2 n), and no
-    gradient; for the original it is an error. So is a row of one score here given rank 1.
+    In a row of equal scores, all ranks are the middle one, (n + 1) / (2 n), without a gradient; so
+    a row of one score has rank 1. The original raises an error for such rows.
 
     Example:
         >>> import torch
@@ -41,7 +41,7 @@ class ExactSorter(nn.Module):
         scores = input_.double()
         n = scores.shape[-1]
         centred = scores - scores.detach().mean(-1, keepdim=True)
-        # Sum and sum of squares of s_j - s_i over i < j, without the pairs.
+        # Sum and sum of squares of s_j - s_i over i < j, without forming the pairs.
         known = centred.detach()
         index = torch.arange(n, dtype=torch.float64, device=scores.device)
         total = (known * (2 * index - (n - 1))).sum(-1, keepdim=True)

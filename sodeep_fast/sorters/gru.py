@@ -14,25 +14,25 @@ HEADS = ("sum", "dense")
 class GRUSorter(LearnedSorter):
     """Ranks scores by a bidirectional GRU that reads them one by one.
 
-    Of the program released with SoDeep (Engilberge et al., CVPR 2019), with its names in the state
-    dict: "gruc" by default; "grus" with 4 hidden units in 1 layer and nothing squashed; "grup" with
+    From the program released with SoDeep (Engilberge et al., CVPR 2019), with the same state dict
+    names: "gruc" by default; "grus" with 4 hidden units in 1 layer and `squash=False`; "grup" with
     128 hidden units in 6 layers and the dense head.
 
     Arguments:
         hidden_size: the hidden units of each direction. Default: 32.
         num_layers: layers of both directions. Default: 6.
-        squash: read sigmoid(score / 2 + 1) for the score, and pass the ranks / n through a sigmoid;
-            scores that are not of order one saturate it. Default: True.
-        head: "sum" adds up the hidden state of every position, for rows of any length; "dense"
-            projects all of them to all ranks, for rows of one length. Default: "sum".
+        squash: read sigmoid(score / 2 + 1) instead of the score, and pass the ranks / n through a
+            sigmoid. Scores that are not of order one saturate it. Default: True.
+        head: "sum" adds up the hidden state at every position, for rows of any length; "dense"
+            projects all hidden states to all ranks, for rows of one length. Default: "sum".
         length: the length of the rows, for the dense head.
         normalize: divide the ranks by n. Default: True.
-        trainable: whether the weights want gradients; see `LearnedSorter`. Default: False.
+        trainable: whether the weights require gradients; see `LearnedSorter`. Default: False.
 
     Raises:
         TypeError: a size that is not an integer.
-        ValueError: a size below 1, an unknown head, a dense head without a length or a length
-            without it.
+        ValueError: a size below 1, an unknown head, a dense head without a length, or a length
+            without a dense head.
 
     Example:
         >>> import torch, sodeep_fast
@@ -93,16 +93,16 @@ class GRUSorter(LearnedSorter):
 
 
 class RepeatedGRUSorter(LearnedSorter):
-    """Ranks scores by a GRU that reads the whole row n times over.
+    """Ranks scores by a GRU that reads the whole row n times.
 
-    Of the program released with SoDeep (Engilberge et al., CVPR 2019), its "lstme", with its names
-    in the state dict. The sum of `width` units of the last state is a score's rank / n.
+    The "lstme" of the program released with SoDeep (Engilberge et al., CVPR 2019), with the same
+    state dict names. A score's rank / n is the sum of `width` units of the last state.
 
     Arguments:
         length: the length of the rows.
         width: hidden units per score. Default: 5.
         normalize: divide the ranks by n. Default: True.
-        trainable: whether the weights want gradients; see `LearnedSorter`. Default: False.
+        trainable: whether the weights require gradients; see `LearnedSorter`. Default: False.
 
     Raises:
         TypeError: a size that is not an integer.

@@ -17,17 +17,17 @@ class HandcraftedSorter(nn.Module):
     SoDeep (Engilberge et al., CVPR 2019), section 4.1.2, eq. (11) and (12), plus one. The module
     form of `soft_rank`.
 
-    What counts as close is 1 / lam, in units of score. Scores much wider apart have their exact
-    ranks and no gradient: with lam 10, a third of 1000 normal scores has one at a standard
-    deviation of 1000, nine tenths at 100, and all at 1. Scale the scores, or lam by the inverse of
-    theirs; or take `EquivariantSorter`, which knows no scale.
+    Scores much further apart than 1 / lam get their exact ranks and no gradient. With lam 10, of
+    1000 normal scores a third have a gradient at a standard deviation of 1000, nine tenths at 100,
+    and all at 1. Rescale the scores, or lam by the inverse factor; or use `EquivariantSorter`,
+    which does not depend on the scale.
 
     Arguments:
         lam: steepness, per unit of score, positive. Default: 10, as in the paper.
         normalize: divide the ranks by n (by the number of valid entries of a masked row), the scale
             of the paper's Table 1. Default: True.
         learnable: make the logarithm of lam a parameter, `log_lam`, so that lam stays positive
-            whatever the optimiser does. Default: False, and the module has no parameters.
+            under any optimiser. Default: False (no parameters).
         method, backend: as in `soft_rank`.
 
     Raises:
@@ -63,15 +63,16 @@ class HandcraftedSorter(nn.Module):
 
     @property
     def lam(self) -> float:
-        """The steepness now."""
+        """The current steepness."""
         return self._lam if self.log_lam is None else math.exp(self.log_lam.item())
 
     def forward(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
         """Returns the ranks of `scores`.
 
         Arguments:
-            scores: (..., n) float16, bfloat16, float32 or float64; each row is ranked by itself.
-            mask: (..., n) bool, True where valid; the others count for nobody and get rank 0.
+            scores: (..., n) float16, bfloat16, float32 or float64; each row is ranked
+                independently.
+            mask: (..., n) bool, True where valid; other entries are ignored and get rank 0.
 
         Returns:
             (..., n) ranks, 1 (or 1 / n) for the largest; float64 for float64 scores and float32
@@ -79,7 +80,7 @@ class HandcraftedSorter(nn.Module):
 
         Raises:
             TypeError: scores that are not floating point, or a mask that is not bool.
-            ValueError: a scalar tensor, or a mask of another shape or device.
+            ValueError: a scalar tensor, or a mask of a different shape or device.
         """
         if self.log_lam is None:
             return soft_rank(
@@ -106,7 +107,7 @@ class HandcraftedSorter(nn.Module):
         )
 
     def arguments(self) -> dict[str, Any]:
-        """Returns the constructor's arguments, with the steepness that they began with."""
+        """Returns the constructor's arguments, with the initial steepness."""
         return {
             "lam": self._lam,
             "normalize": self.normalize,

@@ -1,4 +1,4 @@
-"""What the learned sorters share: shapes, dtypes, the scale of the ranks, and freezing."""
+"""Shared by the learned sorters: shapes, dtypes, the scale of the ranks, and freezing."""
 
 from typing import Any, ClassVar
 
@@ -11,21 +11,21 @@ from sodeep_fast.sorters.standardize import standardize
 
 
 class LearnedSorter(nn.Module):
-    """The base of sorters that are networks; a subclass has `relative_ranks` and `arguments`.
+    """Base class of sorters that are networks; a subclass defines `relative_ranks` and `arguments`.
 
-    A network works in rank / n, the scale that SoDeep trains in. Frozen, which is the default, its
-    parameters want no gradient and it stays in evaluation mode: `train()` of a loss or model around
-    it changes nothing. With `trainable=True` it is a module as any other: in training mode until
-    `eval()` is called, its parameters for an optimiser to find. A subclass's constructor ends by
+    A network works in rank / n, the scale that SoDeep trains in. By default it is frozen: its
+    parameters require no gradient and it stays in evaluation mode, even if `train()` is called on a
+    loss or model around it. With `trainable=True` it behaves as any module: its parameters require
+    gradients, and it is in training mode until `eval()` is called. A subclass's constructor ends by
     setting `trainable`, which may be set again later.
 
-    A network knows the scale of the scores that it was trained on, and no other. Where its
-    attribute `standardize` is set, which is to be done before training, it reads rows of mean 0 and
-    standard deviation 1, and its ranks no longer depend on the shift and scale of a row.
-    Checkpoints keep it.
+    A network only knows the scale of the scores it was trained on. If its attribute `standardize`
+    is set, which must be done before training, it reads rows scaled to mean 0 and standard
+    deviation 1, and its ranks do not depend on the shift and scale of a row. Checkpoints keep the
+    attribute.
 
     Arguments:
-        length: the only n that the network takes; None if it takes any.
+        length: the only n that the network accepts; None if it accepts any.
         normalize: return ranks divided by n.
     """
 
@@ -42,7 +42,7 @@ class LearnedSorter(nn.Module):
 
     @property
     def trainable(self) -> bool:
-        """Whether the sorter is a module as any other; frozen otherwise."""
+        """Whether the sorter can be trained as any module; frozen otherwise."""
         return self._trainable
 
     @trainable.setter
@@ -56,7 +56,7 @@ class LearnedSorter(nn.Module):
         raise NotImplementedError  # abstract: every subclass has its own
 
     def arguments(self) -> dict[str, Any]:
-        """Returns the constructor's arguments that make this network, for a checkpoint."""
+        """Returns the constructor's arguments for this network, for a checkpoint."""
         raise NotImplementedError  # abstract: every subclass has its own
 
     def forward(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -64,7 +64,7 @@ class LearnedSorter(nn.Module):
 
         Arguments:
             scores: (..., n) float16, bfloat16, float32 or float64, computed in the dtype of the
-                weights; each row is ranked by itself.
+                weights; each row is ranked independently.
             mask: (..., n) bool, True where valid, for `EquivariantSorter`; the other networks read
                 whole rows and refuse it.
 
@@ -74,8 +74,8 @@ class LearnedSorter(nn.Module):
 
         Raises:
             TypeError: scores that are not floating point, or a mask that is not bool.
-            ValueError: a scalar tensor, a mask for a network that takes none or of another shape,
-                or rows of another length than the network was made for.
+            ValueError: a scalar tensor, a mask of a different shape or for a network that takes
+                none, or rows of a different length than the network was made for.
         """
         check_scores(scores)
         check_mask(mask, scores)
@@ -105,7 +105,7 @@ class LearnedSorter(nn.Module):
         return ranks.view(scores.shape)
 
     def train(self, mode: bool = True) -> "LearnedSorter":
-        """Sets training or evaluation mode; frozen, it stays in evaluation mode."""
+        """Sets training or evaluation mode; a frozen sorter stays in evaluation mode."""
         super().train(mode and self.trainable)
         for module in self.modules():
             if isinstance(module, nn.RNNBase):
@@ -130,11 +130,11 @@ def check_head(head: str, length: int | None) -> None:
 def apply_dense_head(head: nn.Conv1d, hidden: Tensor) -> Tensor:
     """Returns `head(hidden)` (b, n) for hidden states (b, n, d) and a kernel as long as d.
 
-    The positions being its channels, it is one affine map of everything, hence one product.
+    Positions are its channels, so it is one affine map of all states, hence one product.
     """
     device = hidden.device.type
     autocast = torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if autocast else head.weight.dtype
-    # Before they are made contiguous: one copy instead of two.
+    # Converts and makes contiguous in one copy instead of two.
     hidden = hidden.to(dtype, memory_format=torch.contiguous_format)
     return F.linear(hidden.flatten(1), head.weight.flatten(1), head.bias)

@@ -11,8 +11,8 @@ from sodeep_fast.ops.bilstm import rounded_bilstm
 from sodeep_fast.sorters.learned import LearnedSorter, apply_dense_head, check_head
 
 HEADS = ("position", "dense")
-# Hidden states that are in memory at a time where nothing is differentiated: what a processor's
-# caches hold; elsewhere, enough rows to fill a GPU many times over.
+# Hidden states held at a time when nothing is differentiated: on a CPU, what its caches hold; on a
+# GPU, enough rows to fill it many times over.
 HIDDEN_BYTES = 16 << 20
 GPU_HIDDEN_BYTES = 1 << 30
 LEAST_ROWS = 60  # that the weights are read for at a time
@@ -21,7 +21,7 @@ LEAST_ROWS = 60  # that the weights are read for at a time
 class ScalarLSTM(nn.Module):
     """The weights of a bidirectional `nn.LSTM` that reads one score a step, under its names.
 
-    It is none itself, as the compiler of torch.compile refuses to trace those.
+    Not an `nn.LSTM` itself, as torch.compile refuses to trace those.
 
     Arguments:
         hidden_size: the hidden units of each direction.
@@ -46,7 +46,7 @@ class ScalarLSTM(nn.Module):
         return nn.LSTM(1, self.hidden_size, self.num_layers, batch_first=True, bidirectional=True)
 
     def as_torch(self) -> nn.LSTM:
-        """Returns PyTorch's module over these very weights, in the memory that cuDNN wants."""
+        """Returns PyTorch's module sharing these weights, laid out as cuDNN wants them."""
         with torch.device("meta"):
             lstm = self._make()
         for name, weight in self.named_parameters():
@@ -63,24 +63,24 @@ class ScalarLSTM(nn.Module):
 class LSTMSorter(LearnedSorter):
     """Ranks scores by a bidirectional LSTM that reads them one by one, and a projection.
 
-    SoDeep (Engilberge et al., CVPR 2019), section 3.1.1. Made with random weights, to be trained;
-    `sodeep_fast.load_sorter` makes a trained one.
+    SoDeep (Engilberge et al., CVPR 2019), section 3.1.1. The weights are random, to be trained;
+    `sodeep_fast.load_sorter` loads a trained one.
 
     Arguments:
         hidden_size: the hidden units of each direction. Default: 128.
         num_layers: layers of both directions. Default: 2.
         head: "position" projects the hidden state of every position to its rank, for rows of any
-            length; "dense" projects all of them to all ranks, for rows of one length, and with 128
-            or 512 hidden units in 2 layers is the released program's "lstm" or "lstmla", with its
-            names in the state dict. Default: "position".
+            length; "dense" projects all hidden states to all ranks, for rows of one length. With
+            128 or 512 hidden units in 2 layers, "dense" is the released program's "lstm" or
+            "lstmla", with the same state dict names. Default: "position".
         length: the length of the rows, for the dense head.
         normalize: divide the ranks by n. Default: True.
-        trainable: whether the weights want gradients; see `LearnedSorter`. Default: False.
+        trainable: whether the weights require gradients; see `LearnedSorter`. Default: False.
 
     Raises:
         TypeError: a size that is not an integer.
-        ValueError: a size below 1, an unknown head, a dense head without a length or a length
-            without it.
+        ValueError: a size below 1, an unknown head, a dense head without a length, or a length
+            without a dense head.
 
     Example:
         >>> import torch, sodeep_fast
@@ -117,7 +117,7 @@ class LSTMSorter(LearnedSorter):
             return self._ranks(rows)
         row_bytes = rows.shape[1] * 2 * self.lstm.hidden_size * rows.dtype.itemsize
         most = HIDDEN_BYTES if rows.device.type == "cpu" else GPU_HIDDEN_BYTES
-        # Of equal sizes, and none of few rows.
+        # Parts of equal size, none with few rows.
         count = max(1, len(rows) // max(LEAST_ROWS, most // row_bytes))
         parts = rows.tensor_split(count)
         return torch.cat([self._ranks(part) for part in parts])

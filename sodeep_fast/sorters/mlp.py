@@ -12,14 +12,14 @@ from sodeep_fast.sorters.learned import LearnedSorter
 class MLPSorter(LearnedSorter):
     """Ranks scores by a perceptron with two hidden layers, for rows of one length.
 
-    Of the program released with SoDeep (Engilberge et al., CVPR 2019), its "mlp", with its names in
-    the state dict.
+    The "mlp" of the program released with SoDeep (Engilberge et al., CVPR 2019), with the same
+    state dict names.
 
     Arguments:
         length: the length of the rows.
         hidden_size: the units of each hidden layer. Default: 2048.
         normalize: divide the ranks by n. Default: True.
-        trainable: whether the weights want gradients; see `LearnedSorter`. Default: False.
+        trainable: whether the weights require gradients; see `LearnedSorter`. Default: False.
 
     Raises:
         TypeError: a size that is not an integer.

@@ -1,4 +1,4 @@
-"""A sorter that goes on learning from the scores that it is given."""
+"""A sorter that keeps learning from the scores it is given."""
 
 from collections import deque
 from collections.abc import Callable
@@ -13,33 +13,33 @@ from sodeep_fast.sorters.protocol import relative_ranks
 
 
 class OnlineSorter(nn.Module):
-    """Fine-tunes a learned sorter on the scores that it really sees.
+    """Fine-tunes a learned sorter on the scores it really sees.
 
-    Scores drift away from those that a sorter was trained on as the model that makes them learns.
-    SoDeep (Engilberge et al., CVPR 2019), sections 3.1.2 and 3.2.1, therefore trains the sorter
-    along. In training mode every call keeps its scores; `update()`, after the backward pass, takes
-    one step of Adam that brings the sorter's ranks of them nearer to the exact ones, in mean
-    absolute difference:
+    As a model learns, its scores drift away from those its sorter was trained on. SoDeep
+    (Engilberge et al., CVPR 2019), sections 3.1.2 and 3.2.1, therefore trains the sorter along with
+    the model. In training mode, every call keeps its scores; `update()`, called after the backward
+    pass, takes one step of Adam to reduce the mean absolute difference between the sorter's ranks
+    of these scores and the exact ones:
 
         loss(model(inputs), targets).backward()
         optimizer.step()
         sorter.update()
 
-    The sorter's weights follow that difference alone: they want no gradient, so the loss does not
-    reach them, and an optimiser of the loss module's parameters leaves them as they are. To train
-    them on the loss too, make the sorter trainable, and do without this.
+    The sorter's weights are trained on that difference only. They require no gradient, so the loss
+    does not reach them, and an optimiser of the loss module's parameters leaves them unchanged. To
+    train them on the loss instead, make the sorter trainable, and do not use this class.
 
-    `state_dict` has Adam's state too, so that a run can be resumed; `save_sorter` takes the sorter
-    alone, the attribute `sorter`.
+    `state_dict` includes Adam's state, so that a run can be resumed. `save_sorter` takes only the
+    inner sorter, the attribute `sorter`.
 
     Arguments:
-        sorter: a learned sorter, such as `LSTMSorter`; its weights no longer want gradients.
+        sorter: a learned sorter, such as `LSTMSorter`; its weights will require no gradients.
         lr: the learning rate of Adam. Default: 1e-5, as in the released program.
-        keep: how many rows of scores are kept from one update to the next, the latest ones; at
-            least those of the last call. Default: 4096.
+        keep: how many rows of scores to keep between updates, the latest ones; those of the last
+            call are always kept. Default: 4096.
 
     Raises:
-        TypeError: a sorter that is not a module, or a number that is none.
+        TypeError: a sorter that is not a module, or an argument that should be a number and is not.
         ValueError: a sorter without parameters, a learning rate that is not positive, or `keep`
             below 1.
 
@@ -76,7 +76,7 @@ class OnlineSorter(nn.Module):
         self.optimizer.load_state_dict(state)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "OnlineSorter":
-        """Converts Adam's moments along with the weights, of whose dtype and device they are."""
+        """Converts Adam's moments along with the weights, whose dtype and device they share."""
         super()._apply(fn, recurse)
         for state in self.optimizer.state.values():
             for name in ("exp_avg", "exp_avg_sq"):
@@ -99,7 +99,7 @@ class OnlineSorter(nn.Module):
         if self.training and scores.numel() > 0:
             rows = torch.atleast_2d(scores.detach()).flatten(0, -2)
             valid = None if mask is None else torch.atleast_2d(mask).flatten(0, -2).clone()
-            # Zeros for what a mask hides, which may be anything.
+            # Zeros where masked, as such scores may be anything.
             rows = rows.clone() if valid is None else rows.masked_fill(~valid, 0)
             self._seen.append((rows, valid))
             while sum(len(rows) for rows, _ in self._seen) > self.keep and len(self._seen) > 1:
@@ -108,15 +108,16 @@ class OnlineSorter(nn.Module):
 
     @torch.enable_grad()
     def update(self) -> float | None:
-        """Takes one step on the scores kept since the last one, and forgets them.
+        """Takes one step on the scores kept since the last update, and forgets them.
 
         Call it after the backward pass of the loss: it changes the weights in place, and PyTorch
-        raises if a backward pass still needs the old ones. Rows with a score that is not finite
-        have no ranks to learn, and are left out.
+        raises an error if a backward pass still needs the old ones. Rows with a non-finite score
+        are left out.
 
         Returns:
-            The mean absolute difference of the sorter's ranks / n from the exact ones, tied scores
-            sharing their average rank, before the step; None if no finite scores were kept.
+            The mean absolute difference between the sorter's ranks / n and the exact ones before
+            the step, where tied scores share their average rank; None if no finite scores were
+            kept.
         """
         if not self._seen:
             return None

@@ -1,4 +1,4 @@
-"""What a loss may expect of a sorter, and the one scale in which losses see ranks: rank / n."""
+"""What losses require of a sorter, and the one scale in which losses see ranks: rank / n."""
 
 import functools
 import warnings
@@ -15,29 +15,28 @@ from sodeep_fast.ops.soft_rank import soft_rank
 Sorter = Callable[..., Tensor]
 """Scores (b, n) -> ranks (b, n), 1 for the largest.
 
-Where masks are used it also takes `mask=` (b, n), and gives rank 0 where that is False.
-Its attribute `normalize` says whether its ranks are divided by n (by the number of valid entries of
-the row). Without the attribute they are taken to be, as those of SoDeep's sorters are.
+To be used with masks, it also takes `mask=` (b, n), and returns rank 0 where that is False. Its
+attribute `normalize` says whether its ranks are divided by n (by the number of valid entries of the
+row). Without the attribute they are assumed to be, as in SoDeep.
 """
 
 
 def relative_ranks(sorter: Sorter, scores: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Returns rank / n of every score within its row, whichever scale `sorter` works in.
+    """Returns rank / n of every score within its row, whatever the scale of `sorter`.
 
     Arguments:
-        sorter: see `Sorter`; or `soft_rank` or `hard_rank`, or a `functools.partial` of them, which
-            have no attribute but are known to return plain ranks. Any other function without it
-            whose ranks are plain all the same gets a warning, where looking does not make the host
-            wait for a GPU.
+        sorter: see `Sorter`. `soft_rank`, `hard_rank` and a `functools.partial` of them lack the
+            attribute, but are known to return plain ranks. Any other function without it that
+            returns plain ranks gets a warning, unless checking would make the host wait for a GPU.
         scores: (..., n) scores; the sorter sees one batch (b, n) of all rows.
-        mask: (..., n) bool, True where valid; handed to the sorter only if given.
+        mask: (..., n) bool, True where valid; passed to the sorter only if given.
 
     Returns:
         (..., n) ranks divided by n, or by the number of valid entries of the row.
 
     Raises:
-        TypeError: the sorter returned no tensor.
-        ValueError: the sorter returned another shape than it was given.
+        TypeError: the sorter did not return a tensor.
+        ValueError: the sorter returned a different shape than it was given.
     """
     rows = torch.atleast_2d(scores).flatten(0, -2)
     if mask is None:
@@ -60,7 +59,7 @@ def relative_ranks(sorter: Sorter, scores: Tensor, mask: Tensor | None = None) -
 
 
 def _divides(sorter: Sorter) -> bool:
-    """Returns whether a sorter's ranks are divided by n, as far as it tells."""
+    """Returns whether a sorter says that its ranks are divided by n."""
     function: Any = sorter
     options: dict[str, Any] = {}
     while isinstance(function, functools.partial):
@@ -74,7 +73,8 @@ def _divides(sorter: Sorter) -> bool:
 def _warn_of_plain_ranks(ranks: Tensor) -> None:
     """Warns of ranks that are far beyond 1, the largest one if they were divided by n."""
     n = ranks.shape[-1]
-    # The worst rank of n scores is n: above 2 for n > 2, and what a network says is near 1.
+    # The worst rank of n scores is n: above 2 for n > 2, while a network's worst rank / n is near
+    # 1.
     if n <= 2 or ranks.numel() == 0 or ranks.device.type != "cpu" or are_tracing():
         return
     worst = float(ranks.detach().max())

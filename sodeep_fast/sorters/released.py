@@ -35,15 +35,15 @@ def released_sorter(
     """Returns a sorter of a type of the released program, with random weights.
 
     Arguments:
-        model_type: "exa", the handcrafted one without weights; "lstmla", the paper's LSTM; or
+        model_type: "exa", the handcrafted one, without weights; "lstmla", the paper's LSTM; or
             "lstm", "lstme", "grus", "gruc", "grup", "mlp" or "cnn".
-        length: the length of the rows to sort; "exa", "grus" and "gruc" sort any and ignore it, and
-            "cnn" sorts 100.
-        trainable: whether the weights want gradients. Default: False.
+        length: the length of the rows to sort. "exa", "grus" and "gruc" sort any length and ignore
+            it; "cnn" only sorts 100.
+        trainable: whether the weights require gradients. Default: False.
 
     Raises:
         TypeError: a length that is not an integer.
-        ValueError: an unknown type, or a length that is missing or that the type does not take.
+        ValueError: an unknown type, or a length that is missing or that the type does not accept.
 
     Example:
         >>> from sodeep_fast.sorters.released import released_sorter

@@ -5,15 +5,14 @@ from torch import Tensor
 
 
 def standardize(rows: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Returns each row less its mean, over its standard deviation; differentiable.
+    """Subtracts each row's mean and divides by its standard deviation; differentiable.
 
     A row is divided by its largest deviation first, so that no square overflows or underflows. A
-    constant row becomes zeros, which have no gradient. A score that is not finite makes its row
-    NaN.
+    constant row becomes zeros, which have no gradient. A non-finite score makes its row NaN.
 
     Arguments:
         rows: (b, n) floating-point scores.
-        mask: (b, n) bool, True where valid; the others become 0. Default: all valid.
+        mask: (b, n) bool, True where valid; other entries become 0. Default: all valid.
 
     Returns:
         (b, n) scores of mean 0 and standard deviation 1 (over n, not n - 1).
@@ -26,10 +25,11 @@ def standardize(rows: Tensor, mask: Tensor | None = None) -> Tensor:
                 [ 0.,  0.]])
     """
     rows = _fill(rows, mask)
-    # The largest score first, so that neither the sum nor a difference overflows.
+    # Scaled by the largest score first, so that neither the sum nor a difference overflows.
     largest = rows.detach().abs().amax(-1, keepdim=True)
     rows = rows / largest.masked_fill(largest == 0, 1)
-    # Less its smallest score, a constant row is exactly 0, and a narrow one keeps its digits.
+    # After subtracting the smallest score, a constant row is exactly 0, and a narrow one keeps its
+    # digits.
     known = rows.detach() if mask is None else rows.detach().masked_fill(~mask, torch.inf)
     rows = _fill(rows - known.amin(-1, keepdim=True), mask)
     centred = _fill(rows - _mean(rows, mask), mask)

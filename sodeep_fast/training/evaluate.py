@@ -56,7 +56,7 @@ def mean_error(
         device: where to sort. Default: the CPU.
 
     Raises:
-        TypeError: a sorter that cannot be called, or a number that is not an integer.
+        TypeError: a sorter that is not callable, or a number that is not an integer.
         ValueError: an unknown distribution, a number below 1, or a length that the sorter does not
             take.
 
