@@ -1,8 +1,9 @@
-"""How `rank_counts` compares an item with a target: what an item adds to the target's count.
+"""How `rank_counts` compares an item with a target: what the item adds to the target's count.
 
-A comparator is a function H of x = (score of the item) - (score of the target): 0 where the item
-stays behind, about 1 where it outranks the target, and something in between, or beyond, for the
-sake of a gradient. `ByLevel` takes another one for items that are less, equally or more relevant.
+A comparator is a function H of x = (score of the item) - (score of the target). It is 0 where the
+item stays behind and about 1 where it outranks the target; to have a gradient, it takes values in
+between or beyond. `ByLevel` uses different comparators for items that are less, equally or more
+relevant.
 """
 
 import math
@@ -16,7 +17,7 @@ class Sigmoid:
     """H(x) = 1 / (1 + exp(-x / tau)): Smooth-AP's (Brown et al., ECCV 2020) and SoDeep's.
 
     Arguments:
-        tau: temperature, in units of score, positive; the smaller, the nearer to counting.
+        tau: positive temperature, in units of score. Smaller values are closer to counting.
 
     Raises:
         TypeError: tau is not a number.
@@ -36,7 +37,7 @@ class Sigmoid:
 
 @dataclass(frozen=True)
 class Sup:
-    """An upper bound of counting whose gradient does not vanish: SupAP's, of ROADMAP.
+    """An upper bound on counting whose gradient does not vanish: that of ROADMAP's SupAP.
 
     H(x) = sigmoid(x / tau) for x <= 0, start + sigmoid(x / tau) for 0 < x <= delta, and
     offset + rho (x - delta) beyond. Ramzi et al., NeurIPS 2021. Variants in circulation:
@@ -44,8 +45,8 @@ class Sup:
     - `Sup()`: the paper's, continuous at delta;
     - `Sup(offset=1.44)`: the configuration files of ROADMAP, HAPPIER and SupRank; it drops by 0.053
       at delta;
-    - `Sup(start=0.0, offset=1.0)`: the same for iNaturalist; no upper bound any more;
-    - `Sup(offset=6.44)`: the code of the paper's numbers, rho x + 1.44 beyond delta;
+    - `Sup(start=0.0, offset=1.0)`: the same for iNaturalist; no longer an upper bound;
+    - `Sup(offset=6.44)`: the code behind the paper's numbers, rho x + 1.44 beyond delta;
     - `Sup(delta=None, offset=...)`: linear from 0 on, rho x + offset.
 
     Arguments:
@@ -53,12 +54,13 @@ class Sup:
         rho: slope beyond delta, not negative.
         delta: where the linear part begins, positive; None: at 0.
         start: added to the sigmoid right of 0.
-        offset: value at delta, from the right. Default: that of the left, start + sigmoid(delta /
+        offset: value at delta, from the right. Default: that from the left, start + sigmoid(delta /
             tau).
 
     Raises:
         TypeError: an argument is not a number.
-        ValueError: tau or delta that are not positive, a negative rho, or a value not finite.
+        ValueError: tau or delta that is not positive, a negative rho, or a value that is not
+            finite.
 
     Example:
         >>> import sodeep_fast
@@ -91,10 +93,10 @@ class Sup:
 
 @dataclass(frozen=True)
 class Step:
-    """Counting itself: H(x) is 1 for x > 0, 0 for x < 0 and `at_zero` for a tie; no gradient.
+    """Exact counting: H(x) is 1 for x > 0, 0 for x < 0 and `at_zero` for a tie; no gradient.
 
     Arguments:
-        at_zero: what a tie counts. Default: 1.
+        at_zero: the value of a tie. Default: 1.
 
     Raises:
         TypeError: at_zero is not a number.
@@ -114,10 +116,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Ramp:
-    """Counting with straight slopes for a gradient: H-rank's, of HAPPIER.
+    """Counting with linear slopes for a gradient: that of HAPPIER's H-rank.
 
     H(x) = leak x for x <= 0, min(1, beta x + gamma) for x > 0: for items more relevant than the
-    target, which the loss wants to see in front of it. Ramzi et al., ECCV 2022.
+    target, which the loss should move ahead of it. Ramzi et al., ECCV 2022.
 
     Arguments:
         leak: slope left of 0, not negative.
@@ -126,8 +128,8 @@ class Ramp:
 
     Raises:
         TypeError: an argument is not a number.
-        ValueError: a negative leak, beta that is not positive, gamma above 1, or a value not
-            finite.
+        ValueError: a negative leak, beta that is not positive, gamma above 1, or a value that is
+            not finite.
 
     Example:
         >>> import sodeep_fast
@@ -148,19 +150,19 @@ class Ramp:
 
 
 Simple = Sigmoid | Sup | Step | Ramp
-# For isinstance: the compiler of torch 2.10 does not know it of unions.
+# For isinstance: the compiler of torch 2.10 does not support it with unions.
 SIMPLE = (Sigmoid, Sup, Step, Ramp)
 
 
 @dataclass(frozen=True)
 class ByLevel:
-    """Another comparator for items of a lower, of the same and of a higher level than the target.
+    """Different comparators for items of a lower, the same and a higher level than the target.
 
-    The default is SupAP's: irrelevant items by `Sup`, positives among themselves counted exactly.
+    The default is SupAP's: irrelevant items are counted by `Sup`, and positives exactly.
 
     Arguments:
         lower: for items less relevant than the target. Default: `Sup()`.
-        same: for items as relevant. Default: `Step()`.
+        same: for equally relevant items. Default: `Step()`.
         higher: for items more relevant. Default: `Step()`.
 
     Raises:
@@ -200,10 +202,11 @@ def check_comparator(comparator: object) -> None:
 
 
 def bounded_by(comparator: Simple | None) -> ByLevel:
-    """Returns SupAP's comparator, with another one than `Sup()` for less relevant items if given.
+    """Returns SupAP's comparator, with `comparator` instead of `Sup()` for less relevant items if
+    given.
 
     Raises:
-        TypeError: `comparator` is none, or one by level.
+        TypeError: `comparator` is not a comparator, or is a `ByLevel`.
     """
     if not (comparator is None or isinstance(comparator, SIMPLE)):
         raise TypeError(
@@ -220,7 +223,7 @@ def by_level(comparator: Comparator) -> tuple[Simple, Simple, Simple]:
 
 
 def encode(comparator: Comparator) -> tuple[list[int], list[float]]:
-    """Returns what the operators are called with: three kinds, and five parameters for each."""
+    """Returns the arguments for the operators: three kinds, and five parameters for each."""
     kinds: list[int] = []
     parameters: list[float] = []
     for simple in by_level(comparator):

@@ -1,4 +1,4 @@
-"""Average precision by counts, which Smooth-AP, SupAP and the exact value differ in."""
+"""Average precision from counts; Smooth-AP, SupAP and the exact value count differently."""
 
 from torch import Tensor
 

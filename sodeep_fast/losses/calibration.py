@@ -28,26 +28,28 @@ def calibration_loss(
     average: str = "active",
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Returns the mean of max(0, pos_margin - s) over positives, plus the one over negatives.
+    """Returns the mean excess of positives below `pos_margin` plus that of negatives above
+    `neg_margin`.
 
-    That of negatives is of max(0, s - neg_margin). Ramzi et al., ROADMAP, NeurIPS 2021: what makes
-    batches agree on the scores, so that average precisions of batches average to that of the set.
+    That is, of max(0, pos_margin - s) and max(0, s - neg_margin). It makes batches agree on the
+    scores, so that the average precisions of batches average to that of the set. Ramzi et al.,
+    ROADMAP, NeurIPS 2021.
 
     Arguments:
         scores: (B, M) floating-point scores of B queries and M items, larger for more similar.
         labels: (B, M) 1 where query and item belong together and 0 elsewhere, of any real dtype.
         pos_margin: what scores of positives should reach; the paper's alpha. Default: 0.9.
         neg_margin: what scores of negatives should not exceed; the paper's beta. Default: 0.6.
-        average: over the pairs that are "active", as the official program does, or over "all" of
-            the kind, as the paper writes. Default: "active".
+        average: over the "active" pairs of each kind, as in the official program, or over "all" of
+            them, as in the paper. Default: "active".
         mask: (B, M) bool, True for pairs that take part. Default: all do.
 
     Returns:
-        A scalar; a kind without a pair adds 0.
+        A scalar; a kind without pairs adds 0.
 
     Raises:
-        TypeError: scores that are not floating point, a mask that is not bool, a margin that is not
-            a number.
+        TypeError: scores that are not floating point, a mask that is not bool, or a margin that is
+            not a number.
         ValueError: scores that are not a matrix, labels or a mask of a different shape or device,
             labels that are not binary, a margin that is not finite, or an unknown average.
 
@@ -70,14 +72,15 @@ def calibration_loss(
 class CalibrationLoss(RetrievalLoss):
     """`calibration_loss` of embeddings: ROADMAP's second term.
 
-    Ramzi et al., ROADMAP, NeurIPS 2021. A query is no pair with itself, as in the official program,
-    which however pairs it with its copy among references: `exclude_query=False` there.
+    Ramzi et al., ROADMAP, NeurIPS 2021. A query does not form a pair with itself, as in the
+    official program; among references that program does pair it with its copy, as
+    `exclude_query=False` does.
 
     Arguments:
         pos_margin: what scores of positives should reach. Default: 0.9.
         neg_margin: what scores of negatives should not exceed. Default: 0.6.
         average: over the "active" pairs of each kind, or "all". Default: "active".
-        exclude_query: False makes a query a pair with itself. Default: True.
+        exclude_query: False lets a query form a pair with itself. Default: True.
         options: those of `RetrievalLoss`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""HAPPIER's clustering loss: embeddings near the proxy of their finest class."""
+"""HAPPIER's clustering loss: it pulls embeddings to the proxy of their finest class."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,17 +16,17 @@ from sodeep_fast.retrieval.unit_length import unit_length
 
 
 class ClusterLoss(nn.Module):
-    """Cross entropy of the cosines with one learned proxy for each class, over a temperature.
+    """Cross entropy of the cosines with one learned proxy per class, divided by a temperature.
 
     Ramzi et al., HAPPIER, ECCV 2022, whose network has embeddings of unit length. The proxies are
-    parameters: give them to an optimizer (HAPPIER's has a learning rate of their own). The programs
-    of HAPPIER and SupRank call them `weight`.
+    parameters: pass them to an optimizer (HAPPIER gives them a separate learning rate).
+    The programs of HAPPIER and SupRank name them `weight`.
 
     Arguments:
         embedding_size: D.
-        num_classes: C, of the finest level.
-        temperature: positive. Default: 0.05, that of both programs.
-        normalize, chunk_size, gather: as `RetrievalLoss`; the proxies are the items.
+        num_classes: C, at the finest level.
+        temperature: positive. Default: 0.05, as in both programs.
+        normalize, chunk_size, gather: as in `RetrievalLoss`; the proxies are the items.
 
     Raises:
         TypeError: sizes that are not integers, a temperature that is not a number.
@@ -76,14 +76,14 @@ class ClusterLoss(nn.Module):
             embeddings: (B, D) floating-point embeddings; half types are compared in float32.
             labels: (B,) integer classes from 0 to C - 1, or (B, L), finest first: class indices,
                 not one-hot.
-            indices_tuple, ref_emb, ref_labels: not used: proxies stand for the other items.
+            indices_tuple, ref_emb, ref_labels: not used; proxies take the place of other items.
 
         Returns:
             A scalar; 0, still with a graph, for an empty batch.
 
         Raises:
             TypeError: embeddings that are not floating point, or labels that are not integers.
-            ValueError: tensors whose shapes or devices do not fit, or labels out of range.
+            ValueError: tensors whose shapes or devices do not match, or labels out of range.
         """
         check_batch(embeddings, labels, "embeddings", "labels")
         finest = self._finest(embeddings, labels)
@@ -93,7 +93,7 @@ class ClusterLoss(nn.Module):
             return self._evaluate(vectors, finest)
 
     def of_vectors(self, vectors: Tensor, labels: Tensor) -> Tensor:
-        """Returns the loss of embeddings that are normalized already, if this loss normalizes."""
+        """Returns the loss of embeddings that are already normalized, if this loss normalizes."""
         return self._evaluate(vectors, self._finest(vectors, labels))
 
     def _finest(self, embeddings: Tensor, labels: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ class ClusterLoss(nn.Module):
         return evaluate(vectors.to(wide), items, _Terms(finest, self.gather), self.chunk_size)
 
     def _common_dtype(self, vectors: Tensor) -> torch.dtype:
-        """Returns the dtype that vectors are compared with the proxies in."""
+        """Returns the dtype in which vectors are compared with the proxies."""
         wide = torch.promote_types(vectors.dtype, self.proxies.dtype)
         return torch.promote_types(wide, torch.float32)
 
@@ -151,7 +151,7 @@ class _Terms:
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """The sum of cross entropies; what it keeps becomes the gradient, without another matrix."""
+    """The sum of cross entropies; the matrix it saves becomes the gradient in place."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""H-AP: average precision for relevances of several levels."""
+"""H-AP: average precision for several levels of relevance."""
 
 from typing import Any
 
@@ -31,35 +31,36 @@ def h_ap(
     """Returns the hierarchical average precision of every query, with a gradient.
 
     The sum over items j of (rel_j + sum over k that outrank j of min(rel_j, rel_k)) / rank_j, over
-    the sum of the rel_j. Ranks are by `comparator`. The numerator counts exactly, ties too, and has
-    no gradient, unless `h_rank` gives it one or `comparator` is a `Sigmoid`, which counts there as
-    well: SupRank's smooth H-AP. Ramzi et al., HAPPIER, ECCV 2022, whose program ranks a query among
-    its own gallery, at the highest level.
+    the sum of the rel_j. The ranks use `comparator`. The numerator counts exactly, ties included,
+    and has no gradient, unless `h_rank` gives it one or `comparator` is a `Sigmoid`, which then
+    counts the numerator too: SupRank's smooth H-AP. Ramzi et al., HAPPIER, ECCV 2022, whose program
+    keeps a query in its own gallery, at the highest level.
 
     Arguments:
         scores: (B, M) floating-point scores of B queries and M items, larger for more relevant.
-        levels: (B, M) bool or integers from 0, irrelevant, to 254: in a hierarchy, how many labels
-            query and item share.
-        comparator: how ranks count. Default: `ByLevel()`, a bound by `Sup`. HAPPIER's program has
-            `ByLevel(Sup(offset=1.44))`.
-        relevances: (L,) or (B, L) relevance of each level, finite and not negative, that of level 0
-            zero. Default: level^alpha over the number of the query's items of that level, as in
-            HAPPIER; so a lone coarse match may weigh more than one of many fine ones.
+        levels: (B, M) bool or integers from 0, irrelevant, to 254: in a hierarchy, the number of
+            labels that query and item share.
+        comparator: how ranks are counted. Default: `ByLevel()`, a bound by `Sup`. HAPPIER's program
+            uses `ByLevel(Sup(offset=1.44))`.
+        relevances: (L,) or (B, L) relevance of each level, finite and not negative, zero for level
+            0. Default: level^alpha over the number of the query's items of that level, as in
+            HAPPIER. So a lone coarse match may weigh more than one of many fine matches.
         alpha: exponent of the default relevances, positive.
-        h_rank: a `Ramp`, by which the numerator counts items that are more relevant than j; the
-            value may then leave [0, 1]. Default: exactly. HAPPIER's `with_hrank` is `Ramp()`.
+        h_rank: a `Ramp` with which the numerator counts items more relevant than j; the value may
+            then leave [0, 1]. Default: count exactly. HAPPIER's `with_hrank` is `Ramp()`.
         mask: (B, M) bool, True where the item is in the query's gallery. Default: all are.
 
     Returns:
-        (B,) values; NaN where no item is relevant, without a gradient, so that `torch.nanmean`
-        leaves it out, and where a score is not finite.
+        (B,) values; NaN if a score is not finite, or if no item is relevant; the latter NaN has no
+        gradient, so `torch.nanmean` leaves it out.
 
     Raises:
         TypeError: scores or relevances that are not floating point, levels that are neither integer
-            nor bool, a mask that is not bool, an invalid comparator, or h_rank not a `Ramp`.
+            nor bool, a mask that is not bool, an invalid comparator, or h_rank that is not a
+            `Ramp`.
         ValueError: scores that are not a matrix, other tensors of a different shape or device,
-            levels out of range, alpha that is not positive, or relevances that are not as above;
-            their values are looked at on the CPU alone, and not by `torch.compile` or `torch.func`.
+            levels out of range, alpha that is not positive, or relevances that are not as above.
+            Their values are only checked on the CPU, and not under `torch.compile` or `torch.func`.
 
     Example:
         >>> import torch, sodeep_fast
@@ -75,7 +76,7 @@ def h_ap(
         _check_relevances(relevances, scores)
         num_levels = relevances.shape[-1]
     comparator = SUP_AP if comparator is None else comparator
-    # What a comparator counts exactly is not counted again.
+    # If the comparator counts exactly, the numerator reuses its counts.
     exact = isinstance(comparator, ByLevel) and comparator.same == comparator.higher == Step()
     numerator: Comparator | None = Step() if h_rank is None else ByLevel(Step(), Step(), h_rank)
     is_smooth = isinstance(comparator, Sigmoid) and h_rank is None
@@ -126,13 +127,13 @@ def _check_relevances(relevances: Tensor, scores: Tensor) -> None:
 class HierarchicalAPLoss(HierarchicalLoss):
     """1 - the hierarchical average precision of embeddings, averaged over the queries.
 
-    An item's level is how many labels it shares with the query. Ramzi et al., HAPPIER, ECCV 2022.
-    By default a query ranks itself, at the highest level, as in the official program;
-    `exclude_query=True` leaves it out.
+    An item's level is the number of labels it shares with the query. Ramzi et al., HAPPIER, ECCV
+    2022. By default a query is in its own gallery, at the highest level, as in the official
+    program; `exclude_query=True` leaves it out.
 
     Arguments:
-        comparator: how ranks count. Default: `ByLevel()`, a bound by the `Sup` of the paper.
-            HAPPIER's program has `ByLevel(Sup(offset=1.44))`, SupRank's smooth H-AP
+        comparator: how ranks are counted. Default: `ByLevel()`, a bound by the `Sup` of the paper.
+            HAPPIER's program uses `ByLevel(Sup(offset=1.44))`, SupRank's smooth H-AP
             `Sigmoid(0.01)`.
         alpha: exponent of the relevances level^alpha / (number of items of that level), positive.
         h_rank: a `Ramp` for the numerator; see `h_ap`. Default: None, it counts exactly.

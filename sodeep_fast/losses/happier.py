@@ -12,23 +12,23 @@ from sodeep_fast.retrieval import CombinedLoss
 class HappierLoss(CombinedLoss):
     """(1 - weight) `HierarchicalAPLoss` + weight `ClusterLoss`.
 
-    Ramzi et al., HAPPIER, ECCV 2022. By default a query ranks itself, as in the official program;
-    `exclude_query=True` leaves it out. Labels are (B, L), finest first; those of the finest level
-    are classes from 0 to num_classes - 1. References are ranked, not clustered.
+    Ramzi et al., HAPPIER, ECCV 2022. By default a query is in its own gallery, as in the official
+    program; `exclude_query=True` leaves it out. Labels are (B, L), finest first; the finest are
+    classes from 0 to num_classes - 1. References are ranked, not clustered.
 
     Arguments:
         embedding_size: D.
-        num_classes: how many classes the finest level has.
+        num_classes: number of classes at the finest level.
         weight: of the clustering, the paper's lambda, in [0, 1]. Default: 0.1; some of the
-            configuration files have 0.5.
-        comparator, alpha, h_rank: as `HierarchicalAPLoss`; HAPPIER's program has
-            `ByLevel(Sup(offset=1.44))`, and where it says `with_hrank`, h_rank=`Ramp()`.
+            configuration files use 0.5.
+        comparator, alpha, h_rank: as in `HierarchicalAPLoss`; HAPPIER's program uses
+            `ByLevel(Sup(offset=1.44))` and, with its option `with_hrank`, h_rank=`Ramp()`.
         temperature: of the clustering. Default: 0.05.
         exclude_query: leave the query out of its gallery. Default: False.
         options: the others of `RetrievalLoss`.
 
     Raises:
-        TypeError, ValueError: as the two losses; a weight outside [0, 1].
+        TypeError, ValueError: as the two losses, or a weight outside [0, 1].
 
     Example:
         >>> import torch, sodeep_fast

@@ -8,11 +8,11 @@ from sodeep_fast.losses._precision import counted_precision
 
 
 def hard_ap(scores: Tensor, labels: Tensor, *, mask: Tensor | None = None) -> Tensor:
-    """Returns the average precision of every query, which has no gradient.
+    """Returns the average precision of every query, without a gradient.
 
-    `smooth_ap` for tau towards 0. The value of `metrics.average_precision`, tied items coming in
-    together; counted at the positives alone, it is much faster where they are few, and in the
-    precision of the scores.
+    The limit of `smooth_ap` for tau towards 0, and the value of `metrics.average_precision`: tied
+    items come in together. It only counts at the positives, so it is much faster if they are few,
+    and works in the precision of the scores.
 
     Arguments:
         scores: (B, M) floating-point scores of B queries and M items, larger for more similar.
@@ -20,7 +20,7 @@ def hard_ap(scores: Tensor, labels: Tensor, *, mask: Tensor | None = None) -> Te
         mask: (B, M) bool, True where the item is in the query's gallery. Default: all are.
 
     Returns:
-        (B,) values in (0, 1]; NaN where a query has no positive, and where one of its scores is not
+        (B,) values in (0, 1]; NaN if a query has no positive, or if one of its scores is not
         finite.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Losses that treat each row by itself, a few rows at a time, value and gradient together."""
+"""Losses that treat rows independently, a few rows at a time, value and gradient together."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,27 +13,27 @@ RowLoss = Callable[..., Tensor]
 
 
 def loss_in_parts(loss: RowLoss, scores: Tensor, *others: Tensor, rows: int = 48) -> Tensor:
-    """Returns a loss of every row, keeping nothing for the backward but the scores' gradient.
+    """Returns a loss of every row, keeping only the scores' gradient for backward.
 
-    Computes the gradient of a part of the rows right after their loss, while what it needs of it is
-    in the caches, and then forgets that: faster than the backward of all rows at once where they
-    are many, in memory for a part. For a loss that reads every row by itself, with weights that are
-    frozen, as a sorter's are by default. Once differentiable in `scores`.
+    Computes the gradient of a few rows right after their loss, while the intermediate results are
+    in the caches, and then frees these. With many rows, this is faster than backward over all at
+    once, and takes memory only for a few. The loss must treat rows independently, and its weights
+    must be frozen, as a sorter's are by default. Once differentiable in `scores`.
 
     Arguments:
         loss: takes the same rows of `scores` and of `others`, returns their losses (rows,).
         scores: (b, ...) floating point.
-        others: (b, ...) each, such as the exact ranks; without gradient.
-        rows: in a part; a multiple of 48 serves `bilstm` best. Default: 48.
+        others: (b, ...) each, such as the exact ranks; they get no gradient.
+        rows: number of rows at a time; a multiple of 48 suits `bilstm` best. Default: 48.
 
     Returns:
         (b,) losses.
 
     Raises:
-        TypeError: scores that are not floating point, others that are no tensors, `rows` that is
-            not an integer, or a loss that cannot be called or returns no tensor.
-        ValueError: others of another length, `rows` below 1, a loss of another shape, or one that
-            something else than the scores wants a gradient of, such as trainable weights.
+        TypeError: scores that are not floating point, others that are not tensors, `rows` that is
+            not an integer, or a loss that is not callable or does not return a tensor.
+        ValueError: others of a different length, `rows` below 1, a loss of another shape, or a loss
+            through which anything but the scores requires a gradient, such as trainable weights.
 
     Example:
         >>> import torch, sodeep_fast
@@ -76,7 +76,7 @@ def loss_in_parts(loss: RowLoss, scores: Tensor, *others: Tensor, rows: int = 48
 
 
 class _WithGradient(torch.autograd.Function):
-    """Values by row, with the gradients that they are known to have."""
+    """Values by row, with their gradients already computed."""
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor, values: Tensor, grads: Tensor) -> Tensor:

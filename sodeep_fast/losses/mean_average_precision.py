@@ -11,23 +11,24 @@ REDUCTIONS = ("sum", "mean")
 def mean_average_precision_loss(
     scores: Tensor, labels: Tensor, sorter: Sorter, *, reduction: str = "sum"
 ) -> Tensor:
-    """Returns the sum over classes of the soft ranks, divided by d, of the positives.
+    """Returns the sum of the positives' soft ranks, divided by d, over all classes.
 
     A class's average precision grows as its positives' ranks fall. SoDeep (Engilberge et al., CVPR
-    2019), eq. (7), with ranks divided by d whichever scale the sorter works in. The sorter is
-    called once, with a row per class.
+    2019), eq. (7), with ranks divided by d whatever the scale of the sorter. The sorter is called
+    once, with a row per class.
 
     Arguments:
-        scores: (d, C) floating-point scores of d items for C classes, larger for likelier.
+        scores: (d, C) floating-point scores of d items for C classes, larger for more likely.
         labels: (d, C) 1 where the item has the class and 0 elsewhere, of any real dtype. On a GPU,
             checking labels other than bool waits for their values.
         sorter: scores (C, d) -> ranks (C, d). Its attribute `normalize` says whether its ranks are
             divided by d; a sorter without it is assumed to divide, as SoDeep's do.
-        reduction: "sum" over all positives, as in the paper, or their "mean", which stays within
-            (0, 1] whatever C and the number of positives. Default: "sum".
+        reduction: "sum" over all positives, as in the paper, or their "mean", which is in (0, 1]
+            whatever C and the number of positives. Default: "sum".
 
     Returns:
-        A scalar. Classes without a positive are left out; if all are, 0, still with a graph.
+        A scalar. Classes without a positive are left out; if that leaves none, 0, still with a
+        graph.
 
     Raises:
         TypeError: scores that are not floating point, complex labels, or a sorter that is not
@@ -55,7 +56,7 @@ def mean_average_precision_loss(
 
 
 class MeanAveragePrecisionLoss(nn.Module):
-    """The soft ranks of the positives: the module form of `mean_average_precision_loss`.
+    """The sum of the positives' soft ranks: the module form of `mean_average_precision_loss`.
 
     SoDeep (Engilberge et al., CVPR 2019), eq. (7). A sorter that is a module becomes a submodule,
     so its parameters are frozen or trained with the rest.

@@ -24,8 +24,8 @@ def smooth_ndcg(
 ) -> Tensor:
     """Returns the smooth normalized discounted cumulative gain of every query.
 
-    The sum over items of (2^level - 1) / log2(1 + rank), ranks by sigmoids, over that of the best
-    order. Ramzi et al., SupRank, TPAMI 2025, whose program ranks a query among its own gallery.
+    The sum over items of (2^level - 1) / log2(1 + rank), with ranks by sigmoids, over that of the
+    best order. Ramzi et al., SupRank, TPAMI 2025, whose program keeps a query in its own gallery.
 
     Arguments:
         scores: (B, M) floating-point scores of B queries and M items, larger for more relevant.
@@ -34,14 +34,14 @@ def smooth_ndcg(
         mask: (B, M) bool, True where the item is in the query's gallery. Default: all are.
 
     Returns:
-        (B,) values; NaN where no item is relevant, without a gradient, so that `torch.nanmean`
-        leaves it out, and where a score is not finite.
+        (B,) values; NaN if a score is not finite, or if no item is relevant; the latter NaN has no
+        gradient, so `torch.nanmean` leaves it out.
 
     Raises:
         TypeError: scores that are not floating point, levels that are neither integer nor bool, a
-            mask that is not bool, or tau not a number.
+            mask that is not bool, or tau that is not a number.
         ValueError: scores that are not a matrix, levels or a mask of a different shape or device,
-            levels out of range, or tau not positive.
+            levels out of range, or tau that is not positive.
 
     Example:
         >>> import torch, sodeep_fast
@@ -55,10 +55,10 @@ def smooth_ndcg(
 def sup_ndcg(
     scores: Tensor, levels: Tensor, comparator: Simple | None = None, *, mask: Tensor | None = None
 ) -> Tensor:
-    """Returns SupRank's bound of the normalized discounted cumulative gain of every query.
+    """Returns SupRank's bound on the normalized discounted cumulative gain of every query.
 
-    As `smooth_ndcg`, but less relevant items are counted by `comparator` and the others exactly.
-    Ramzi et al., SupRank, TPAMI 2025.
+    As `smooth_ndcg`, but counts less relevant items by `comparator` and the others exactly. Ramzi
+    et al., SupRank, TPAMI 2025.
 
     Arguments:
         scores: (B, M) floating-point scores of B queries and M items, larger for more relevant.
@@ -91,13 +91,14 @@ def discounted_gain(
     own = levels[rows, columns].long()
     cell = rows * num_levels + own
 
-    # The best order has the highest level first: each level a stretch of the summed discounts.
+    # The best order has the highest level first, so each level takes a contiguous range of
+    # discounts.
     of_level = torch.bincount(cell, minlength=queries * num_levels)
     ends = of_level.view(queries, num_levels).flip(-1).cumsum(-1).flip(-1)
     position = torch.arange(scores.shape[1] + 1, dtype=torch.float64, device=counts.device)
     discounts = torch.where(position > 0, 1 / (1 + position).log2(), 0).cumsum(0)[ends]
     stretches = discounts - torch.cat([discounts[:, 1:], torch.zeros_like(discounts[:, :1])], -1)
-    # In float64, as 2^254 is beyond float32; what is left of a gain over the best sum is not.
+    # In float64, as 2^254 is beyond float32; a gain divided by the best sum is not.
     gain = torch.arange(num_levels, dtype=torch.float64, device=counts.device).exp2() - 1
     best = (gain * stretches).sum(-1)
     share = (gain / best.masked_fill(best == 0, 1)[:, None]).to(counts.dtype).flatten()
@@ -108,14 +109,15 @@ def discounted_gain(
 class NDCGLoss(HierarchicalLoss):
     """1 - the normalized discounted cumulative gain of embeddings, averaged over the queries.
 
-    The gain of an item is 2^level - 1, its level how many labels it shares with the query. Ramzi et
-    al., SupRank, TPAMI 2025. By default a query ranks itself, at the highest level, as in the
-    official program; `exclude_query=True` gives the metric's own convention.
+    The gain of an item is 2^level - 1, where its level is the number of labels it shares with the
+    query. Ramzi et al., SupRank, TPAMI 2025. By default a query is in its own gallery, at the
+    highest level, as in the official program; `exclude_query=True` gives the metric's own
+    convention.
 
     Arguments:
-        comparator: how ranks count. Default: `ByLevel()`, SupRank's bound by the `Sup` of its
-            paper; `ByLevel(Sup(offset=1.44))` is that of its configuration files, `Sigmoid(0.01)`
-            its smooth NDCG.
+        comparator: how ranks are counted. Default: `ByLevel()`, SupRank's bound with the `Sup` of
+            its paper. Its configuration files use `ByLevel(Sup(offset=1.44))`; its smooth NDCG is
+            `Sigmoid(0.01)`.
         options: those of `RetrievalLoss`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""AP_Q: average precision of scores that a histogram has quantized."""
+"""AP_Q: average precision of scores quantized by a histogram."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from sodeep_fast._checks import check_bins, check_labels, check_matrix
 from sodeep_fast.ops.soft_histogram import soft_histogram
 from sodeep_fast.retrieval import RetrievalLoss
 
-# An empty bin has precision 0. Its square must be a float32 too.
+# An empty bin has precision 0. The square of this must be a float32 too.
 TINY = 1e-16
 
 
@@ -26,10 +26,10 @@ def quantized_ap(
     """Returns the quantized average precision of every query, in linear time.
 
     The sum over the bins, from the highest score down, of the precision among all items so far
-    times the share of the positives that the bin holds: Revaud et al., Learning with Average
-    Precision, ICCV 2019, eq. (1) to (3) of its supplement. Exact where all scores are bin centres,
-    ties included; otherwise an item is spread over two bins and comes in by parts, which costs a
-    little precision at any number of bins.
+    times the share of the positives in the bin: Revaud et al., Learning with Average Precision,
+    ICCV 2019, eq. (1) to (3) of its supplement. Exact, ties included, if all scores are bin
+    centres. Otherwise an item is split between two bins, which causes a small error at any number
+    of bins.
 
     Arguments:
         scores: (B, M) floating-point scores of B queries and M items, larger for more similar.
@@ -37,21 +37,21 @@ def quantized_ap(
             a GPU, checking labels other than bool waits for their values.
         bins: number of bins. The paper's is 20, the official program's default 25.
         low: centre of the lowest bin, in units of score; no gradient below it. The official
-            program's default is 0, where negative scores learn nothing.
+            program's default is 0, with which negative scores get no gradient.
         high: centre of the highest bin; no gradient above it.
         mask: (B, M) bool, True where the item is in the query's gallery. Default: all are.
         backend: as in `soft_histogram`.
 
     Returns:
-        (B,) values in (0, 1]; NaN where a query has no positive, without a gradient, so that
-        `torch.nanmean` leaves it out, and where one of its scores is NaN.
+        (B,) values in (0, 1]; NaN if one of its scores is NaN, or if a query has no positive; the
+        latter NaN has no gradient, so `torch.nanmean` leaves it out.
 
     Raises:
-        TypeError: scores that are not floating point, a mask that is not bool, bins not an integer,
-            low or high not a number.
+        TypeError: scores that are not floating point, a mask that is not bool, bins that is not an
+            integer, or low or high that is not a number.
         ValueError: scores that are not a matrix, labels or a mask of a different shape or device,
             labels that are not binary, bins below 1, low not below high, or a backend that is not
-            there.
+            available.
 
     Example:
         >>> import torch, sodeep_fast
@@ -79,14 +79,14 @@ def tie_aware_quantized_ap(
     """Returns the quantized average precision when the items of a bin come in any order.
 
     The precision at the middle of each bin, (2 P + p + 1) / (2 C + c + 1), with p positives among
-    the bin's c items after P among C. Nearer to average precision than `quantized_ap`. The official
-    program of Revaud et al., ICCV 2019, has it as its TAPLoss, simplified; the paper has not.
+    the bin's c items after P among C. Closer to average precision than `quantized_ap`. It is the
+    simplified TAPLoss of the official program of Revaud et al., ICCV 2019; it is not in the paper.
 
-    That program's full form is the integral over x from C + 1 to C + 1 + c of
-    (P + 1 + r (x - C - 1)) / x, over c, with r = (p - 1) / (c - 1) the other positives' share of
-    the others. It jumps where a bin passes from less than one item to more, with gradients of 10^6
-    there; here r is (p - 1) / max(c - 1, 1), 0 if negative: the value is the same unless a bin has
-    between one and two items, and the gradient is bounded. More bins do not rid it of its error.
+    That program's full form is the integral over x from C + 1 to C + 1 + c of (P + 1 + r (x - C -
+    1)) / x, over c, where r = (p - 1) / (c - 1) is the share of positives among the bin's other
+    items. It jumps where a bin goes from less than one item to more, with gradients of 10^6. Here r
+    is (p - 1) / max(c - 1, 1), or 0 if negative: the value is the same unless a bin has between one
+    and two items, and the gradient is bounded. More bins do not remove the error.
 
     Arguments:
         scores: (B, M) floating-point scores of B queries and M items, larger for more similar.
@@ -154,11 +154,11 @@ class QuantizedAPLoss(RetrievalLoss):
         bins: number of bins. Default: 20.
         low: centre of the lowest bin, in units of score. Default: -1, the lowest cosine.
         high: centre of the highest bin. Default: 1.
-        tie_aware: take `tie_aware_quantized_ap`. Default: False.
+        tie_aware: use `tie_aware_quantized_ap`. Default: False.
         options: those of `RetrievalLoss`.
 
     Raises:
-        TypeError: bins that are not an integer, low or high not a number.
+        TypeError: bins that is not an integer, or low or high that is not a number.
         ValueError: bins below 1, or low not below high.
 
     Example:

@@ -21,12 +21,12 @@ def rank_triplet_loss(
     hardest: int = 1,
     positives: Tensor | None = None,
 ) -> Tensor:
-    """Returns the hinge between the ranks of positives and of the hardest negatives, both ways.
+    """Returns the hinge loss between ranks of positives and of the hardest negatives, both ways.
 
-    For a query and its positive p: the sum over the `hardest` negatives c of smallest rank of
-    max(0, margin + rank_p - rank_c), ranks divided by the number of items; averaged over the
-    query's positives, then over queries; rows as queries plus columns as queries. SoDeep
-    (Engilberge et al., CVPR 2019), eq. (9) and (10).
+    For a query and its positive p: the sum, over the `hardest` negatives c of smallest rank, of
+    max(0, margin + rank_p - rank_c), with ranks divided by the number of items. It is averaged over
+    the query's positives, then over queries. The result is that for rows as queries plus that for
+    columns as queries. SoDeep (Engilberge et al., CVPR 2019), eq. (9) and (10).
 
     Arguments:
         scores: (B, M) floating-point scores of B queries and M items, larger for more similar.
@@ -34,14 +34,14 @@ def rank_triplet_loss(
             `normalize` says whether its ranks are divided by n; a sorter without it is assumed to
             divide, as SoDeep's do.
         margin: in units of rank / n, at least 0; the paper's alpha.
-        hardest: how many negatives of a query are summed over. Default: 1, as in the paper.
-        positives: (B, M) bool, True where query and item belong together; all others are negatives
-            (where queries are among the items, mark them as their own positives). Default: the
-            diagonal of a square matrix.
+        hardest: number of negatives to sum over per query. Default: 1, as in the paper.
+        positives: (B, M) bool, True where query and item belong together; all others are negatives.
+            If queries are among the items, mark them as their own positives. Default: the diagonal
+            of a square matrix.
 
     Returns:
         A scalar, the mean over row queries plus that over column queries. Queries without a
-        positive or without a negative are left out; if all are, 0, still with a graph.
+        positive or a negative are left out; if that leaves none, 0, still with a graph.
 
     Raises:
         TypeError: scores that are not floating point, positives that are not bool, a margin or a
@@ -61,7 +61,7 @@ def rank_triplet_loss(
     check_number(margin, "margin", least=0)
     check_count(hardest, "hardest")
     check_mask(positives, scores, "positives")
-    # Contiguous once, rather than by the sorter for every derivative.
+    # Made contiguous once, rather than by the sorter for every derivative.
     other_way = scores.T.contiguous(), None if positives is None else positives.T
     return _one_way(scores, positives, sorter, margin, hardest) + _one_way(
         *other_way, sorter, margin, hardest
@@ -81,7 +81,7 @@ def _one_way(
         own, is_positive = ranks, positives
         others = ranks.detach().masked_fill(positives, torch.inf)
     smallest, hard = others.topk(min(hardest, scores.shape[1]), largest=False)
-    # Where there are fewer negatives than `hardest`, infinite ranks add nothing to the hinge.
+    # If there are fewer negatives than `hardest`, infinite ranks add nothing to the hinge.
     negatives = ranks.gather(-1, hard).masked_fill(smallest.isinf(), torch.inf)
     hinges = torch.relu(margin + own.unsqueeze(-1) - negatives.unsqueeze(-2)).sum(-1)
     counts = is_positive.sum(-1)
@@ -99,7 +99,7 @@ class RankTripletLoss(nn.Module):
     Arguments:
         sorter: scores (b, n) -> ranks (b, n), as in `rank_triplet_loss`.
         margin: in units of rank / n, at least 0; the paper's alpha.
-        hardest: how many negatives of a query are summed over. Default: 1, as in the paper.
+        hardest: number of negatives to sum over per query. Default: 1, as in the paper.
 
     Raises:
         TypeError: a sorter that is not callable, or a margin or a `hardest` that is not a number.

@@ -25,19 +25,19 @@ def smooth_recall(
 ) -> Tensor:
     """Returns the smooth recall at k of every query, averaged over several k.
 
-    The sum over the positives p of sigmoid((k - rank_p) / temperature), at most k if `clip`, over
-    min(k, number of positives). Patel et al., Recall@k Surrogate Loss, CVPR 2022. Its program ranks
-    a query among its own gallery as an item that is not positive: labels 0 on the diagonal. In the
-    paper's equation the query is not in the gallery: leave it out by `mask`.
+    The sum over the positives p of sigmoid((k - rank_p) / temperature), limited to k if `clip`,
+    over min(k, number of positives). Patel et al., Recall@k Surrogate Loss, CVPR 2022. Its program
+    keeps a query in its own gallery, as an item that is not positive: labels are 0 on the diagonal.
+    In the paper's equation the query is not in the gallery: exclude it by `mask`.
 
     Arguments:
         scores: (B, M) floating-point scores of B queries and M items, larger for more similar.
         labels: (B, M) 1 where query and item belong together and 0 elsewhere, of any real dtype.
         ks: how many items are retrieved, each at least 1.
-        tau: temperature of the sigmoids that count the ranks, in units of score: what other losses
-            call their temperature.
-        temperature: of the sigmoid that asks whether a rank is within k, in units of rank.
-        clip: count at most k of the positives as found at k. Default: True.
+        tau: temperature of the sigmoids that count the ranks, in units of score; other losses call
+            it their temperature.
+        temperature: of the sigmoid that tests whether a rank is within k, in units of rank. clip:
+            count at most k of the positives as found at k. Default: True.
         mask: (B, M) bool, True where the item is in the query's gallery. Default: all are.
 
     Returns:
@@ -71,17 +71,17 @@ def sup_recall(
     clip: bool = False,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Returns SupRank's bound of the recall at k of every query, averaged over several k.
+    """Returns SupRank's bound on the recall at k of every query, averaged over several k.
 
     As `smooth_recall`, with the ranks of `sup_ap`. Ramzi et al., SupRank, TPAMI 2025; its program
-    ranks a query among its own gallery, as its own positive, and does not clip.
+    keeps a query in its own gallery, as its own positive, and does not clip.
 
     Arguments:
         scores: (B, M) floating-point scores of B queries and M items, larger for more similar.
         labels: (B, M) 1 where query and item belong together and 0 elsewhere, of any real dtype.
         ks: how many items are retrieved, each at least 1.
         comparator: how negatives are counted. Default: `Sup()`.
-        temperature: of the sigmoid that asks whether a rank is within k, in units of rank; that of
+        temperature: of the sigmoid that tests whether a rank is within k, in units of rank; that of
             the scores is in the comparator.
         clip: count at most k of the positives as found at k. Default: False.
         mask: (B, M) bool, True where the item is in the query's gallery. Default: all are.

@@ -1,4 +1,4 @@
-"""The recall at k of embeddings as a loss, and similarity mixup, which makes more of a batch."""
+"""The recall at k of embeddings as a loss, and similarity mixup, which extends a batch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,21 +16,22 @@ from sodeep_fast.retrieval._checks import check_batch
 def simix(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Returns a virtual embedding for each pair of a class: a random point between the two.
 
-    a x_i + (1 - a) x_j with a uniform in [0, 1), an own one for each pair, not scaled to unit
-    length: its similarities are mixed alike. Patel et al., Recall@k Surrogate Loss, CVPR 2022.
+    a x_i + (1 - a) x_j, with a drawn uniformly from [0, 1) for each pair. It is not scaled to unit
+    length, so its similarities are mixed in the same way. Patel et al., Recall@k Surrogate Loss,
+    CVPR 2022.
 
     Arguments:
         embeddings: (B, D) floating-point embeddings.
-        labels: (B,) or (B, L) labels, the finest first, which says what a class is: class indices,
+        labels: (B,) or (B, L) labels, the finest first, which defines the classes: class indices,
             not one-hot.
 
     Returns:
-        (V, D) embeddings and their labels, P (P - 1) / 2 for a class of P.
+        (V, D) embeddings and their labels; P (P - 1) / 2 for a class of P.
 
     Raises:
         TypeError: embeddings that are not floating point, or labels that are not real.
-        ValueError: tensors whose shapes or devices do not fit, or labels that are NaN (looked for
-            on the CPU alone).
+        ValueError: tensors whose shapes or devices do not match, or labels that are NaN (only
+            checked on the CPU).
 
     Example:
         >>> import torch, sodeep_fast
@@ -57,25 +58,26 @@ def simix(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 class RecallAtKLoss(RetrievalLoss):
     """1 - the smooth recall at k of embeddings, averaged over several k and over the queries.
 
-    Patel et al., Recall@k Surrogate Loss, CVPR 2022. By default as its program has it: a query
-    ranks itself, as an item that is not positive, which costs its positives a rank. The paper's
+    Patel et al., Recall@k Surrogate Loss, CVPR 2022. By default, as in its program, a query is in
+    its own gallery as an item that is not positive, which costs its positives a rank. The paper's
     equation leaves it out: `exclude_query=True`. A perfect order does not reach 0.
 
     SupRank's recall is `RecallAtKLoss(ks, ByLevel(), clip=False, query_is_positive=True)`.
 
     Arguments:
         ks: how many items are retrieved, each at least 1. Default: 1, 2, 4, 8, 16.
-        comparator: how ranks count. Default: `Sigmoid(0.01)`, whose 0.01 is a temperature in units
-            of score: what other losses, such as `SmoothAPLoss`, call their temperature.
-        temperature: of the sigmoid that asks whether a rank is within k, in units of rank,
-            positive. Default: 1. The program has one for each k: a `CombinedLoss` of one loss each.
-        clip: count at most k of the positives as found at k, and a k above the number of items as
-            that. Default: True.
+        comparator: how ranks are counted. Default: `Sigmoid(0.01)`, with a temperature in units of
+            score, which other losses, such as `SmoothAPLoss`, call their temperature.
+        temperature: of the sigmoid that tests whether a rank is within k, in units of rank,
+            positive. Default: 1. The program's `k_temperatures`, one for each k, are a
+            `CombinedLoss` of one loss per k.
+        clip: count at most k of the positives as found at k, and reduce each k to the number of
+            items, as in the program. Default: True.
         query_is_positive: count the query as its own positive. Default: False.
-        simix: extend the batch by the virtual embeddings of `simix`, which query and are ranked as
-            the others; a class of P becomes one of P (P + 1) / 2. Of the batch alone: no
-            references and no indices_tuple; under `gather` each process mixes its own. Default:
-            False.
+        simix: extend the batch by the virtual embeddings of `simix`, which serve as queries and
+            items as the others do; a class of P becomes one of P (P + 1) / 2. Only for a batch
+            without references or indices_tuple; under `gather`, each process mixes its own.
+            Default: False.
         options: those of `RetrievalLoss`.
 
     Raises:
@@ -127,7 +129,7 @@ class RecallAtKLoss(RetrievalLoss):
         return super().forward(embeddings, labels, indices_tuple, ref_emb, ref_labels)
 
     def augment(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the batch, and its virtual embeddings behind it."""
+        """Returns the batch followed by its virtual embeddings."""
         if not self.simix:
             return embeddings, labels
         virtual, virtual_labels = simix(embeddings, labels)

@@ -19,17 +19,17 @@ class RoadmapLoss(CombinedLoss):
     official program; `exclude_query=True` gives the metric's own convention.
 
     Arguments:
-        weighting: "program", 1 and 1, as in ROADMAP's configuration files; "paper", 1 - lambda and
-            lambda, with the paper's lambda of 0.5; "suprank", 0.9 and 0.1, its successor's; or the
-            two weights. Default: "program".
+        weighting: "program" for 1 and 1, as in ROADMAP's configuration files; "paper" for 1 -
+            lambda and lambda, with the paper's lambda of 0.5; "suprank" for 0.9 and 0.1, as in its
+            successor; or the two weights. Default: "program".
         comparator: how SupAP counts negatives. Default: `Sup()`, the paper's; the configuration
-            files have `Sup(offset=1.44)`.
-        pos_margin, neg_margin, average: as `CalibrationLoss`.
+            files use `Sup(offset=1.44)`.
+        pos_margin, neg_margin, average: as in `CalibrationLoss`.
         exclude_query: leave the query out of SupAP's gallery. Default: False.
         options: the others of `RetrievalLoss`.
 
     Raises:
-        TypeError, ValueError: as the two losses; an unknown weighting.
+        TypeError, ValueError: as the two losses, or an unknown weighting.
 
     Example:
         >>> import torch, sodeep_fast

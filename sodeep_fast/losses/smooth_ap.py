@@ -15,9 +15,9 @@ def smooth_ap(
 ) -> Tensor:
     """Returns the smooth average precision of every query.
 
-    The mean over its positives of (1 + the positives that outrank it) / (1 + all that do), counted
-    by sigmoids. Brown et al., Smooth-AP, ECCV 2020. The official program keeps a query in its own
-    gallery, as its own positive; exclude it by `mask` to follow the metric.
+    The mean over the query's positives of (1 + the positives that outrank it) / (1 + all items that
+    do), counted by sigmoids. Brown et al., Smooth-AP, ECCV 2020. The official program keeps a query
+    in its own gallery, as its own positive; exclude it by `mask` to follow the metric.
 
     Arguments:
         scores: (B, M) floating-point scores of B queries and M items, larger for more similar.
@@ -31,9 +31,10 @@ def smooth_ap(
         positive; the latter NaN has no gradient, so `torch.nanmean` leaves it out.
 
     Raises:
-        TypeError: scores that are not floating point, a mask that is not bool, tau not a number.
+        TypeError: scores that are not floating point, a mask that is not bool, or tau that is not a
+            number.
         ValueError: scores that are not a matrix, labels or a mask of a different shape or device,
-            labels that are not binary, or tau not positive.
+            labels that are not binary, or tau that is not positive.
 
     Example:
         >>> import torch, sodeep_fast
@@ -49,7 +50,7 @@ class SmoothAPLoss(RetrievalLoss):
     """1 - Smooth-AP of embeddings, averaged over the queries.
 
     Brown et al., Smooth-AP, ECCV 2020. By default a query is its own positive, as in the official
-    program, whose value this is for any classes; `exclude_query=True` gives the metric's own
+    program, whose value this matches for any classes; `exclude_query=True` gives the metric's own
     convention.
 
     Arguments:

@@ -23,22 +23,23 @@ def spearman_loss(
 
     r_s = 1 - 6 sum_i (rank of prediction_i - rank of target_i)^2 / (n (n^2 - 1)), with the sorter's
     soft ranks of the predictions and the exact ranks of the targets, tied targets sharing their
-    average rank. SoDeep (Engilberge et al., CVPR 2019), eq. (2); eq. (4) is its numerator. Where
-    targets are tied, Pearson's correlation of the ranks, `metrics.spearman`, is another number: a
-    row of one value, which has none, has a loss of 1 / 2 here where the predictions differ.
+    average rank. SoDeep (Engilberge et al., CVPR 2019), eq. (2); eq. (4) is its numerator. With
+    tied targets this differs from `metrics.spearman`, Pearson's correlation of the ranks. For
+    example, a row of equal targets has no correlation, but a loss of 1 / 2 if the predictions
+    differ.
 
     Arguments:
         predictions: (..., n) floating-point scores; every row is one group of n observations.
-        targets: (..., n) real values to be ordered alike, floating point or integer.
+        targets: (..., n) real values whose order to match, floating point or integer.
         sorter: scores (b, n) -> ranks (b, n). Its attribute `normalize` says whether its ranks are
             divided by n; a sorter without it is assumed to divide, as SoDeep's do.
         mask: (..., n) bool, True where valid, for groups of different sizes; the sorter then has to
-            take `mask=` as well. Default: all valid.
+            accept `mask=`. Default: all valid.
 
     Returns:
         The mean over the rows with two or more valid entries: 0 for equal orders and 2 for opposite
         ones without ties, up to the softness of the ranks. 0, still with a graph, if there is no
-        such row; so (b, 1) predictions, which are b groups of one observation, give 0, and a
+        such row; so (b, 1) predictions, which are b groups of one observation, give 0 and a
         warning.
 
     Raises:
@@ -75,7 +76,7 @@ def spearman_loss(
 
     lengths = mask.sum(-1)
     is_counted = lengths >= 2
-    # A row left out is empty, so that both its ranks are zero.
+    # A row that is left out is empty, so that its soft and exact ranks are zero.
     mask = mask & is_counted.unsqueeze(-1)
     ranks = relative_ranks(sorter, predictions, mask)
     lengths = lengths.clamp(min=2).to(ranks.dtype)

@@ -1,4 +1,4 @@
-"""SupAP: an upper bound of the loss of average precision whose gradient does not vanish."""
+"""SupAP: an upper bound on the loss of average precision whose gradient does not vanish."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ from sodeep_fast.retrieval import RetrievalLoss
 def sup_ap(
     scores: Tensor, labels: Tensor, comparator: Simple | None = None, *, mask: Tensor | None = None
 ) -> Tensor:
-    """Returns SupAP's lower bound of the average precision of every query.
+    """Returns SupAP's lower bound on the average precision of every query.
 
-    Positives are counted exactly and have a gradient through negatives alone, which are counted by
-    `comparator`. Ramzi et al., ROADMAP, NeurIPS 2021. The official program keeps a query in its own
-    gallery, as its own positive; exclude it by `mask` to follow the metric.
+    Negatives are counted by `comparator`. Positives are counted exactly, so the gradient is through
+    negatives only. Ramzi et al., ROADMAP, NeurIPS 2021. The official program keeps a query in its
+    own gallery, as its own positive; exclude it by `mask` to follow the metric.
 
     Arguments:
         scores: (B, M) floating-point scores of B queries and M items, larger for more similar.

@@ -1,4 +1,4 @@
-"""SupRank's combinations: a bound of a metric, and a loss that makes batches agree."""
+"""SupRank's combinations: a bound on a metric, and a loss that makes batches agree."""
 
 from typing import Any
 
@@ -18,25 +18,25 @@ METRICS = ("ap", "recall", "ndcg", "h_ap")
 
 
 class SupRankLoss(CombinedLoss):
-    """A weighted sum of SupRank's bound of a metric and of a loss against the decomposability gap.
+    """A weighted sum of SupRank's bound on a metric and a loss against the decomposability gap.
 
-    Ramzi et al., SupRank, TPAMI 2025. By default a query ranks itself, as its own positive, as in
-    the official program, in the recall too; `exclude_query=True` leaves it out.
+    Ramzi et al., SupRank, TPAMI 2025. By default a query is its own positive, as in the official
+    program, also for the recall; `exclude_query=True` leaves it out.
 
     Arguments:
-        metric: "ap", "recall" (at 1, 2, 4, 8 and 16), "ndcg" or "h_ap"; the latter two take labels
+        metric: "ap", "recall" (at 1, 2, 4, 8 and 16), "ndcg" or "h_ap"; the last two take labels
             (B, L), finest first.
-        gap: the other loss. Default: `CalibrationLoss()`, of the finest level. The program has
+        gap: the other loss. Default: `CalibrationLoss()`, at the finest level. The program uses
             `ClusterLoss(embedding_size, num_classes)` for "ndcg" and "h_ap", and in some of its
             configuration files for the others.
-        weights: of both. Default: 0.9 and 0.1; for the recall 0.5 and 0.5, the program's.
+        weights: of the two. Default: 0.9 and 0.1; for the recall 0.5 and 0.5, as in the program.
         comparator: how less relevant items are counted. Default: `Sup()`; the configuration files
-            have `Sup(offset=1.44)`.
+            use `Sup(offset=1.44)`.
         exclude_query: leave the query out of its gallery. Default: False.
         options: the others of `RetrievalLoss`.
 
     Raises:
-        TypeError: a comparator or gap that is none, or weights that are not numbers.
+        TypeError: an invalid comparator or gap, or weights that are not numbers.
         ValueError: an unknown metric, or other than two weights.
 
     Example:

@@ -8,7 +8,7 @@ from sodeep_fast._checks import can_read, check_real, check_scores
 def check_batch(embeddings: Tensor, labels: Tensor, name: str, labels_name: str) -> None:
     """Raises unless `embeddings` is (B, D), and `labels` (B,) or (B, L) on its device.
 
-    NaN among the labels is looked for on the CPU alone: a GPU would have to be waited for.
+    Labels are only checked for NaN on the CPU, as on a GPU the host would have to wait.
     """
     check_scores(embeddings, name)
     if embeddings.dim() != 2:

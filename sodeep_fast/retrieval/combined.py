@@ -13,20 +13,20 @@ from sodeep_fast.retrieval.loss import RetrievalLoss
 
 
 class CombinedLoss(RetrievalLoss):
-    """A weighted sum of losses of embeddings, for which similarities are formed once.
+    """A weighted sum of losses of embeddings that computes the similarities once.
 
     Arguments:
-        losses: the losses. Of a `RetrievalLoss` only what it measures and its `exclude_query`
-            matter: how similarities are formed is this loss's matter. Any other module is called
-            with the embeddings and their labels.
+        losses: the losses. Of a `RetrievalLoss`, only the metric and `exclude_query` matter: this
+            loss decides how similarities are computed. Any other module is called with the
+            embeddings and their labels.
         weights: a number for each. Default: 1 each.
-        normalize, similarity, chunk_size, gather: as `RetrievalLoss`.
+        normalize, similarity, chunk_size, gather: as in `RetrievalLoss`.
 
     Raises:
-        TypeError: losses or weights that are no sequence, a loss that is no module, or a weight
-            that is not a number.
-        ValueError: no `RetrievalLoss`, one that mixes embeddings of its own, another number of
-            weights, or a weight that is not finite.
+        TypeError: losses or weights that are not a sequence, a loss that is not a module, or a
+            weight that is not a number.
+        ValueError: no `RetrievalLoss`, one with `simix=True`, a wrong number of weights, or a
+            weight that is not finite.
 
     Example:
         >>> import sodeep_fast
@@ -89,11 +89,11 @@ class CombinedLoss(RetrievalLoss):
         return total
 
     def _shares_vectors(self, loss: nn.Module) -> bool:
-        """Returns whether a loss, of no pairs, starts from the same normalized embeddings."""
+        """Returns whether a loss without pairs starts from the same normalized embeddings."""
         return hasattr(loss, "of_vectors") and bool(loss.normalize) == self.normalize
 
     def wants_query(self) -> bool:
-        """Returns whether it matters to any of the losses which item is the query itself."""
+        """Returns whether any of the losses needs to know which item is the query itself."""
         return any(loss.wants_query() for loss, _ in self._ranking())
 
     def block_sums(self, scores: Tensor, gallery: Gallery, rows: slice) -> Tensor:

@@ -1,4 +1,4 @@
-"""Embeddings and sums of all processes, with the gradient that data-parallel training wants."""
+"""Embeddings and sums of all processes, with the gradients that data-parallel training needs."""
 
 from typing import Any
 
@@ -13,13 +13,13 @@ def processes() -> int:
 
 
 def gather(tensor: Tensor) -> tuple[Tensor, int]:
-    """Returns the rows of all processes, and at which of them this process's own begin.
+    """Returns the rows of all processes, and the offset of this process's own rows.
 
-    Differentiable: the gradient of a row is the sum of what all processes have for it. Processes
-    may have different numbers of rows. Without torch.distributed it returns the tensor itself.
+    Differentiable: the gradient of a row is summed over all processes. Processes may have different
+    numbers of rows. Without torch.distributed it returns the tensor itself.
 
     Arguments:
-        tensor: (n, ...) of any dtype, equal in all but the first size among the processes.
+        tensor: (n, ...) of any dtype; only the first size may differ among processes.
 
     Returns:
         (N, ...) the rows in the order of the processes, and the offset of this process.
@@ -44,9 +44,9 @@ def gather(tensor: Tensor) -> tuple[Tensor, int]:
 def sum_over_processes(value: Tensor) -> Tensor:
     """Returns the sum of the value of all processes.
 
-    Backward sums the gradients of all processes, each of which has the same loss. That is their
-    number times the gradient of the loss, which DistributedDataParallel's mean over the processes
-    brings back to the gradient of the loss.
+    All processes have the same loss, so backward's sum over their gradients is the gradient of the
+    loss times the number of processes. DistributedDataParallel's mean over the processes undoes the
+    factor.
     """
     return value if processes() == 1 else _Sum.apply(value)
 
@@ -55,7 +55,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, lengths: list[int], offset: int) -> Tensor:
         ctx.rows = slice(offset, offset + len(tensor))
-        # What is gathered has to have one size everywhere.
+        # all_gather needs the same size in all processes.
         padded = tensor.new_zeros((max(lengths), *tensor.shape[1:]))
         padded[: len(tensor)] = tensor
         parts = [torch.empty_like(padded) for _ in lengths]

@@ -1,4 +1,4 @@
-"""Where queries are among references that hold them too, as a memory that holds the batch does."""
+"""Finds queries among references that contain them, as a memory that holds the batch does."""
 
 from dataclasses import dataclass
 
@@ -9,17 +9,17 @@ from torch.nn import functional
 from sodeep_fast.retrieval.unit_length import SHORTEST, unit_length
 
 AT_A_TIME = 1 << 20  # numbers, so that finding queries takes a few megabytes
-# In bfloat16 the first leaves a fifteenth of the items of a label, all three a few thousandths.
+# In bfloat16 one projection leaves a fifteenth of the items of a label, three a few thousandths.
 PROJECTIONS = 3
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """When one embedding is taken for another: if they are equal, by default.
+    """When two embeddings are taken to be the same: by default, if they are equal.
 
     Arguments:
         normalize: compare unit vectors.
-        tolerance: how far numbers may be apart, in units of the largest of the vector.
+        tolerance: the largest difference of two numbers, in units of the vector's largest.
     """
 
     normalize: bool = False
@@ -41,18 +41,18 @@ class Likeness:
     def distances(self, embeddings: Tensor, others: Tensor) -> Tensor:
         """Returns (n,) how far apart two embeddings are, infinity for those that are not alike."""
         vectors = self.vectors(embeddings)
-        # A largest difference, unlike a sum, is the same for the same vectors wherever they are.
+        # A largest difference, unlike a sum, does not depend on the order of the computation.
         distances = (vectors - self.vectors(others)).abs().amax(-1)
         alike = distances <= self.tolerance * vectors.abs().amax(-1)
         return distances.masked_fill(~alike, torch.inf)
 
 
 def likeness_of(one: torch.dtype, other: torch.dtype, *, normalize: bool) -> Likeness:
-    """Returns the likeness of a vector to itself when it was stored in one and the other dtype."""
+    """Returns the likeness of a vector to itself when stored in one dtype and in the other."""
     if one == other and not normalize:
         return Likeness()
-    # Either time the numbers move by half an eps, and with them the length. The last term is for
-    # what float64 itself gets wrong in a length, however many numbers that sums.
+    # Each time, rounding moves the numbers by half an eps, and the length with them. The last term
+    # is for the error of a length in float64, whatever the number of terms.
     tolerance = 2 * max(torch.finfo(one).eps, torch.finfo(other).eps) + 2.0**-42
     return Likeness(normalize, tolerance)
 
@@ -61,10 +61,10 @@ def likeness_of(one: torch.dtype, other: torch.dtype, *, normalize: bool) -> Lik
 def find_queries(
     queries: Tensor, labels: Tensor, items: Tensor, item_labels: Tensor, likeness: Likeness
 ) -> Tensor:
-    """Returns (B,) the place of each query among the items, -1 where it has none.
+    """Returns (B,) the index of each query among the items, -1 if it is not there.
 
-    A query is the item of its labels whose embedding is like its own, the nearest of several. Of
-    equal queries the first is the first of equal items, the second the second.
+    A query's item has the same labels and an embedding like its own; the nearest if there are
+    several. Equal queries and equal items are matched in order.
 
     Arguments:
         queries: (B, D) embeddings.
@@ -74,7 +74,7 @@ def find_queries(
         likeness: of embeddings.
     """
     itself = torch.full((len(queries),), -1, device=queries.device)
-    # Only items of the labels of a query matter, in a large memory a small part.
+    # Only items with the labels of a query matter: a small part of a large memory.
     known = torch.isin(_hashes([item_labels]), _hashes([labels]))
     (rows,) = known.nonzero(as_tuple=True)
     if len(rows) == 0:
@@ -101,7 +101,7 @@ def find_queries(
     item = rows[order[place.clamp(max=len(keys) - 1)]]
     itself[from_order] = torch.where(found, item, -1)
 
-    # A hash may be that of another row.
+    # Different rows may have the same hash.
     alike = likeness.distances(queries, items[itself]).isfinite() & (
         item_labels[itself] == labels
     ).all(-1)
@@ -109,7 +109,7 @@ def find_queries(
 
 
 def _hashes(columns: list[Tensor], rows: Tensor | None = None) -> Tensor:
-    """Returns (n,) int64 that are equal for equal rows, and hardly ever otherwise."""
+    """Returns (n,) int64 hashes, equal for equal rows and hardly ever otherwise."""
     generator = torch.Generator().manual_seed(0)
     width, device = sum(each.shape[1] for each in columns), columns[0].device
     factors = torch.randint(torch.iinfo(torch.int64).max, (width,), generator=generator).to(device)
@@ -130,13 +130,13 @@ def _chunks(count: int, width: int) -> list[slice]:
 
 @dataclass(frozen=True)
 class _Near:
-    """Which items are near which queries: alike vectors are nearly so in every direction.
+    """Which items are near which queries: similar vectors are close along every direction.
 
-    The items are sorted by label and one direction, where those near a query are a range.
+    Items are sorted by label, then along one direction, so those near a query form a range.
 
     Arguments:
-        places, item_places: (B, K) and (M, K) where the vectors are in K directions.
-        reach: (B,) how far in a direction a vector that is like the query's may be.
+        places, item_places: (B, K) and (M, K) coordinates of the vectors along K directions.
+        reach: (B,) how far along a direction a vector like the query's may be.
         start, count: (B,) the range of items near each query, in that order.
         order: (M,) the items in that order.
     """
@@ -191,7 +191,7 @@ def _near(
     names = hashes.unique()
     label, item_label = (torch.searchsorted(names, each) for each in (hashes, item_hashes))
 
-    # A label has a stretch of the line that is wider than all places; what is not finite has none.
+    # Each label gets an interval of the line wider than all places; non-finite items get none.
     width = 4 * max(float(each.nan_to_num(0, 0, 0).abs().max()) for each in (places, item_places))
     width += torch.finfo(torch.float64).tiny
     keys, order = (item_label * width + item_places[:, 0]).nan_to_num(torch.inf, torch.inf).sort()

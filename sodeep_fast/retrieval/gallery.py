@@ -1,4 +1,4 @@
-"""Which items each query ranks, and where it finds itself among them."""
+"""Which items each query ranks, and where the query itself is among them."""
 
 from collections.abc import Callable, Hashable
 from typing import TypeVar, cast
@@ -10,13 +10,13 @@ Made = TypeVar("Made", Tensor, Tensor | None)
 
 
 class Gallery:
-    """The labels of queries and items, and which pairs take part, asked for a few rows at a time.
+    """The labels of queries and items, and the pairs that take part, for a few rows at a time.
 
     Arguments:
         labels: (B, L) labels of the queries.
         item_labels: (M, L) labels of the items.
-        itself: (B,) the place of each query among the items, -1 where it has none; None if nobody
-            asks.
+        itself: (B,) the index of each query among the items, -1 if it is not there; None if not
+            needed.
         listed: the pairs that take part; None: all do.
     """
 
@@ -35,9 +35,9 @@ class Gallery:
         self._known: dict[Hashable, Tensor | None] = {}
 
     def once(self, key: Hashable, rows: slice, make: Callable[[], Made]) -> Made:
-        """Returns what `make` makes of `rows`, made once for all who ask with this key.
+        """Returns `make()` for `rows`, called once for all callers that use this key.
 
-        Losses of a combination, sums and counts ask for the same; until other rows are asked for.
+        Losses of a combination, sums and counts share the result, until other rows are asked for.
         """
         if rows != self._rows:
             self._rows, self._known = rows, {}
@@ -68,14 +68,14 @@ class Pairs:
     """The pairs of an indices_tuple, as pytorch-metric-learning's miners return it.
 
     Arguments:
-        indices: triplets (a, p, n) or pairs (a1, p, a2, n): three or four integer vectors; anchors
-            are queries, the others items.
+        indices: triplets (a, p, n) or pairs (a1, p, a2, n), as three or four integer vectors;
+            anchors are queries, the others items.
         queries: B.
         items: M.
 
     Raises:
-        TypeError: no tuple of integer tensors.
-        ValueError: another number of tensors, other lengths, or indices out of range.
+        TypeError: not a tuple of integer tensors.
+        ValueError: a wrong number of tensors, different lengths, or indices out of range.
     """
 
     def __init__(self, indices: tuple[Tensor, ...], queries: int, items: int) -> None:

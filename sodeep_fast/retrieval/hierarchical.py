@@ -1,4 +1,4 @@
-"""Losses for items that are relevant to a degree: how many labels they share with the query."""
+"""Losses with graded relevance: the number of labels that an item shares with the query."""
 
 from torch import Tensor
 
@@ -7,7 +7,7 @@ from sodeep_fast.retrieval.loss import RetrievalLoss
 
 
 class HierarchicalLoss(RetrievalLoss):
-    """A loss whose `values` takes levels, from 0, nothing shared, to L, everything.
+    """A loss whose `values` takes levels, from 0 (nothing shared) to L (everything).
 
     Labels (B, L) are those of a hierarchy, finest first; labels (B,) are a hierarchy of one level.
     """

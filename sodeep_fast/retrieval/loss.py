@@ -20,31 +20,32 @@ from sodeep_fast.retrieval.unit_length import unit_length
 
 
 class RetrievalLoss(nn.Module):
-    """A loss of embeddings, 1 - metric averaged over queries, each ranking the same items.
+    """A loss of embeddings: 1 - metric, averaged over queries that all rank the same items.
 
-    The calling convention is pytorch-metric-learning's. Subclasses say what the metric is, by
-    `values`, and inherit these options. `torch.compile` leaves it as it is, between two graphs.
+    The calling convention is that of pytorch-metric-learning. Subclasses define the metric in
+    `values` and inherit these options. Under `torch.compile` it runs uncompiled, between two
+    graphs.
 
     Arguments:
         normalize: scale embeddings to unit length, so that scores are cosines. Default: True.
-        exclude_query: leave every query out of its own gallery, as the metrics do, instead of
-            ranking it there, as the papers' programs do. Default: False. Among references it is
-            found by its embedding and labels: see `ref_emb` of `forward`.
-        similarity: any function (b, D), (M, D) -> (b, M) to score with, larger for more alike; a
-            module's parameters get their gradient. Default: the inner product.
-        chunk_size: how many queries are scored at a time, which sets the memory. "auto": as many as
-            make a million scores on a CPU and 64 million on a GPU, at least 128. A number: at most
-            that many, for less memory; on a CPU also at most an eighth of what "auto" takes, which
-            may take up to twice the time. None: all at once, which keeps a matrix (B, M) of scores
-            and several more for the gradient; so do transforms of `torch.func`, whatever is given.
-            Second derivatives need None, or a `similarity`. Default: "auto".
+        exclude_query: leave every query out of its own gallery, as the metrics do; the papers'
+            programs keep it. Default: False. Among references, the query is found by its embedding
+            and labels: see `ref_emb` in `forward`.
+        similarity: any function (b, D), (M, D) -> (b, M) to score with, larger for more similar;
+            parameters of a module get gradients. Default: the inner product.
+        chunk_size: number of queries to score at a time, which sets the memory. "auto" scores as
+            many as make a million scores on a CPU and 64 million on a GPU, at least 128. A number
+            is a maximum, for less memory; on a CPU at most an eighth of "auto" is used, which may
+            take up to twice the time. None scores all at once and keeps a matrix (B, M) of scores,
+            and several more for the gradient; transforms of `torch.func` always do. Second
+            derivatives need None, or a `similarity`. Default: "auto".
         gather: rank the items of all processes of torch.distributed, and average over all their
-            queries: the loss of one process with the whole batch. Under DistributedDataParallel,
-            which averages gradients, so are the gradients of the parameters; those of the
-            embeddings are larger by the number of processes. Default: False.
+            queries, as one process with the whole batch would. Under DistributedDataParallel, which
+            averages gradients, the gradients of the parameters are those of one process as well;
+            those of the embeddings are larger by the number of processes. Default: False.
 
     Raises:
-        TypeError: a chunk_size that is no integer, or a similarity that cannot be called.
+        TypeError: a chunk_size that is not an integer, or a similarity that is not callable.
         ValueError: a chunk_size below 1.
     """
 
@@ -102,34 +103,33 @@ class RetrievalLoss(nn.Module):
 
         Arguments:
             embeddings: (B, D) floating-point queries; float16 and bfloat16 are compared in float32,
-                under autocast too.
+                also under autocast.
             labels: (B,) class of each query, of any real dtype: class indices, not one-hot. Classes
                 may have any sizes and come in any order. Or (B, L) labels of a hierarchy, finest
-                first, of which a loss of one level takes the finest. NaN is looked for on the CPU
-                alone, and not under transforms of `torch.func`; elsewhere it is nobody's class.
-            indices_tuple: pairs (a1, p, a2, n) or triplets (a, p, n) of queries and items: the only
-                ones that take part, so a query that is not paired with itself is left out of its
-                gallery. Labels say which are positives. Default: all pairs.
-            ref_emb: (M, D) items to rank. Default: the queries themselves. Where it matters which
-                item is the query itself (`exclude_query`, and `RecallAtKLoss` by default), that is
-                the item with all its labels whose unit vector is the query's, up to the rounding of
-                the less precise of the two dtypes: references may be stored normalized, in half
-                precision too. With `normalize=False` embeddings of one dtype have to be equal,
-                those of two up to such roundings. Of equal queries the first is the first of the
-                equal items, the second the second.
+                first; a loss of one level uses the finest. Labels are only checked for NaN on the
+                CPU, and not under transforms of `torch.func`; an unchecked NaN matches no class.
+            indices_tuple: pairs (a1, p, a2, n) or triplets (a, p, n) of queries and items. Only
+                these take part, so a query that is not paired with itself is left out of its
+                gallery. Labels decide which are positives. Default: all pairs.
+            ref_emb: (M, D) items to rank. Default: the queries themselves. `exclude_query`, and
+                `RecallAtKLoss` by default, need to know which item is the query: the one with the
+                same labels and the same unit vector, up to the rounding of the less precise dtype.
+                So references may be stored normalized or in half precision. With `normalize=False`,
+                embeddings have to be equal, up to such rounding if their dtypes differ. Equal
+                queries and equal items are matched in order.
             ref_labels: (M,) or (M, L) labels of the items.
 
         Returns:
-            A scalar. Queries without a positive are left out; if all are, 0, still with a graph.
-            NaN where an embedding is not finite.
+            A scalar. Queries without a positive are left out; if that leaves none, 0, still with a
+            graph. NaN if an embedding is not finite.
 
         Raises:
             TypeError: embeddings that are not floating point, labels that are not real, or an
-                indices_tuple of something else than integer tensors.
-            ValueError: tensors whose shapes or devices do not fit, labels that are NaN, ref_emb
+                indices_tuple that does not hold integer tensors.
+            ValueError: tensors whose shapes or devices do not match, labels that are NaN, ref_emb
                 without ref_labels or the reverse, no references, indices out of range, or an
                 indices_tuple with `gather`.
-            NotImplementedError: this class itself is called, which has no metric.
+            NotImplementedError: the base class is called, which has no metric.
         """
         check_batch(embeddings, labels, "embeddings", "labels")
         check_references(embeddings, labels, ref_emb, ref_labels)
@@ -182,19 +182,19 @@ class RetrievalLoss(nn.Module):
         return unit_length(embeddings) if self.normalize else embeddings
 
     def wants_query(self) -> bool:
-        """Returns whether it matters which item is the query itself."""
+        """Returns whether the loss needs to know which item is the query itself."""
         return self.exclude_query or not self.query_is_positive
 
     def block_sums(self, scores: Tensor, gallery: Gallery, rows: slice) -> Tensor:
         """Returns the sums (K,) of the losses of some queries, whose scores are (b, M).
 
-        Here the sum of the losses of the queries with a positive.
+        Here, the sum over the queries with a positive.
         """
         losses = 1 - self.values(scores, *self.pairs(gallery, rows))
         return losses.masked_fill(~self._have_positive(gallery, rows), 0).sum().view(1)
 
     def block_counts(self, scores: Tensor, gallery: Gallery, rows: slice) -> Tensor:
-        """Returns how many losses (K,) of some queries those are."""
+        """Returns the number (K,) of losses in `block_sums`."""
         return self._have_positive(gallery, rows).sum().view(1)
 
     def _have_positive(self, gallery: Gallery, rows: slice) -> Tensor:
@@ -222,7 +222,7 @@ class RetrievalLoss(nn.Module):
         return relation if relation.__module__.startswith(f"{__package__}.") else self
 
     def extra_repr(self) -> str:
-        """Returns the options, those at their defaults but for the first two left out."""
+        """Returns the first two options, and the others where they differ from their defaults."""
         options: dict[str, Any] = {"normalize": self.normalize, "exclude_query": self.exclude_query}
         if self.similarity is not None and not isinstance(self.similarity, nn.Module):
             options["similarity"] = getattr(self.similarity, "__name__", self.similarity)
@@ -236,7 +236,7 @@ class RetrievalLoss(nn.Module):
 def _has_positive(relation: Tensor, mask: Tensor | None) -> Tensor:
     levels = as_bytes(relation) if relation.dtype == torch.bool else relation
     levels = levels if mask is None else levels * mask
-    # The largest byte, if there is one: a CPU takes fifty times as long for `any` of a row.
+    # The largest byte, if there is one: on a CPU, `any` of a row takes fifty times as long.
     return levels.amax(-1) > 0 if levels.shape[-1] > 0 else levels.bool().any(-1)
 
 

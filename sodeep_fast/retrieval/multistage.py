@@ -15,34 +15,37 @@ def multistage_step(
     *,
     scaler: torch.amp.GradScaler | None = None,
 ) -> Tensor:
-    """Adds the gradient of the loss of all batches together to `.grad`, a batch at a time.
+    """Adds the gradient of the loss over all batches to `.grad`, one batch at a time.
 
-    First all embeddings without a graph, then the loss and its gradient for them, then each batch
-    anew, from whose embeddings that gradient goes on to the parameters. Revaud et al., Learning
-    with Average Precision, ICCV 2019, Algorithm 1. The result is that of
+    Computes all embeddings without a graph, then the loss and its gradient for them. Then it runs
+    each batch again, and backpropagates that gradient from its embeddings to the parameters. Revaud
+    et al., Learning with Average Precision, ICCV 2019, Algorithm 1. The result is that of
 
         loss(torch.cat([model(inputs) for inputs, _ in batches]), labels).backward()
 
-    for about one more forward pass, in the memory of a single batch: dropout draws the same numbers
-    both times, buffers (the averages of batch norm) move once, and the random state ends where it
-    would have. Batch norm in training mode normalizes each batch by itself, in that line too.
+    for about one more forward pass, in the memory of a single batch. Dropout draws the same numbers
+    both times, buffers (the averages of batch norm) are updated once, and the random state ends the
+    same. Batch norm in training mode normalizes each batch separately, as in that line.
 
     Arguments:
-        model: inputs -> embeddings (b, D), in the mode that it is in. A module that is wrapped in
+        model: inputs -> embeddings (b, D), run in its current mode. A module wrapped in
             DistributedDataParallel synchronizes once, with the last batch.
-        batches: pairs (inputs, labels); inputs are what the model is called with, labels (b, ...)
-            tensors. Kept in a list: leave large inputs on the CPU and move them in the model.
-        loss: embeddings (B, D), labels (B, ...) -> scalar. Its own parameters get their gradient.
-        scaler: scales the loss, as mixed precision in float16 needs; unscale as usual.
+        batches: pairs (inputs, labels): inputs are passed to the model, labels are (b, ...)
+            tensors. They are kept in a list, so leave large inputs on the CPU and move them in the
+            model.
+        loss: embeddings (B, D), labels (B, ...) -> scalar. Its parameters get gradients too.
+        scaler: a gradient scaler that scales the loss, for mixed precision in float16; unscale as
+            usual.
 
     Returns:
-        The loss, detached and not scaled.
+        The loss, detached and unscaled.
 
     Raises:
-        TypeError: a model that is no module, or returns no tensor; batches that are no pairs, or
-            labels that are no tensors; a loss that cannot be called, or returns no tensor.
-        ValueError: a model without a parameter to train, or with other than one embedding for each
-            label; no batches; labels that cannot be put together; a loss that is not one number, or
+        TypeError: a model that is not a module or does not return a tensor; batches that are not
+            pairs, or labels that are not tensors; a loss that is not callable or does not return a
+            tensor.
+        ValueError: a model without a parameter to train, or without exactly one embedding per
+            label; no batches; labels that cannot be concatenated; a loss that is not one number, or
             that has no graph.
 
     Example:
@@ -97,7 +100,7 @@ def _check_model(model: nn.Module) -> None:
 
 
 def _checked_batches(batches: Iterable[tuple[Any, Tensor]]) -> list[tuple[Any, Tensor]]:
-    """Returns the batches, or raises unless they are pairs whose labels can be put together."""
+    """Returns the batches, or raises unless they are pairs whose labels can be concatenated."""
     if not isinstance(batches, Iterable):
         raise TypeError(
             f"batches must be a sequence of pairs (inputs, labels), got {type(batches).__name__}"
@@ -131,7 +134,7 @@ def _checked_batches(batches: Iterable[tuple[Any, Tensor]]) -> list[tuple[Any, T
 
 
 def _checked_embeddings(embeddings: Tensor, labels: Tensor) -> Tensor:
-    """Returns the embeddings of a batch, or raises unless there is one for each label."""
+    """Returns the embeddings of a batch, or raises unless there is one per label."""
     if not isinstance(embeddings, Tensor):
         raise TypeError(f"model must return a torch.Tensor, got {type(embeddings).__name__}")
     if embeddings.dim() == 0 or len(embeddings) != len(labels):
@@ -162,6 +165,6 @@ def _set_random_state(states: list[Tensor], devices: list[int]) -> None:
 
 
 def _unsynchronized(model: nn.Module, *, last: bool) -> AbstractContextManager[Any]:
-    """Keeps DistributedDataParallel from averaging gradients that are not complete yet."""
+    """Keeps DistributedDataParallel from averaging incomplete gradients."""
     no_sync = None if last else getattr(model, "no_sync", None)
     return nullcontext() if no_sync is None else no_sync()

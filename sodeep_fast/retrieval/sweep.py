@@ -1,4 +1,4 @@
-"""Sums over queries, a chunk of them at a time: what a loss of embeddings is made of."""
+"""Sums over queries, a chunk at a time: the core of a loss of embeddings."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ Similarity = Callable[[Tensor, Tensor], Tensor]
 
 
 class Terms(Protocol):
-    """K sums over queries and K divisors: the loss is the sum of the quotients."""
+    """K sums over queries and K divisors; the loss is the sum of the quotients."""
 
     @property
     def num_terms(self) -> int:
@@ -23,7 +23,7 @@ class Terms(Protocol):
 
     @property
     def gather(self) -> bool:
-        """Whether these are the sums of one process of several."""
+        """Whether to add up the sums of all processes."""
 
     def sums(self, scores: Tensor, rows: slice) -> Tensor:
         """Returns the sums (K,) of some queries, whose scores are (b, M)."""
@@ -32,8 +32,8 @@ class Terms(Protocol):
         """Returns their part of the divisors (K,)."""
 
 
-# Scores in a chunk: on the CPU 4 MiB, which stay near (Sapphire Rapids, 2026-11); a GPU wants more
-# rows at a time. Below 128 rows the gradient of the items is written too often.
+# Scores in a chunk: 4 MiB on the CPU, which stay in cache (Sapphire Rapids, 2026-11); a GPU needs
+# more rows at a time. Below 128 rows the gradient of the items is written too often.
 AUTO_SCORES = {"cpu": 1 << 20, "cuda": 1 << 26}
 AUTO_ROWS = 128
 
@@ -49,10 +49,10 @@ def check_chunk_size(chunk_size: ChunkSize) -> None:
 
 
 def chunk_rows(chunk_size: ChunkSize, queries: int, items: int, device: str) -> int:
-    """Returns how many queries to score at a time: all for None, never above a number given.
+    """Returns how many queries to score at a time: all for None, never more than a given number.
 
-    Whoever gives a number wants little memory. On a CPU an eighth of what "auto" takes is up to
-    twice as slow (`bench/results/retrieval.txt`), and no number gets more than that.
+    A number asks for little memory. On a CPU, it gets at most an eighth of "auto", which is up to
+    twice as slow (`bench/results/retrieval.txt`).
     """
     if chunk_size is None:
         return max(1, queries)
@@ -93,7 +93,7 @@ def evaluate(
         similarity: (b, D), (M, D) -> (b, M). Default: the inner product.
     """
     pool = queries if items is None else items
-    # The transforms of `torch.func` know neither gradients made in forward nor checkpoints.
+    # The transforms of `torch.func` support neither gradients computed in forward nor checkpoints.
     if are_transforming():
         chunk_size = None
     size = chunk_rows(chunk_size, len(queries), len(pool), queries.device.type)
@@ -105,9 +105,9 @@ def evaluate(
 def _recomputed(
     queries: Tensor, items: Tensor, similarity: Similarity, terms: Terms, size: int
 ) -> Tensor:
-    """The loss by plain autograd; the scores of several chunks are computed anew in backward.
+    """The loss by plain autograd; with several chunks, backward recomputes the scores.
 
-    For any similarity, and any number of derivatives.
+    Supports any similarity, and any number of derivatives.
     """
 
     def score(some: Tensor, items: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
@@ -129,11 +129,11 @@ def _recomputed(
 def _streamed(queries: Tensor, items: Tensor | None, terms: Terms, size: int) -> Tensor:
     """The loss of inner products; forward computes its gradient too, chunk by chunk.
 
-    Takes memory for a chunk of scores and for the gradient of the embeddings, whatever the number
-    of queries. The order of the sums is fixed, so that the same call gives the same bits.
+    Takes memory for a chunk of scores and the gradient of the embeddings, whatever the number of
+    queries. The order of summation is fixed, so the same call gives the same bits.
     """
-    # Several sums have to be divided before they are added, so their divisors come first; a single
-    # chunk finds its own. A process without queries takes part in summing them all the same.
+    # Several sums have to be divided before they are added, so their divisors are computed first; a
+    # single chunk finds its own. A process without queries also takes part in summing them.
     divisors = None
     if terms.num_terms > 1 and not 0 < len(queries) <= size:
         divisors = _divisors(queries.detach(), items, terms, size)
@@ -191,7 +191,7 @@ class _Sweep(torch.autograd.Function):
         if items is None:
             grad_items = grad_queries
 
-        # A sole sum is divided when all is known.
+        # A single sum is divided at the end.
         late = terms.num_terms == 1
         total = queries.new_zeros(())
         found = torch.zeros(terms.num_terms, dtype=torch.int64, device=queries.device)
@@ -233,7 +233,7 @@ class _Scaled(torch.autograd.Function):
     def forward(
         ctx: Any, factor: Tensor, gradient: Tensor, queries: Tensor, items: Tensor | None
     ) -> Tensor:
-        # The gradient depends on queries and items, which makes autograd ask for its derivative.
+        # The gradient depends on queries and items, so autograd asks for its derivative.
         return factor * gradient
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Vectors scaled to unit length, with a backward that keeps one matrix instead of several."""
+"""Scales vectors to unit length, with a backward that keeps one matrix instead of several."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ class _UnitLength(torch.autograd.Function):
         differentiable = torch.is_grad_enabled()  # for a second derivative
         if differentiable:
             length = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
-        # What is along the vector goes, unless its length does not follow it.
+        # Removes the component along the vector, unless the length is clamped.
         along = torch.linalg.vecdot(grad, units).unsqueeze(-1)
         along = along.masked_fill(length < SHORTEST, 0)
         across, divisor = torch.addcmul(grad, along, units, value=-1), length.clamp(SHORTEST)
