@@ -1,6 +1,6 @@
-"""Score vectors that sorters are trained on, with their exact ranks, made in batches on a device.
+"""Batches of score vectors that sorters are trained on, with their exact ranks, on any device.
 
-A distribution is asked for by its name, or by its number in the released program:
+Distributions are chosen by name, or by their number in the released program:
 
 | number | name | scores of a row |
 |---|---|---|
@@ -19,7 +19,8 @@ A distribution is asked for by its name, or by its number in the released progra
 | | `"paper"` | for every row one of the four of the paper |
 
 SoDeep (Engilberge et al., CVPR 2019), section 3.1.2, and its released program, whose evenly spaced
-numbers lie in [0, 1] where the paper has [-1, 1]. Parts meet at a place uniform on 1 .. n - 1.
+numbers are in [0, 1] instead of the paper's [-1, 1]. Two parts meet at a position uniform on 1 .. n
+- 1.
 """
 
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ UNIFORM, NORMAL, SPACED, RAMP, SCALED = range(5)
 
 @dataclass(frozen=True)
 class _Recipe:
-    """What a row is made of: one kind of scores up to a random place, another from there on."""
+    """The recipe of a row: one kind of scores up to a random position, another from there on."""
 
     first: int
     second: int | None = None
@@ -83,7 +84,7 @@ RELEASED = (
 # The distributions of section 3.1.2.
 PAPER = ("uniform", "normal", "paper-spaced", "paper-mixture")
 
-# A recipe is drawn with the weight of its repetitions: the mixture has as many as all the others.
+# Repeated recipes are drawn more often.
 _RECIPES["released"] = [recipe for name in RELEASED[:10] for recipe in _RECIPES[name]]
 _RECIPES["paper"] = [
     recipe
@@ -106,21 +107,21 @@ def generate_scores(
     """Returns random scores of a distribution, one vector per row.
 
     Arguments:
-        rows: how many vectors.
-        length: the scores in each.
-        dist: a name or a number of the table above. Default: None, for `"released"`.
-        generator: the source of randomness, on the device; the same seed gives the same scores.
+        rows: number of vectors.
+        length: number of scores in each. dist: a name or number of the module's table. Default:
+            None, for `"released"`.
+        generator: the random generator, on the device; the same seed gives the same scores.
             Default: PyTorch's own.
-        device: where to make them. Default: the generator's, or the CPU.
-        dtype: of the scores. Half types are rounded from float32, so they have ties. Default:
-            float32.
+        device: where to generate them. Default: the generator's device, or the CPU.
+        dtype: dtype of the scores. Half-precision scores are rounded from float32, so they have
+            ties. Default: float32.
 
     Returns:
         (rows, length) scores.
 
     Raises:
-        TypeError: rows or length that are not integers, a generator that is none, or a dtype that
-            is not floating point.
+        TypeError: rows or length that are not integers, an invalid generator, or a dtype that is
+            not floating point.
         ValueError: rows or length below 1, or an unknown distribution.
 
     Example:
@@ -154,7 +155,7 @@ def generate_scores(
 
     kinds = {kind for recipe in recipes for kind in (recipe.first, recipe.second)}
     position = torch.arange(length, device=device).expand(rows, length)
-    # Where a row has one part, the second begins behind its end.
+    # If a row has one part, the second begins beyond its end.
     divided = per_row([recipe.second is not None for recipe in recipes])
     split = torch.where(divided, 1 + integers(max(length - 1, 1)), length)
     is_first = position < split
@@ -176,7 +177,7 @@ def generate_scores(
     if kinds & {SPACED, RAMP}:
         index = torch.where(is_first, position, position - split)
         if any(recipe.shuffled for recipe in recipes):
-            # Random keys below 1 put the first part in random order; the rest keeps its own.
+            # Random keys below 1 shuffle the first part; the rest keeps its order.
             keys = torch.where(is_first, uniform(rows, length), 1 + position.to(working))
             shuffled = per_row([recipe.shuffled for recipe in recipes])
             index = torch.where(shuffled & is_first, keys.argsort(-1), index)
@@ -201,12 +202,12 @@ def generate_batch(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
-    """Returns random scores and their exact ranks / n: one batch of a sorter's training.
+    """Returns random scores and their exact ranks / n: one training batch for a sorter.
 
     Arguments:
         rows, dist, generator, device, dtype: as in `generate_scores`.
-        length: the scores in each vector, or (shortest, longest), drawn once for the batch, which
-            makes the host wait for a GPU.
+        length: number of scores in each vector, or (shortest, longest), drawn once for the batch,
+            which makes the host wait for a GPU.
         ties: the rank of equal scores, as in `hard_rank`: "ordinal", by position, so that the ranks
             are always 1 to n; or "average". Default: "ordinal".
 

@@ -1,9 +1,9 @@
-"""The exact metrics that the losses approximate, a value for every row.
+"""The exact metrics that the losses approximate, one value per row.
 
-Queries (or groups) are rows: of a (d, C) multi-label problem, hand in the transposes. A metric
-that a row does not define, such as the average precision of a query without a positive, is NaN
-there; `torch.nanmean` of the result leaves those rows out. All sums are in float64, on the
-device of the scores, with no gradient.
+Rows are queries (or groups); transpose the tensors of a (d, C) multi-label problem. Where a metric
+is undefined, such as the average precision of a query without a positive, it is NaN;
+`torch.nanmean` of the result leaves those rows out. All sums are in float64, on the device of the
+scores, without a gradient.
 """
 
 from sodeep_fast.metrics.binary import average_precision, map_at_r, r_precision, recall_at_k

@@ -1,4 +1,4 @@
-"""Metrics of items that are relevant or not."""
+"""Metrics for binary relevance."""
 
 import torch
 from torch import Tensor
@@ -11,17 +11,17 @@ def average_precision(scores: Tensor, labels: Tensor, *, mask: Tensor | None = N
     """Returns the average precision of every row.
 
     The mean over positives of the precision among the items that score at least as high; so tied
-    items come in together, and their order does not matter. The same as
+    items come in together, and their order does not matter. Equal to
     `sklearn.metrics.average_precision_score`. SoDeep (Engilberge et al., CVPR 2019), eq. (5).
 
     Arguments:
-        scores: (..., n) real values, floating point or integer, larger for likelier.
+        scores: (..., n) real values, floating point or integer, larger for more likely.
         labels: (..., n) 1 for positives and 0 elsewhere, of any real dtype.
         mask: (..., n) bool, True where valid. Default: all valid.
 
     Returns:
-        (...) float64 in (0, 1]. NaN where the row has no (valid) positive, which SupRank's program
-        counts as 0, or a NaN.
+        (...) float64 in (0, 1]. NaN if the row has no (valid) positive, which SupRank's program
+        counts as 0, or has a NaN.
 
     Raises:
         TypeError: complex values, or a mask that is not bool.
@@ -50,20 +50,20 @@ def average_precision(scores: Tensor, labels: Tensor, *, mask: Tensor | None = N
 def recall_at_k(scores: Tensor, labels: Tensor, k: int, *, mask: Tensor | None = None) -> Tensor:
     """Returns, for every row, whether a positive is among its k best items.
 
-    The recall@k of retrieval benchmarks (the hit rate): its `nanmean` over rows is the share of the
-    queries with a positive that found one. SoDeep (Engilberge et al., CVPR 2019), eq. (8), for
-    several positives too. Ties count against the row: an item of another label with the same score
-    comes first, so constant scores find nothing.
+    The recall@k of retrieval benchmarks (the hit rate): its `nanmean` over rows is the share of
+    queries that found a positive, among those that have one. SoDeep (Engilberge et al., CVPR 2019),
+    eq. (8), extended to several positives. Ties count against the row: a negative with the same
+    score comes first, so constant scores find nothing.
 
     Arguments:
-        scores: (..., n) real values, floating point or integer, larger for likelier.
+        scores: (..., n) real values, floating point or integer, larger for more likely.
         labels: (..., n) 1 for positives and 0 elsewhere, of any real dtype.
-        k: how many items are retrieved, at least 1; more than n retrieves them all.
+        k: number of items retrieved, at least 1; more than n retrieves all.
         mask: (..., n) bool, True where valid. Default: all valid.
 
     Returns:
-        (...) float64, 0 or 1. NaN where the row has no (valid) positive, or a NaN. The programs of
-        Smooth-AP, ROADMAP, HAPPIER, SupRank and Recall@k count the former as 0.
+        (...) float64, 0 or 1. NaN if the row has no (valid) positive, which the programs of
+        Smooth-AP, ROADMAP, HAPPIER, SupRank and Recall@k count as 0, or has a NaN.
 
     Raises:
         TypeError: complex values, a mask that is not bool, or k that is not an integer.
@@ -95,17 +95,17 @@ def recall_at_k(scores: Tensor, labels: Tensor, k: int, *, mask: Tensor | None =
 
 
 def r_precision(scores: Tensor, labels: Tensor, *, mask: Tensor | None = None) -> Tensor:
-    """Returns, for every row, the share of positives among its R best items, R its positives.
+    """Returns, for every row with R positives, the share of positives among its R best items.
 
-    Ties count against the row: an item of another label with the same score comes first.
+    Ties count against the row: a negative with the same score comes first.
 
     Arguments:
-        scores: (..., n) real values, floating point or integer, larger for likelier.
+        scores: (..., n) real values, floating point or integer, larger for more likely.
         labels: (..., n) 1 for positives and 0 elsewhere, of any real dtype.
         mask: (..., n) bool, True where valid. Default: all valid.
 
     Returns:
-        (...) float64 in [0, 1]. NaN where the row has no (valid) positive, or a NaN.
+        (...) float64 in [0, 1]. NaN if the row has no (valid) positive, or has a NaN.
 
     Raises:
         TypeError: complex values, or a mask that is not bool.
@@ -123,19 +123,19 @@ def r_precision(scores: Tensor, labels: Tensor, *, mask: Tensor | None = None) -
 
 
 def map_at_r(scores: Tensor, labels: Tensor, *, mask: Tensor | None = None) -> Tensor:
-    """Returns, for every row, the average precision of its R best items, R its positives.
+    """Returns, for every row with R positives, the average precision of its R best items.
 
-    The sum over the positives among them of the precision up to each, over R: MAP@R of Musgrave et
-    al., A Metric Learning Reality Check, ECCV 2020. Ties count against the row: an item of another
-    label with the same score comes first.
+    The sum, over the positives among them, of the precision up to each, divided by R: MAP@R of
+    Musgrave et al., A Metric Learning Reality Check, ECCV 2020. Ties count against the row: a
+    negative with the same score comes first.
 
     Arguments:
-        scores: (..., n) real values, floating point or integer, larger for likelier.
+        scores: (..., n) real values, floating point or integer, larger for more likely.
         labels: (..., n) 1 for positives and 0 elsewhere, of any real dtype.
         mask: (..., n) bool, True where valid. Default: all valid.
 
     Returns:
-        (...) float64 in [0, 1]. NaN where the row has no (valid) positive, or a NaN.
+        (...) float64 in [0, 1]. NaN if the row has no (valid) positive, or has a NaN.
 
     Raises:
         TypeError: complex values, or a mask that is not bool.
@@ -155,7 +155,7 @@ def map_at_r(scores: Tensor, labels: Tensor, *, mask: Tensor | None = None) -> T
 def _among_the_best(
     scores: Tensor, labels: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns what is found at each position up to R, the positions, and R; NaN if undefined."""
+    """Returns the hits at each position up to R, the positions, and R; NaN if undefined."""
     check_real(scores)
     check_labels(labels, scores)
     check_mask(mask, scores)
@@ -163,7 +163,8 @@ def _among_the_best(
     valid = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask
     positives = labels.bool() & valid
     number = positives.sum(-1).double()
-    # Stable sorts, the least important first: negatives first, by score, valid ones first.
+    # Stable sorts, least important key first: negatives before positives, by score, valid items
+    # first.
     order = positives.byte().argsort(dim=-1, stable=True)
     values = scores.detach() if scores.is_floating_point() else scores.double()
     by_score = values.gather(-1, order).argsort(dim=-1, descending=True, stable=True)

@@ -1,4 +1,4 @@
-"""Correlations of two orders."""
+"""Rank correlations."""
 
 from torch import Tensor
 
@@ -7,10 +7,10 @@ from sodeep_fast.ops.hard_rank import hard_rank
 
 
 def spearman(predictions: Tensor, targets: Tensor, *, mask: Tensor | None = None) -> Tensor:
-    """Returns Spearman's rank correlation of predictions and targets, a value for every row.
+    """Returns Spearman's rank correlation of predictions and targets, one value per row.
 
-    The Pearson correlation of the ranks, tied values sharing their average rank; without ties this
-    is SoDeep's eq. (2). The same as `scipy.stats.spearmanr`.
+    The Pearson correlation of the ranks, where tied values share their average rank; without ties
+    this is SoDeep's eq. (2). Equal to `scipy.stats.spearmanr`.
 
     Arguments:
         predictions: (..., n) real values, floating point or integer.
@@ -18,8 +18,8 @@ def spearman(predictions: Tensor, targets: Tensor, *, mask: Tensor | None = None
         mask: (..., n) bool, True where valid. Default: all valid.
 
     Returns:
-        (...) float64 in [-1, 1]. NaN where the row has fewer than two valid entries, where all its
-        predictions or all its targets are equal, or where it has a NaN.
+        (...) float64 in [-1, 1]. NaN if the row has fewer than two valid entries, if all its
+        predictions or all its targets are equal, or if it has a NaN.
 
     Raises:
         TypeError: complex values, or a mask that is not bool.

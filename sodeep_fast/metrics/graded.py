@@ -1,4 +1,4 @@
-"""Metrics of items that are relevant to a degree."""
+"""Metrics for graded relevance."""
 
 import torch
 from torch import Tensor
@@ -22,20 +22,21 @@ def ndcg(
     """Returns the normalized discounted cumulative gain of every row.
 
     The sum over items of (2^level - 1) / log2(1 + rank), over that of the best order. Tied items
-    share the mean discount of their ranks: `sklearn.metrics.ndcg_score` of the gains 2^level - 1.
+    share the mean discount of their ranks, as in `sklearn.metrics.ndcg_score` of the gains 2^level
+    - 1.
 
     Arguments:
         scores: (..., n) real values, floating point or integer, larger for more relevant.
         levels: (..., n) bool or integers from 0, irrelevant, to 254.
-        k: how many items are looked at, of the best order too: the metric at k. Default: all.
+        k: number of top items to count, also in the best order: the metric at k. Default: all.
         mask: (..., n) bool, True where valid. Default: all valid.
 
     Returns:
-        (...) float64 in [0, 1]. NaN where no (valid) item is relevant, or where there is a NaN.
+        (...) float64 in [0, 1]. NaN if no (valid) item is relevant, or if there is a NaN.
 
     Raises:
-        TypeError: complex scores, levels that are neither integer nor bool, k that is no integer,
-            or a mask that is not bool.
+        TypeError: complex scores, levels that are neither integer nor bool, k that is not an
+            integer, or a mask that is not bool.
         ValueError: scalar tensors, levels or a mask of a different shape or device, levels out of
             range, or k below 1.
 
@@ -78,25 +79,24 @@ def h_ap(
 ) -> Tensor:
     """Returns the hierarchical average precision of every row.
 
-    `sodeep_fast.h_ap` with exact ranks, in which tied items come in together. For two levels it is
+    `sodeep_fast.h_ap` with exact ranks, where tied items come in together. With two levels it is
     the average precision. Ramzi et al., HAPPIER, ECCV 2022. Its program and SupRank's leave the
-    query out of the ranking, yet count it among the items of its level: have it in `counted`,
-    not in `mask`.
+    query out of the ranking but count it among the items of its level; to do the same, include it
+    in `counted` and not in `mask`.
 
     Arguments:
         scores: (B, n) floating-point values, larger for more relevant.
-        levels: (B, n) bool or integers from 0, irrelevant, to 254: in a hierarchy, how many labels
-            query and item share.
-        relevances: (L,) or (B, L) relevance of each level, finite and not negative, that of level 0
-            zero. Default: level^alpha over the number of the row's items of that level.
+        levels: (B, n) bool or integers from 0, irrelevant, to 254: in a hierarchy, the number of
+            labels that query and item share.
+        relevances: (L,) or (B, L) relevance of each level, finite and not negative, zero for level
+            0. Default: level^alpha over the number of the row's items of that level.
         alpha: exponent of the default relevances, positive.
         mask: (B, n) bool, True where valid. Default: all valid.
         counted: (B, n) bool, True for the items that the default relevances count. Default: those
             that are valid.
 
     Returns:
-        (B,) float64 in (0, 1]. NaN where no (valid) item is relevant, or where a score is not
-        finite.
+        (B,) float64 in (0, 1]. NaN if no (valid) item is relevant, or if a score is not finite.
 
     Raises:
         TypeError, ValueError: as `sodeep_fast.h_ap`; both relevances and counted.

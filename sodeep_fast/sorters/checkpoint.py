@@ -48,7 +48,7 @@ _TYPES: dict[str, Any] = {
     )
 }
 
-# Of the JSON header among the metadata of a safetensors file.
+# The key of the JSON header in the metadata of a safetensors file.
 _KEY = "sodeep_fast"
 
 _FORMAT = 1

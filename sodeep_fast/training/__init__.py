@@ -1,4 +1,4 @@
-"""Training a sorter, and judging one: its error, and the use of its gradient."""
+"""Training a sorter, and evaluating one: its error, and how useful its gradient is."""
 
 from sodeep_fast.training.evaluate import (
     UNSEEN,

@@ -1,4 +1,4 @@
-"""`sodeep-fast train`: trains a sorter, writes it with its record, and reports what it is worth."""
+"""`sodeep-fast train`: trains a sorter, writes it with its record, and reports how good it is."""
 
 import argparse
 import json
@@ -209,7 +209,7 @@ def _check_outputs(output: str, checkpoint: str) -> tuple[Path, Path]:
 
 
 def _make(options: argparse.Namespace) -> LearnedSorter:
-    """Returns the sorter that the options describe, untrained unless they name an initial one."""
+    """Returns the sorter that the options describe, untrained unless --initial is given."""
     arguments = dict(options.option)
     make = {**_ANY_LENGTH, **_ONE_LENGTH}[options.sorter]
     if options.initial:

@@ -1,4 +1,4 @@
-"""How good a sorter is: its error on many distributions, and how far its gradient leads."""
+"""How good a sorter is: its error on many distributions, and how useful its gradient is."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ def mean_error(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> float:
-    """Returns the mean L1 difference of a sorter's ranks / n from the exact ones.
+    """Returns the mean L1 difference between a sorter's ranks / n and the exact ones.
 
     The number of SoDeep's Table 1 (Engilberge et al., CVPR 2019).
 
@@ -51,14 +51,14 @@ def mean_error(
         length: the scores in a vector.
         dist: a distribution of `sodeep_fast.synthetic`, by name or number, or a name of `UNSEEN`.
             Default: "released".
-        vectors: how many. Default: 10,000, as in the paper.
+        vectors: number of vectors. Default: 10,000, as in the paper.
         seed: of the vectors. Default: 0.
         device: where to sort. Default: the CPU.
 
     Raises:
         TypeError: a sorter that is not callable, or a number that is not an integer.
         ValueError: an unknown distribution, a number below 1, or a length that the sorter does not
-            take.
+            accept.
 
     Example:
         >>> from sodeep_fast import HandcraftedSorter
@@ -84,7 +84,7 @@ def error_by_distribution(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> dict[str, float]:
-    """Returns `mean_error` for every distribution, those of training first.
+    """Returns `mean_error` for every distribution, the training distributions first.
 
     Example:
         >>> from sodeep_fast import HandcraftedSorter
@@ -100,14 +100,14 @@ def error_by_distribution(
 
 @dataclass(frozen=True)
 class GradientUse:
-    """How far a sorter's gradient leads, each number better the larger, at most 1.
+    """How useful a sorter's gradient is. All but `rate` are at most 1, and larger is better.
 
     Arguments:
-        share: of the scores whose gradient is at least a hundredth of the root mean square of their
-            row's, where that is not 0 or not finite.
-        cosine: of the descent direction with the one that mends the ranks, whose entry is how much
-            too large a score's rank is; the mean over rows.
-        reached: Spearman's correlation with the targets after plain gradient steps on the scores
+        share: of scores with a useful gradient: at least a hundredth of the root mean square of
+            their row's, where that is finite and not 0.
+        cosine: cosine of the descent direction with the direction that corrects the ranks, whose
+            entries are the errors of the ranks; the mean over rows.
+        reached: Spearman's correlation with the targets after plain gradient descent on the scores
             themselves; the mean over rows, at the best step size.
         rate: that step size.
     """
@@ -130,18 +130,18 @@ def gradient_use(
 ) -> GradientUse:
     """Measures the gradient of the Spearman loss through a sorter, towards random orders.
 
-    The same vectors for every sorter. `share` and `cosine` are of vectors of `dist`; `reached` is
-    of descent from standard normal scores, at the best of the step sizes `RATES`, so that a sorter
-    is not judged by the scale of its gradient.
+    Uses the same vectors for every sorter. `share` and `cosine` are measured on vectors of `dist`.
+    `reached` is measured from standard normal scores, at the best of the step sizes `RATES`, so
+    that the scale of a sorter's gradient does not matter.
 
     Arguments:
         sorter: as in `mean_error`.
         length, vectors, seed, device: as in `mean_error`, with 64 vectors.
-        dist: of the vectors whose gradient is measured. Default: "released".
+        dist: distribution of the vectors whose gradient is measured. Default: "released".
         steps: of gradient descent. Default: 200.
 
     Returns:
-        the three measures, and the step size of the last.
+        the three measures, and the best step size.
 
     Raises:
         TypeError: as `mean_error`.

@@ -39,14 +39,14 @@ _RUNNING = 0.99
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What a training was and came to.
+    """The facts and the result of a training run.
 
     Arguments:
-        settings: what it depended on.
-        steps: that were done, over all its resumptions.
-        seconds: that they took.
-        processes: over which the last of them were divided.
-        process: the number of this one among them.
+        settings: the settings of the run.
+        steps: how many were done, including before resumptions.
+        seconds: how long they took.
+        processes: number of processes at the end.
+        process: rank of this process.
         error: the running mean of the L1 difference of ranks / n, at the end.
     """
 
@@ -72,19 +72,19 @@ def train_sorter(
 ) -> TrainingRun:
     """Trains a learned sorter on synthetic vectors, in place.
 
-    SoDeep (Engilberge et al., CVPR 2019), section 4.1.1. Under torchrun, every process calls it, a
-    step's vectors are divided among them, and the training is the one of a single process up to the
-    rounding of sums. Afterwards the sorter has its averaged weights, where there are any, is
-    frozen, and is on `device`.
+    SoDeep (Engilberge et al., CVPR 2019), section 4.1.1. Under torchrun, every process calls it and
+    takes a share of each step's vectors; the training equals that of a single process up to the
+    rounding of sums. Afterwards the sorter is frozen, is on `device`, and has the averaged weights,
+    if any.
 
     Arguments:
-        sorter: a learned sorter, such as `LSTMSorter()`; set `sorter.standardize` before.
-        steps: of the optimizer, in all; what a checkpoint has done of them is not done again.
+        sorter: a learned sorter, such as `LSTMSorter()`; set `sorter.standardize` first.
+        steps: total steps of the optimizer, including those done before a resumption.
         preset: "paper" or "fast"; see `make_settings`.
-        until: the step to end at, of a run that is not to be finished; the schedule of the learning
-            rate stays that of `steps`. Default: `steps`.
-        checkpoint: the file of the run's state. It is resumed from, exactly, if it is there, and
-            written as often as takes at most a fiftieth of the time, and when the run is
+        until: the step to end at, without finishing the run; the learning rate schedule is still
+            that of `steps`. Default: `steps`.
+        checkpoint: the file of the run's state. If it exists, the run resumes from it exactly. It
+            is written during the run, taking at most a fiftieth of the time, and when the run is
             interrupted. Default: none.
         device: where to train. Default: the CPU.
         progress: show a bar with the running error. Default: True.
@@ -92,17 +92,17 @@ def train_sorter(
         settings: fields of `Settings` that differ from the preset.
 
     Returns:
-        what the run came to.
+        the result of the run.
 
     Raises:
-        ImportError: a checkpoint without safetensors, or logs without tensorboard.
-        OSError: the checkpoint could not be written; the one before is intact.
+        ImportError: a checkpoint without safetensors installed, or logs without tensorboard.
+        OSError: the checkpoint could not be written; the previous one is intact.
         TypeError: not a learned sorter, an unknown setting, or an argument of a wrong type.
-        ValueError: a setting out of range, a length that the sorter does not take, one row in a
+        ValueError: a setting out of range, a length that the sorter does not accept, one row in a
             batch for batch normalization, a batch that the processes cannot share, a device that
-            PyTorch cannot use, or a checkpoint that is no file, of another run, further than this
-            is to go, or that not all processes see.
-        KeyboardInterrupt: the run was interrupted, and saved first.
+            PyTorch cannot use, or a checkpoint that is not a file, is of another run, is beyond the
+            last step, or is not visible to all processes.
+        KeyboardInterrupt: the run was interrupted; it was saved first.
 
     Example:
         >>> import sodeep_fast
@@ -184,7 +184,7 @@ def _train(
 def _step(
     state: State, settings: Settings, device: torch.device, interruption: "_Interruption"
 ) -> bool:
-    """Takes one step, and returns whether some process was told to stop."""
+    """Takes one step, and returns whether any process was told to stop."""
     scores, ranks, targets = _batch(state.step, settings, device)
     with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
         loss, error = objective(state.sorter, scores, ranks, targets, settings.gradient_weight)
@@ -200,20 +200,20 @@ def _step(
             group["lr"] = settings.learning_rate(state.step)
         optimizer.step()
     if state.average is not None:
-        # A short memory while there is little to remember.
+        # The average spans fewer steps at the beginning.
         decay = min(settings.average, (1 + state.step) / (10 + state.step))
         now = floating_state(state.sorter)
         torch._foreach_lerp_(list(state.average.values()), list(now.values()), 1 - decay)
     memory = min(_RUNNING, state.step / (state.step + 1))
     state.error = memory * state.error + (1 - memory) * error if state.step else error
     state.step += 1
-    # Several processes stop at one step: that whose average knows of the signal.
+    # All processes stop at the same step: the first whose average includes the signal.
     return bool(interrupted) if rank_and_world()[1] > 1 else interruption.signal is not None
 
 
 def _batch(step: int, settings: Settings, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Returns scores, ranks / n and other ranks / n of this process's share of a step."""
-    # Mixed, as PyTorch's generator on the CPU uses 32 bits of its seed.
+    # Seed and step are hashed, as PyTorch's CPU generator uses 32 bits of its seed.
     seed = int(np.random.SeedSequence([settings.seed, step]).generate_state(1, np.uint64)[0] >> 1)
     generator = torch.Generator(device).manual_seed(seed)
     scores, ranks = generate_batch(
@@ -235,10 +235,10 @@ def floating_state(sorter: nn.Module) -> dict[str, Tensor]:
 
 
 class _Interruption:
-    """Notes SIGINT and SIGTERM, and lets them take effect when it is left.
+    """Notes SIGINT and SIGTERM, and raises them again on exit.
 
-    A step is never torn, and what is done is saved. In other threads than the main one, where
-    Python has no signals, it does nothing.
+    No step is interrupted, and completed steps are saved. It does nothing outside the main thread,
+    where Python has no signals.
     """
 
     _SIGNALS = (signal.SIGINT, signal.SIGTERM)

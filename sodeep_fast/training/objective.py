@@ -1,4 +1,4 @@
-"""What a sorter's training minimises."""
+"""The objective of a sorter's training."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 def objective(
     sorter: nn.Module, scores: Tensor, ranks: Tensor, targets: Tensor, gradient_weight: float
 ) -> tuple[Tensor, Tensor]:
-    """Returns the loss of a batch, and the mean L1 difference from the exact ranks / n in it.
+    """Returns the loss of a batch, and its mean L1 difference from the exact ranks / n.
 
     SoDeep (Engilberge et al., CVPR 2019), eq. (1), divided by the number of scores; less
     `gradient_weight` times the mean cosine of `gradient_cosine`, where that is not 0.
@@ -17,7 +17,7 @@ def objective(
         sorter: takes scores (b, n), returns ranks / n.
         scores: (b, n).
         ranks: (b, n) exact ranks / n.
-        targets: (b, n) other ranks / n, which the scores are to be led to.
+        targets: (b, n) other ranks / n, towards which the gradient should lead the scores.
         gradient_weight: not negative.
 
     Returns:
@@ -38,7 +38,7 @@ def spearman_gradient(
 ) -> Tensor:
     """Returns the gradient in the scores (b, n) of the sum over rows of 1 - Spearman's correlation.
 
-    The correlation as SoDeep's eq. (2) has it, of the ranks / n `output` and `targets`, (b, n).
+    The correlation is that of SoDeep's eq. (2), of the ranks / n `output` and `targets`, (b, n).
     """
     n = scores.shape[-1]
     loss = 6 * n / max(n * n - 1, 1) * (output - targets).square().sum()
@@ -46,9 +46,10 @@ def spearman_gradient(
 
 
 def gradient_cosine(gradient: Tensor, ranks: Tensor, targets: Tensor) -> Tensor:
-    """Returns the mean cosine of descent with the direction that mends the ranks.
+    """Returns the mean cosine of the descent direction with the direction that corrects the ranks.
 
-    A score whose exact rank is too large by d has to rise, and the direction's entry is d.
+    If a score's exact rank is too large by d, the score has to rise, and the direction's entry is
+    d.
 
     Arguments:
         gradient: (b, n) of a loss in the scores.

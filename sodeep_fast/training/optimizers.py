@@ -1,4 +1,4 @@
-"""The optimizers of a training, and what they keep of every parameter."""
+"""The optimizers of a training, and their state for every parameter."""
 
 from collections.abc import Iterator, Mapping
 
@@ -10,7 +10,7 @@ from sodeep_fast.training.settings import Settings
 
 
 def make_optimizers(sorter: nn.Module, settings: Settings) -> list[Optimizer]:
-    """Returns what updates the parameters, each of them in one optimizer.
+    """Returns the optimizers; each parameter is in exactly one.
 
     "muon" is Muon (Jordan et al., 2024) for the matrices, with updates as large as Adam's, so that
     one learning rate suits both; and Adam for the rest: biases, vectors and convolutions.
@@ -31,7 +31,7 @@ def make_optimizers(sorter: nn.Module, settings: Settings) -> list[Optimizer]:
 
 
 def kept_tensors(optimizers: list[Optimizer], module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yields what the optimizers keep, by names such as "adam.exp_avg." and the parameter's."""
+    """Yields the optimizers' state, named such as "adam.exp_avg." and the parameter's name."""
     names: dict[Tensor, str] = {p: name for name, p in module.named_parameters()}
     for optimizer in optimizers:
         for parameter, kept in optimizer.state.items():
@@ -42,7 +42,7 @@ def kept_tensors(optimizers: list[Optimizer], module: nn.Module) -> Iterator[tup
 def restore_tensors(
     optimizers: list[Optimizer], module: nn.Module, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Gives fresh optimizers what `kept_tensors` found; other names are left alone."""
+    """Restores into fresh optimizers the state from `kept_tensors`; ignores other names."""
     parameters = dict(module.named_parameters())
     for optimizer in optimizers:
         updated = {p for group in optimizer.param_groups for p in group["params"]}

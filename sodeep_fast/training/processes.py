@@ -14,16 +14,16 @@ from sodeep_fast.sorters.cnn import CNNSorter
 
 
 def join_processes(device: torch.device) -> None:
-    """Joins the other processes of torchrun, if there are any, until this one ends."""
+    """Joins the other processes of torchrun, if any, until this one ends."""
     if dist.is_available() and dist.is_torchelastic_launched() and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        # Not sooner: processes that leave and join again may miss each other.
+        # Leaves only at exit: processes that leave and join again may miss each other.
         atexit.register(_leave)
 
 
 def _leave() -> None:
-    # Gloo's threads free the tensors of the last message after it has arrived. For that they need
-    # the interpreter, which, once it is ending, aborts the process that asks for it.
+    # Gloo's threads free the tensors of the last message after it has arrived. They need the
+    # interpreter for that, and asking for it while it shuts down aborts the process.
     time.sleep(0.5)
     dist.destroy_process_group()
 
@@ -35,7 +35,7 @@ def rank_and_world() -> tuple[int, int]:
 
 
 def own_device(device: str | torch.device) -> torch.device:
-    """Returns the device of this process: of "cuda", the one that torchrun gave it.
+    """Returns the device of this process: for "cuda", the one that torchrun assigned.
 
     Raises:
         ValueError: a device that PyTorch cannot use here.
@@ -72,7 +72,7 @@ def copy_from_first(tensors: Iterable[Tensor]) -> None:
 
 
 def check_same_step(step: int, device: torch.device) -> None:
-    """Raises unless all processes have done as many steps, as the checkpoint that they see says.
+    """Raises unless all processes resume at the same step, from the checkpoint that they see.
 
     Raises:
         ValueError: in all of them.
@@ -90,9 +90,9 @@ def check_same_step(step: int, device: torch.device) -> None:
 
 
 def check_statistics(sorter: nn.Module, batch_size: int) -> None:
-    """Raises unless batch normalization has two values or more of every channel in a batch.
+    """Raises unless batch normalization sees at least two values per channel in a batch.
 
-    Of the sorters, `CNNSorter` alone can be left with a single position of a row.
+    Among the sorters, only `CNNSorter` can be left with a single position per row.
 
     Raises:
         ValueError: a batch of one row for such a sorter.
@@ -108,7 +108,7 @@ def check_statistics(sorter: nn.Module, batch_size: int) -> None:
 
 
 def share_statistics(sorter: nn.Module, device: torch.device) -> None:
-    """Gives a sorter batch normalization over the vectors of all processes, in place.
+    """Makes batch normalization use the vectors of all processes, in place.
 
     Raises:
         ValueError: several processes without GPUs, where PyTorch has no such layer.

@@ -1,4 +1,4 @@
-"""What a training shows while it runs: a bar or lines, and logs for TensorBoard."""
+"""The output of a running training: a bar or lines, and logs for TensorBoard."""
 
 import time
 from typing import Any
@@ -27,7 +27,7 @@ class Progress:
         return self
 
     def update(self) -> None:
-        """Takes note of the state, and shows it if it is due or the last."""
+        """Notes the state, and shows it if an update is due or it is the last."""
         now = time.monotonic()
         step = self._state.step
         if now < self._due and step < self._settings.steps:

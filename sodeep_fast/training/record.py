@@ -1,4 +1,4 @@
-"""The record of a training: how to repeat it, and what came of it."""
+"""The record of a training: how to repeat it, and its result."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -11,10 +11,10 @@ from sodeep_fast.sorters.learned import LearnedSorter
 from sodeep_fast.training.evaluate import error_by_distribution, gradient_use, mean_error
 from sodeep_fast.training.loop import TrainingRun
 
-# Those that a sorter of any length is judged at.
+# The lengths at which a sorter of any length is evaluated.
 LENGTHS = (10, 20, 50, 100, 200, 500, 1000)
 
-# Of the vectors that the error is measured on; no training draws them.
+# Seeds of the vectors that the error is measured on; no training draws these vectors.
 _SEEDS = (1, 2, 3)
 
 _GRADIENT_VECTORS = 16
@@ -35,17 +35,16 @@ def make_record(
     Arguments:
         sorter: trained.
         run: what `train_sorter` returned.
-        command: that trains it again.
+        command: the command that trains it again.
         facts: the hardware and versions.
-        initial: the record of the sorter that the training began with. Default: it began with
-            random weights.
-        vectors: that errors are measured on. Default: 10,000.
+        initial: the record of the sorter that the training started from. Default: random weights.
+        vectors: number of vectors that errors are measured on. Default: 10,000.
         device: where to measure. Default: the CPU.
 
     Returns:
-        what JSON can hold: "command", "initial" (if any), "sorter", "settings", "steps", "seconds",
-        "processes", "parameters", "environment", "error" (a mean L1 of rank / n for each of three
-        seeds), "error_by_length", "error_by_distribution" and "gradient".
+        a JSON-serializable dict: "command", "initial" (if any), "sorter", "settings", "steps",
+        "seconds", "processes", "parameters", "environment", "error" (a mean L1 of rank / n for each
+        of three seeds), "error_by_length", "error_by_distribution" and "gradient".
     """
     trained = run.settings.length
     length = sorter.length or (trained if isinstance(trained, int) else 100)

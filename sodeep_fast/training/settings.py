@@ -1,4 +1,4 @@
-"""What a training run depends on, and the two presets."""
+"""The settings of a training run, and the two presets."""
 
 import math
 from collections.abc import Mapping
@@ -15,28 +15,29 @@ PRECISIONS = ("float32", "bfloat16")
 
 @dataclass(frozen=True)
 class Settings:
-    """What a training run depends on, beside the sorter; two equal ones give the same weights.
+    """The settings of a training run; with the same sorter, equal settings give the same weights.
 
     Arguments:
-        steps: of the optimizer.
-        batch_size: vectors of a step, over all processes.
-        length: scores of a vector; or (shortest, longest), drawn for every step.
+        steps: number of optimizer steps.
+        batch_size: vectors per step, over all processes.
+        length: scores per vector, or (shortest, longest), drawn for every step.
         dist: the distribution of the vectors; see `sodeep_fast.synthetic`.
-        optimizer: "adam"; or "muon" for the matrices and Adam for the rest, which on an LSTM comes
-            as far in less than half of the steps.
-        lr: the learning rate at its highest.
-        schedule: "halving" halves it every `halve_every` vectors; "cosine" rises to it over
-            `warm_up` steps and falls to 0 at the last one along half a cosine.
+        optimizer: "adam"; or "muon" for the matrices and Adam for the rest, which on an LSTM takes
+            less than half the steps.
+        lr: the highest learning rate.
+        schedule: "halving" halves the rate every `halve_every` vectors; "cosine" raises it over
+            `warm_up` steps, then lowers it to 0 at the last step along half a cosine.
         halve_every: vectors.
         warm_up: steps.
-        average: the decay per step of the averaged weights, which are the result; 0 for none.
-        clip: the largest norm of the gradient of all weights; 0 for any.
-        precision: "bfloat16" computes matrix products and convolutions in bfloat16 by autocast; the
-            scores that they read then have three digits, which limits how near to the ranks a
-            sorter can come.
-        gradient_weight: of the cosine between the gradient of the Spearman loss through the sorter
-            and the direction that mends the ranks, subtracted from the loss.
-        seed: of the vectors. (That of the initial weights is the caller's.)
+        average: the decay per step of the averaged weights, which become the result; 0 for no
+            averaging.
+        clip: the largest norm of the gradient of all weights; 0 for no clipping.
+        precision: "bfloat16" computes matrix products and convolutions in bfloat16 by autocast. The
+            scores they read then have three digits, which limits the accuracy of a sorter.
+        gradient_weight: weight of the cosine subtracted from the loss: that between the descent
+            direction of the Spearman loss through the sorter and the direction that corrects the
+            ranks.
+        seed: seed of the vectors. (The caller seeds the initial weights.)
     """
 
     steps: int
@@ -84,7 +85,7 @@ class Settings:
         return self.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
     def as_json(self) -> dict[str, Any]:
-        """Returns the settings as JSON would give them back."""
+        """Returns the settings as they would be read back from JSON."""
         values = asdict(self)
         if isinstance(self.length, tuple):
             values["length"] = list(self.length)
@@ -125,9 +126,9 @@ def make_settings(preset: str = "paper", **changes: Any) -> Settings:
 
 
 def check_resumable(now: Settings, saved: Mapping[str, Any], path: object) -> None:
-    """Raises unless a run begun with the settings `saved` can go on with those of `now`.
+    """Raises unless a run started with the settings `saved` can continue with those of `now`.
 
-    More steps are no difference where the learning rate does not depend on their number.
+    The number of steps may differ if the learning rate does not depend on it.
     """
     ours, theirs = now.as_json(), dict(saved)
     if now.schedule == "halving":

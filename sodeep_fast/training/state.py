@@ -1,4 +1,4 @@
-"""The state of a training run: what a step changes, and the file it is resumed from."""
+"""The state of a training run: what a step changes, and the file to resume from."""
 
 import json
 import time
@@ -16,7 +16,7 @@ from sodeep_fast.sorters.checkpoint import described
 from sodeep_fast.training.optimizers import kept_tensors, restore_tensors
 from sodeep_fast.training.settings import Settings, check_resumable
 
-# Of the JSON header among the metadata of a safetensors file.
+# The key of the JSON header in the metadata of a safetensors file.
 _KEY = "sodeep_fast_training"
 
 _FORMAT = 1
@@ -24,10 +24,10 @@ _FORMAT = 1
 
 @dataclass
 class State:
-    """All that a step changes.
+    """Everything that a step changes.
 
     Every step draws its vectors from a generator seeded by the run's seed and the step's number, so
-    there is no state of a generator to keep.
+    no generator state is kept.
     """
 
     sorter: nn.Module
@@ -47,7 +47,8 @@ def save_state(state: State, settings: Settings, path: FilePath) -> None:
 
     Raises:
         ImportError: safetensors is not installed.
-        OSError: the file cannot be written, as where the disk is full; an old one is as it was.
+        OSError: the file cannot be written, for example if the disk is full; an old one is left
+            intact.
     """
     safetensors = import_safetensors()
     tensors = {f"sorter.{key}": value for key, value in state.sorter.state_dict().items()}
@@ -81,18 +82,18 @@ def save_state(state: State, settings: Settings, path: FilePath) -> None:
 
 
 def load_state(state: State, settings: Settings, path: FilePath, last: int) -> None:
-    """Puts the run in a file of `save_state` into a fresh state of the same run.
+    """Loads a file of `save_state` into a fresh state of the same run.
 
     Arguments:
         state: fresh.
         settings: of the run.
         path: the file.
-        last: the step that the run is to end at.
+        last: the step at which the run will end.
 
     Raises:
         ImportError: safetensors is not installed.
-        ValueError: a file that is damaged, or of another sorter or other settings, or of a run that
-            is beyond its last step.
+        ValueError: a file that is damaged, of another sorter or other settings, or of a run that is
+            beyond `last`.
     """
     safetensors = import_safetensors()
     try:
@@ -144,14 +145,14 @@ def _named(identity: Mapping[str, Any]) -> str:
     return f"{identity['type']}({arguments})"
 
 
-# Seconds between two saves, however long one seemed to take: the machine may have slept.
+# Most seconds between two saves, however long a save seemed to take: the machine may have slept.
 _LONGEST = 600.0
 
 
 class Saver:
-    """Saves a run as often as costs at most a fiftieth of its time, and when told to.
+    """Saves a run when told to, and regularly, taking at most a fiftieth of its time.
 
-    Where a step takes longer than that, as on large networks, every step is saved.
+    If a step takes longer than the interval, as on large networks, every step is saved.
     """
 
     def __init__(self, path: FilePath | None, settings: Settings) -> None:
@@ -166,7 +167,7 @@ class Saver:
             self.save(state)
 
     def save(self, state: State) -> None:
-        """Saves the state, unless it is saved already."""
+        """Saves the state, unless it is already saved."""
         if self._path is None or state.step == self._saved_step:
             return
         begin = time.monotonic()
