@@ -1,4 +1,4 @@
-"""From values of the targets, one after the other, to values of their queries."""
+"""Reductions from values of all targets to values of their queries."""
 
 import operator
 from functools import reduce
@@ -16,8 +16,9 @@ def sum_by_query(values: Tensor, rows: Tensor, queries: int) -> Tensor:
 def sum_levels(counts: Tensor) -> Tensor:
     """Returns (T,): the sums of the (T, L) counts over their levels.
 
-    Column by column: `sum` over a last dimension of 2 or 3 takes three times as long on a CPU. Its
-    gradient, one number for all levels, is an expanded tensor, which columns would write out.
+    Sums column by column: `sum` over a last dimension of 2 or 3 takes three times as long on a CPU.
+    The gradient, one number for all levels, is an expanded tensor, which autograd over columns
+    would write out.
     """
     total: Tensor = _SumLevels.apply(counts)
     return total
@@ -40,7 +41,7 @@ class _SumLevels(torch.autograd.Function):
 
 
 def count_by_query(rows: Tensor, queries: int) -> Tensor:
-    """Returns (queries,) int64: how many targets each query has."""
+    """Returns (queries,) int64: the number of targets of each query."""
     return torch.bincount(rows, minlength=queries)
 
 

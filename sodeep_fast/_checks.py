@@ -10,13 +10,13 @@ from torch import Tensor
 from sodeep_fast._compiler import are_tracing
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-MOST_LEVELS = 255  # a level is a byte, and the last value marks what takes no part
+MOST_LEVELS = 255  # a level is a byte, and the last value marks ignored items
 
 
 def rank_dtype(scores: Tensor) -> torch.dtype:
-    """Returns the dtype that `scores` are computed in, and their ranks have.
+    """Returns the dtype in which `scores` are computed, which is that of their ranks.
 
-    bfloat16, say, cannot hold rank 257.
+    bfloat16, for example, cannot hold rank 257.
     """
     return torch.float64 if scores.dtype == torch.float64 else torch.float32
 
@@ -64,7 +64,7 @@ def check_mask(
 
 
 def warn_of_single_observations(predictions: Tensor, name: str) -> None:
-    """Warns of predictions (b, 1), b > 1, which a network's last layer makes of one group of b."""
+    """Warns of predictions (b, 1), b > 1: probably a network's output for one group of b."""
     if predictions.shape[-1] == 1 and predictions.numel() > 1:
         warnings.warn(
             f"{name} {tuple(predictions.shape)} are groups of one observation, which has no order: "
@@ -92,7 +92,7 @@ def check_levels(
 ) -> int:
     """Returns the number of levels; raises unless `levels` are bool or integers from 0 on.
 
-    Reading values makes the host wait for a GPU; those of bool levels are known by type.
+    Reading values makes the host wait for a GPU; bool levels are not read.
     """
     if not isinstance(levels, Tensor):
         raise TypeError(f"levels must be a torch.Tensor, got {type(levels).__name__}")
@@ -127,7 +127,7 @@ def check_positive(value: float, name: str) -> None:
     """Raises unless `value` is a positive, finite number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not 0 < value < math.inf:  # the compiler, which may make it a symbol, has no isfinite
+    if not 0 < value < math.inf:  # it may be a symbol of the compiler, which has no isfinite
         raise ValueError(f"{name} must be positive and finite, got {value}")
 
 
@@ -155,7 +155,7 @@ def check_counts(**values: int) -> None:
 
 
 def check_bins(bins: int, low: float, high: float) -> None:
-    """Raises unless `bins` centres, at most 2^20, can be put from `low` to `high`."""
+    """Raises unless `bins` centres, at most 2^20, fit from `low` to `high`."""
     check_count(bins, "bins")
     if bins > 1 << 20:
         raise ValueError(f"bins must be at most {1 << 20}, got {bins}")
@@ -168,7 +168,7 @@ def check_bins(bins: int, low: float, high: float) -> None:
 
 
 def check_sorter(sorter: object) -> None:
-    """Raises unless `sorter` can be called; calling a class would make a sorter."""
+    """Raises unless `sorter` is callable and not a class, which would only make a sorter."""
     if isinstance(sorter, type):
         raise TypeError(
             f"sorter must be a module or function (b, n) -> (b, n), got the class "
@@ -206,7 +206,7 @@ def check_strided(value: Tensor, name: str) -> None:
 
 
 def can_read(value: Tensor) -> bool:
-    """Returns whether a check may look at values: not while tracing, and no GPU is waited for."""
+    """Returns whether a check may read values: not while tracing, and not on a GPU."""
     return value.device.type == "cpu" and not are_tracing()
 
 

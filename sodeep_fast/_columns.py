@@ -1,4 +1,4 @@
-"""Tables of text: what the doctor, the benchmarks and the reproductions print."""
+"""Text tables, as printed by `sodeep-fast doctor`, `bench` and `paper`."""
 
 from collections.abc import Iterable, Sequence
 

@@ -1,4 +1,4 @@
-"""Whether torch.compile or torch.func is at work, and what the former is not to trace."""
+"""Whether torch.compile or torch.func is active, and what torch.compile must not trace."""
 
 import functools
 from collections.abc import Callable
@@ -11,23 +11,23 @@ Result = TypeVar("Result")
 
 
 def are_transforming() -> bool:
-    """Returns whether a transform of `torch.func` is at work, and PyTorch does not compile."""
+    """Returns whether a transform of `torch.func` is active, and torch.compile is not."""
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 def are_tracing() -> bool:
-    """Returns whether a transform of `torch.func` or the compiler is at work: both want formulas.
+    """Returns whether a transform of `torch.func` or the compiler is active: both need formulas.
 
-    The compiler makes one pass of a formula, and fails at some autograd functions and at their
+    The compiler fuses a formula into one pass, and fails on some autograd functions and on their
     options once these are symbols.
     """
     return torch.compiler.is_compiling() or are_transforming()
 
 
 def outside_of_graphs(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Makes torch.compile call a function as it is, between the graphs before and after it.
+    """Makes torch.compile call a function uncompiled, between the graphs before and after it.
 
-    A decorator, as `torch.compiler.disable`, which would import the compiler with the package.
+    A decorator like `torch.compiler.disable`, which would import the compiler with the package.
     """
     disabled: Callable[Parameters, Result] | None = None
 
@@ -36,7 +36,7 @@ def outside_of_graphs(function: Callable[Parameters, Result]) -> Callable[Parame
         nonlocal disabled
         if not torch.compiler.is_compiling():
             return function(*args, **kwargs)
-        # Made once: the compiler takes another one for a reason to compile anew.
+        # Made once: the compiler would recompile for a new one.
         if disabled is None:
             disabled = torch.compiler.disable(function)
         return disabled(*args, **kwargs)
@@ -45,10 +45,10 @@ def outside_of_graphs(function: Callable[Parameters, Result]) -> Callable[Parame
 
 
 def constant_in_graphs(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Makes torch.compile call a function when it makes a graph, and keep what it returned.
+    """Makes torch.compile call a function while building a graph, and treat its result as constant.
 
-    For what it cannot trace and a graph may rely on, such as what the machine has. A decorator that
-    leaves the mark of `torch.compiler.assume_constant_result`, which would import the compiler, and
+    For what it cannot trace and a graph may rely on, such as the capabilities of the machine. It
+    sets the mark of `torch.compiler.assume_constant_result`, which would import the compiler, and
     Triton, with the package.
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]

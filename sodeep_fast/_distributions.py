@@ -1,4 +1,4 @@
-"""Distributions of scores on which kernels are tested and sorters judged, none trained on."""
+"""Distributions of scores for testing kernels and evaluating sorters; none is trained on."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""What a number depends on: the machine, the versions, the commit, the threads."""
+"""What a measurement depends on: the machine, the versions, the commit, the threads."""
 
 import importlib.metadata
 import os
@@ -22,7 +22,7 @@ def version_of(package: str) -> str:
 
 
 def cpu_model() -> str:
-    """Returns the name of the processor as the system tells it."""
+    """Returns the name of the processor, as reported by the system."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -45,7 +45,7 @@ def commit() -> str:
 
 
 def environment() -> dict[str, str | int]:
-    """Returns what every result is recorded with.
+    """Returns the facts that are recorded with every result.
 
     Example:
         >>> environment()["version"] == __version__

@@ -12,7 +12,7 @@ FilePath = str | os.PathLike[str]
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file under another name, and moves it over `path` once it is safely on the disk.
 
-    Whatever fails, an old file at `path` is left as it was.
+    If anything fails, an old file at `path` is left intact.
 
     Raises:
         OSError: the folder cannot be written to, or the disk is full.
@@ -25,7 +25,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        # Nobody has heard of the temporary file.
+        # Users do not know about the temporary file.
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         _remove(temporary)
@@ -39,7 +39,7 @@ def check_path(path: FilePath, name: str) -> Path:
 
 
 def check_file(path: FilePath, name: str) -> Path:
-    """Returns `path` as a Path; raises if what is there is no file, such as a folder."""
+    """Returns `path` as a Path; raises if it exists and is not a file."""
     target = check_path(path, name)
     if not target.name or (target.exists() and not target.is_file()):
         raise ValueError(f"{name} must be a file, got {str(path)!r}")
@@ -47,15 +47,15 @@ def check_file(path: FilePath, name: str) -> Path:
 
 
 def check_output(path: FilePath, name: str) -> None:
-    """Raises unless `write_atomically` can write to `path`: before the work that is to fill it."""
+    """Raises unless `write_atomically` can write to `path`; to be called before any work."""
     _try_to_write(_beside(check_file(path, name)), path, name)
 
 
 def make_folder(folder: FilePath, name: str) -> None:
-    """Makes a folder, unless it is there; raises if no file can be written in it.
+    """Creates a folder unless it exists; raises if no file can be written in it.
 
     Raises:
-        OSError: it cannot be made, or not be written to.
+        OSError: it cannot be created or written to.
         TypeError: not a path.
         ValueError: a file is there.
     """
@@ -70,7 +70,7 @@ def make_folder(folder: FilePath, name: str) -> None:
 
 
 def prepare_file(path: FilePath, name: str) -> None:
-    """Makes the folder of a file that is written in place; raises if the file cannot be written.
+    """Creates the folder of a file that is written in place; raises if the file cannot be written.
 
     Raises:
         OSError: it, or its folder, cannot be written to.
@@ -87,7 +87,7 @@ def prepare_file(path: FilePath, name: str) -> None:
 
 
 def _beside(path: Path) -> Path:
-    """Returns the temporary file that is to become `path`."""
+    """Returns the temporary file that will become `path`."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
@@ -105,13 +105,13 @@ def _unwritable(error: OSError, path: FilePath, name: str) -> OSError:
 
 
 def _remove(temporary: Path) -> None:
-    # Where it could not be made, it may be that nothing could.
+    # If it could not be created, removing it may fail, too.
     with contextlib.suppress(OSError):
         temporary.unlink()
 
 
 def import_safetensors() -> types.ModuleType:
-    """Returns the module safetensors, which only files need."""
+    """Returns the module safetensors, which is only needed for files."""
     try:
         import safetensors
         import safetensors.torch

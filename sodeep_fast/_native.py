@@ -1,4 +1,4 @@
-"""Loads the compiled libraries, and says which are there.
+"""Loads the compiled libraries, and says which exist.
 
 Both libraries only register operators with PyTorch's dispatcher; they export no Python symbol, so
 one file serves every Python and every torch from 2.10 on.
@@ -64,9 +64,10 @@ def cpu_has_bf16() -> bool:
 
 
 def cuda_architectures() -> tuple[str, ...]:
-    """Returns what the CUDA library was compiled for, such as "sm_90", oldest first; () unbuilt.
+    """Returns what the CUDA library was compiled for, such as "sm_90", oldest first; () if not
+    built.
 
-    Read from the file, so that it is known where no torch can load it.
+    Read from the file, so it is known even if this torch cannot load the library.
     """
     path = find_library("_C_cuda")
     if path is None:

@@ -46,18 +46,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
     doctor_parser = commands.add_parser(
-        "doctor", help="what is built, and what each operator will use here"
+        "doctor", help="show what is built, and which backend each operator will use"
     )
     doctor_parser.set_defaults(run=_doctor)
 
     bench = commands.add_parser(
         "bench",
-        help="measure the operators against their rivals",
-        description="Times every provider of an operator in interleaved rounds, having checked its "
-        "values and gradients against the float64 equation. '/ ours' is a provider's time over "
-        "that of sodeep_fast with method='auto'; 'pairs/s' counts the pairs of a row whether or "
-        "not the provider visits them; 'copy limit' is the share of the machine's copy bandwidth, "
-        "measured in the same run, that moving each input and output once in this time amounts to.",
+        help="measure the operators against other implementations",
+        description="Checks the values and gradients of every provider of an operator against the "
+        "float64 equation, then times all of them in interleaved rounds. '/ ours' is a provider's "
+        "time over that of sodeep_fast with method='auto'. 'pairs/s' counts all pairs of a row, "
+        "whether or not the provider visits them. 'copy limit' is the bandwidth of moving each "
+        "input and output once in this time, as a share of the machine's copy bandwidth, measured "
+        "in the same run.",
     )
     bench.add_argument("--operator", choices=OPERATORS, nargs="+", default=list(OPERATORS))
     bench.add_argument("--shape", type=_shape, nargs="+", metavar="ROWSxN", help="e.g. 64x1000")
@@ -67,8 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     add_threads(bench)
     bench.add_argument("--quick", action="store_true", help="a minute: few shapes, short rounds")
     bench.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
-    bench.add_argument("--json", metavar="FILE", help="write rows and samples; makes its folder")
-    bench.add_argument("--csv", metavar="FILE", help="write rows; makes its folder")
+    bench.add_argument("--json", metavar="FILE", help="write rows and samples; creates the folder")
+    bench.add_argument("--csv", metavar="FILE", help="write rows; creates the folder")
     bench.set_defaults(run=_bench)
 
     train_command.add_parser(commands)
@@ -109,10 +110,10 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _plans(options: argparse.Namespace) -> list[tuple[Operator, Plan]]:
-    """Returns what is to be measured of every operator that has something to measure.
+    """Returns the plans of all operators that have something to measure.
 
     Raises:
-        ValueError: a provider that one of them does not have, or nothing to measure at all.
+        ValueError: a provider that an operator does not have, or nothing to measure.
     """
     chosen = {
         "shapes": options.shape and tuple(options.shape),

@@ -1,4 +1,4 @@
-"""What is installed and built here, and which backend each operator will use, and why."""
+"""What is installed and built, and which backend each operator will use here and why."""
 
 import os
 import pkgutil
@@ -16,7 +16,7 @@ OPERATORS = tuple(
     module.name for module in pkgutil.iter_modules(ops.__path__) if module.name[0] != "_"
 )
 KERNELS_FOR = {"cpu": ("cpp",), "cuda": ("triton", "cuda")}
-# What serves where no kernel does, as far as there is more to say of it than that.
+# What serves an operator without kernels, where there is more to say than that.
 BY_TORCH = {
     ("conv_stack", "cpu"): "PyTorch's convolutions, channels last",
     ("conv_stack", "cuda"): "PyTorch's convolutions, channels last; backend='triton' by name",
@@ -29,7 +29,7 @@ def report() -> str:
     """Describes this installation.
 
     Returns:
-        text: versions, CPU capability, the backends and what each operator will use on each device.
+        text: versions, CPU capability, backends, and what each operator will use on each device.
 
     Example:
         >>> print(report())
@@ -105,7 +105,7 @@ def _choices() -> list[tuple[str, str, str, str]]:
 
 
 def _by_torch(operator: str, device: str) -> str | None:
-    """Says what of PyTorch serves an operator on a device, or returns None if kernels do."""
+    """Says which part of PyTorch serves an operator on a device; returns None if kernels do."""
     found = BY_TORCH.get((operator, device))
     if found or any(_backend.has_kernels(operator, name) for name in KERNELS_FOR[device]):
         return found

@@ -84,7 +84,8 @@ RELEASED = (
 # The distributions of section 3.1.2.
 PAPER = ("uniform", "normal", "paper-spaced", "paper-mixture")
 
-# Repeated recipes are drawn more often.
+# Recipes are drawn with equal weight. For "paper", each distribution is repeated to as many recipes
+# as the mixture has.
 _RECIPES["released"] = [recipe for name in RELEASED[:10] for recipe in _RECIPES[name]]
 _RECIPES["paper"] = [
     recipe

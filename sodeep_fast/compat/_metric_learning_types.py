@@ -1,4 +1,4 @@
-"""The classes of `compat.metric_learning`, where pytorch-metric-learning is installed."""
+"""The classes of `compat.metric_learning`; needs pytorch-metric-learning."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from sodeep_fast._checks import check_real, check_scores
 
 
 class MetricLoss(BaseMetricLossFunction):
-    """A loss of embeddings as one of that library's, without reducer, distance or regularizer."""
+    """A loss of embeddings as a loss of that library, without reducer, distance or regularizer."""
 
     def __init__(self, loss: nn.Module) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class AnyLossMemory(CrossBatchMemory):
 
     @classmethod
     def check_loss_support(cls, loss_name: str) -> None:
-        """Accepts every loss: ours rank references of any number."""
+        """Accepts every loss: ours rank any number of references."""
 
     def reset_queue(self) -> None:
         """Empties the memory."""
@@ -62,7 +62,7 @@ class AnyLossMemory(CrossBatchMemory):
         indices_tuple: tuple[Tensor, ...] | None = None,
         enqueue_mask: Tensor | None = None,
     ) -> Tensor:
-        """Returns the loss of a batch, which the memory then holds."""
+        """Returns the loss of a batch, and adds the batch to the memory."""
         self._check(embeddings, labels)
         if enqueue_mask is None and len(embeddings) > self.memory_size:
             raise ValueError(

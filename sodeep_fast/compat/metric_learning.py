@@ -1,11 +1,11 @@
-"""The losses of embeddings inside pytorch-metric-learning's wrappers, which ask for its own types.
+"""Adapts the losses of embeddings to pytorch-metric-learning's wrappers, which need its own types.
 
-Its trainers, testers and miners take the losses as they are. `DistributedLossWrapper` wants a
-subclass of its base class, `CrossBatchMemory` a loss whose name is on a list.
+Its trainers, testers and miners take the losses as they are. `DistributedLossWrapper` needs a
+subclass of its base class, and `CrossBatchMemory` a loss whose name is on a list.
 
-Two things differ. Its `SmoothAPLoss` (2.9.0) is Smooth-AP only where there are as many classes as
-members of each, in order; ours always is. And the pairs of a miner are all that takes part here,
-where some of its losses take them for weights.
+There are two differences. Its `SmoothAPLoss` (2.9.0) is Smooth-AP only if there are as many classes
+as members of each, in order; ours always is. And only the pairs from a miner take part here, while
+some of its losses use them as weights.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ def as_metric_loss(loss: nn.Module) -> nn.Module:
 
     Raises:
         ImportError: pytorch-metric-learning is not installed.
-        TypeError: a loss that cannot be called.
+        TypeError: a loss that is not callable.
     """
     from sodeep_fast.compat._metric_learning_types import MetricLoss
 
@@ -46,24 +46,25 @@ def cross_batch_memory(
 ) -> nn.Module:
     """Returns pytorch-metric-learning's `CrossBatchMemory` around any loss.
 
-    Wang et al., Cross-Batch Memory for Embedding Learning, CVPR 2020. The memory holds the batch
-    too, and lists all pairs but those of a query with itself: a query is never in its own gallery.
+    Wang et al., Cross-Batch Memory for Embedding Learning, CVPR 2020. The memory also holds the
+    batch, and lists all pairs except those of a query with itself, so a query is never in its own
+    gallery.
 
     Arguments:
         loss: a loss that is called with (embeddings, labels, indices_tuple, ref_emb, ref_labels).
         embedding_size: D.
-        memory_size: how many embeddings it holds, at least those of a batch.
-        miner: a miner of pytorch-metric-learning that chooses pairs, by the finest labels.
+        memory_size: number of embeddings it holds, at least those of a batch.
+        miner: a pytorch-metric-learning miner that chooses pairs by the finest labels.
         levels: L, for labels (B, L) of a hierarchy, finest first. Default: labels (B,).
         options: of `CrossBatchMemory`.
 
     Returns:
-        A `CrossBatchMemory`, which `DistributedLossWrapper` takes as well. Called with more
-        embeddings than it holds, or embeddings or labels of another shape, it raises a ValueError.
+        A `CrossBatchMemory`, which `DistributedLossWrapper` also accepts. It raises a ValueError if
+        called with more embeddings than it holds, or with embeddings or labels of a wrong shape.
 
     Raises:
         ImportError: pytorch-metric-learning is not installed.
-        TypeError: a loss or miner that cannot be called, or sizes or levels that are no integers.
+        TypeError: a loss or miner that is not callable, or sizes or levels that are not integers.
         ValueError: sizes or levels below 1.
     """
     from sodeep_fast.compat._metric_learning_types import AnyLossMemory
@@ -80,7 +81,7 @@ def cross_batch_memory(
 
 
 def _check_called(value: object, name: str) -> None:
-    """Raises unless `value` is a module or a function, and no class of them."""
+    """Raises unless `value` is a module or a function, and not a class."""
     if isinstance(value, type) or not callable(value):
         what = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
         raise TypeError(f"{name} must be a module, got {what}")

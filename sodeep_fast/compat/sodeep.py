@@ -2,10 +2,10 @@
 
     from sodeep_fast.compat.sodeep import SpearmanLoss, MapRankingLoss, RankHardLoss
 
-Same values and gradients as the program of Engilberge et al. (CVPR 2019), for all nine types of
-sorter. Type "exa" is faster and in linear memory. Where that program departs from the paper by
-mistake, this follows the paper, and the docstring says so. Its `UpdatingWrapper`, which trains a
-sorter along, is `sodeep_fast.OnlineSorter`.
+Values and gradients equal those of the program of Engilberge et al. (CVPR 2019), for all nine types
+of sorter. Type "exa" is faster and uses linear memory. Where that program departs from the paper by
+mistake, this module follows the paper, and the docstring says so. Its `UpdatingWrapper`, which
+trains a sorter along with the model, is `sodeep_fast.OnlineSorter`.
 """
 
 from collections.abc import Mapping
@@ -33,9 +33,9 @@ from sodeep_fast.sorters.released import released_sorter
 
 
 def get_rank(batch_score: Tensor, dim: int = 0) -> Tensor:
-    """Returns the exact rank along `dim`, divided by its size: 1 / n for the largest, 1 at the end.
+    """Returns the exact rank along `dim`, divided by n: 1 / n for the largest, 1 for the smallest.
 
-    Of equal scores the last one ranks first (in the original, any).
+    Among equal scores the last one ranks first (in the original, the order is arbitrary).
 
     Arguments:
         batch_score: real scores with at least one dimension.
@@ -46,7 +46,7 @@ def get_rank(batch_score: Tensor, dim: int = 0) -> Tensor:
 
     Raises:
         TypeError: complex scores.
-        ValueError: a scalar tensor, or a dimension that it does not have.
+        ValueError: a scalar tensor, or a dimension out of range.
 
     Example:
         >>> import torch
@@ -67,17 +67,18 @@ def get_rank(batch_score: Tensor, dim: int = 0) -> Tensor:
 def model_loader(
     model_type: str, seq_len: int | None, pretrained_state_dict: Mapping[str, Any] | None = None
 ) -> nn.Module:
-    """Returns the sorter of a type, with weights loaded if given.
+    """Returns a sorter of the given type, with weights loaded if given.
 
-    As in the original, a learned sorter is in training mode and its weights want gradients; call
-    `requires_grad_(False)` and `eval()` to freeze it. Weights are loaded strictly, whatever the
-    type (the original silently drops those of "cnn").
+    As in the original, a learned sorter is in training mode and its weights require gradients; call
+    `requires_grad_(False)` and `eval()` to freeze it. Weights are loaded strictly for every type
+    (the original silently drops those of "cnn").
 
     Arguments:
         model_type: "exa", the handcrafted one, "lstmla", the paper's LSTM, or "lstm", "lstme",
             "grus", "gruc", "grup", "mlp" or "cnn".
-        seq_len: the length of the rows to sort; "exa", "grus" and "gruc" sort any and ignore it,
-            and "cnn" sorts 100 only (the original returns another number of ranks for more).
+        seq_len: the length of the rows to sort. "exa", "grus" and "gruc" sort any length and ignore
+            it; "cnn" only sorts 100 (for longer rows, the original returns a wrong number of
+            ranks).
         pretrained_state_dict: the sorter's weights; "exa" has none.
 
     Raises:
@@ -101,22 +102,22 @@ def model_loader(
 def load_sorter(checkpoint_path: str | PathLike[str]) -> tuple[str, int, dict[str, Tensor]]:
     """Returns (model_type, seq_len, state_dict) of a trained sorter's checkpoint, for the losses.
 
-    No code from the file is run, and weights saved on a GPU come to the CPU (in the original they
-    fail to load without one).
+    No code from the file is run. Weights saved on a GPU are loaded to the CPU (the original fails
+    without a GPU).
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a file that is damaged, that holds something else, or that would run code if it
-            were unpickled.
+        ValueError: a file that is damaged, that holds something else, or that would run code if
+            unpickled.
     """
     return read_released(checkpoint_path)
 
 
 def _rank_rows(sorter: nn.Module, rows: Tensor, wanted: Tensor | None = None) -> Tensor:
-    """Returns the ranks (b, n) of rows that the original hands to the sorter one by one.
+    """Returns the ranks (b, n) of rows that the original passes to the sorter one by one.
 
-    In one call, unless batch statistics would make of that another result. Then rows that are not
-    `wanted` (b,) leave them alone, and get rank 0.
+    Uses one call, unless batch statistics would change the result. In that case, rows that are not
+    `wanted` (b,) are skipped and get rank 0.
     """
     if sorter.training and any(isinstance(module, nn.BatchNorm1d) for module in sorter.modules()):
         used = [True] * len(rows) if wanted is None else wanted.tolist()
@@ -131,7 +132,7 @@ def _rank_rows(sorter: nn.Module, rows: Tensor, wanted: Tensor | None = None) ->
 
 
 class _SorterLoss(nn.Module):
-    """A loss over a sorter of its own, `.sorter`."""
+    """A loss that owns a sorter, `.sorter`."""
 
     def __init__(
         self,
@@ -146,9 +147,9 @@ class _SorterLoss(nn.Module):
 class SpearmanLoss(_SorterLoss):
     """The mean squared difference of soft and exact ranks / n, plus lbd times an L1 loss.
 
-    For ranks without ties, 1 - r_s = 6 n^2 / (n^2 - 1) times the first term. In the original a
-    target of another shape is silently broadcast; here it is an error. `sodeep_fast.SpearmanLoss`
-    gives 1 - r_s itself, and tied targets their average rank.
+    For ranks without ties, 1 - r_s = 6 n^2 / (n^2 - 1) times the first term. A target of a
+    different shape is an error (the original silently broadcasts it). `sodeep_fast.SpearmanLoss`
+    computes 1 - r_s itself, with average ranks for tied targets.
 
     Arguments:
         sorter_type, seq_len, sorter_state_dict: as in `model_loader`; its sorter is `.sorter`.
@@ -176,8 +177,8 @@ class SpearmanLoss(_SorterLoss):
         """Returns the loss, a scalar.
 
         Arguments:
-            mem_pred: (n,) predictions, or (b, n): b groups, ranked one by one and averaged; so
-                (b, 1) give 0, and a warning.
+            mem_pred: (n,) predictions, or (b, n) for b groups, ranked separately and averaged. So
+                (b, 1) gives 0 and a warning.
             mem_gt: targets of the same shape.
             pr: no effect, as in the original.
         """
@@ -196,9 +197,9 @@ class SpearmanLoss(_SorterLoss):
 class MapRankingLoss(_SorterLoss):
     """The sum over classes of the soft ranks / n of the positives, eq. (7).
 
-    One sorter call for all classes where the original makes one each (as does this, for a "cnn" in
-    training mode, whose statistics are those of its call). If no class has a positive the loss is
-    0, still with a graph (in the original, the integer 0). As
+    Makes one sorter call for all classes, where the original makes one per class (as does this for
+    a "cnn" in training mode, whose statistics depend on the call). If no class has a positive, the
+    loss is 0, still with a graph (in the original, the integer 0). The same as
     `sodeep_fast.MeanAveragePrecisionLoss`.
 
     Arguments:
@@ -214,7 +215,7 @@ class MapRankingLoss(_SorterLoss):
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         """Returns the loss, a scalar, of scores (n, C) and labels (n, C).
 
-        The labels must be binary, where the original multiplies ranks by any.
+        The labels must be binary (the original multiplies ranks by any labels).
         """
         check_scores(output, "output")
         if output.dim() != 2:
@@ -250,14 +251,14 @@ class RankLoss(_SorterLoss):
 class RankHardLoss(_SorterLoss):
     """The triplet loss on ranks / B with the hardest negatives, eq. (9), summed over all queries.
 
-    B times `sodeep_fast.RankTripletLoss`: a sum, as in the original, where eq. (10) has a mean. The
-    original ignores `margin` and uses 1 / B, one rank; here `margin` is the margin.
+    B times `sodeep_fast.RankTripletLoss`: a sum, as in the original, while eq. (10) has a mean. The
+    original ignores `margin` and uses 1 / B, which is one rank; here `margin` is used.
 
     Arguments:
         sorter_type, seq_len, sorter_state_dict: as in `model_loader`; its sorter is `.sorter`.
         margin: in units of rank / B. Default: 0.2.
-        nmax: how many negatives of a query are summed over. Default: 1.
-        released_margin: use 1 / B for the margin, as the original does. Default: False.
+        nmax: number of negatives to sum over per query. Default: 1.
+        released_margin: use 1 / B as the margin, as the original does. Default: False.
 
     Example:
         >>> import torch

@@ -1,7 +1,8 @@
-"""Which implementation of an operator serves a call: the one place that knows the order.
+"""Chooses the implementation of an operator for a call; the order of preference is defined here.
 
 CPU tensors go to the C++ kernels; CUDA tensors to Triton, or to CUDA C++ where that has been
-measured faster or Triton has no kernel for the method. The reference serves where nothing is built.
+measured faster or Triton has no kernel for the method. Where nothing is built, the reference is
+used.
 """
 
 import functools
@@ -20,7 +21,7 @@ from sodeep_fast._checks import check_choice
 BACKENDS = ("auto", "cpp", "triton", "cuda", "reference")
 # Of soft_rank and rank_counts.
 METHODS = ("auto", "direct", "linear")
-# Which kernels exist; an operator that is not named has all of them.
+# Which kernels exist; operators not listed have all of them.
 KERNELS = {
     "rank_counts": ("cpp", "triton"),
     "hard_rank": ("cpp",),
@@ -32,7 +33,7 @@ KERNELS = {
 }
 
 
-# Asked here, as the compiler of torch 2.11 cannot.
+# Evaluated at import, as the compiler of torch 2.11 cannot trace it.
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
@@ -78,10 +79,10 @@ def choose(
     method: str = "auto",
     prefers_cuda: Callable[[], bool] = lambda: False,
 ) -> tuple[str, str]:
-    """Returns the backend that "auto" takes for tensors on `device`, and why.
+    """Returns the backend that "auto" picks for tensors on `device`, and why.
 
-    `prefers_cuda` says whether the operator, for this call, is expected to run faster in CUDA C++
-    than in Triton; it is asked only where there is that choice.
+    `prefers_cuda` says whether this call is expected to run faster in CUDA C++ than in Triton; it
+    is only called if both are available.
     """
     preferred = {"cpu": ("cpp",), "cuda": ("triton", "cuda")}.get(device, ())
     if device == "cuda" and missing("cuda", device, operator, method) is None and prefers_cuda():
@@ -102,7 +103,7 @@ def resolve(
     method: str = "auto",
     prefers_cuda: Callable[[], bool] = lambda: False,
 ) -> str:
-    """Returns the backend that will serve `tensor`, or raises ValueError saying what is missing.
+    """Returns the backend for `tensor`, or raises a ValueError that says what is missing.
 
     See `choose` for `prefers_cuda`.
     """
@@ -117,10 +118,11 @@ def resolve(
 
 
 def register_lazily(operator: str, module: str, function: str) -> None:
-    """Makes `sodeep_fast.kernels.<module>.<function>` serve `operator`, importing it when called.
+    """Makes `sodeep_fast.kernels.<module>.<function>` serve `operator`, imported when called.
 
-    Importing Triton takes longer than importing the rest of the package. The kernels are registered
-    for CPU tensors too, which they serve under TRITON_INTERPRET=1, and those of CUDA C++ in tests.
+    Importing Triton takes longer than importing the rest of the package. The kernels are also
+    registered for CPU tensors: the Triton ones serve them under TRITON_INTERPRET=1, the CUDA C++
+    ones in tests.
     """
 
     @functools.cache

@@ -5,12 +5,12 @@ from torch import Tensor
 
 from sodeep_fast import _native
 
-IGNORED = 255  # the level of items that take no part
+IGNORED = 255  # the level of ignored items
 
 
 def as_bytes(marks: Tensor) -> Tensor:
     """Returns bool `marks` as uint8, in the same memory where it can."""
-    # The compiler of torch 2.11 cannot view a bool as another type.
+    # The compiler of torch 2.11 cannot view bool as another dtype.
     return marks.to(torch.uint8) if torch.compiler.is_compiling() else marks.view(torch.uint8)
 
 

@@ -25,10 +25,10 @@ def batching_rule(name: str, tensors: int) -> Any:
 
 
 def targets_batching_rule(name: str, matrices: int, to_items: bool) -> Any:
-    """Returns a vmap rule for operators on some items of each row: a batch is more rows.
+    """Returns a vmap rule for operators on target items of each row: a batch adds rows.
 
-    Their tensors are matrices, with a row for each row or for each target; the last of them are
-    scores and levels (B, M). Then come columns (T,) and offsets (B + 1,).
+    Their first tensors are matrices, with one row per row or per target; the last two are scores
+    and levels (B, M). Then come columns (T,) and offsets (B + 1,).
 
     Arguments:
         name: of the operator in `torch.ops.sodeep_fast`.

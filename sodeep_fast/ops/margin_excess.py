@@ -1,4 +1,4 @@
-"""By how much scores are on the wrong side of a margin: one pass on a CPU, PyTorch elsewhere."""
+"""How far scores are on the wrong side of a margin: one pass on a CPU, PyTorch elsewhere."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from sodeep_fast.reference.margin_excess import margin_excess as reference_margi
 def margin_excess(
     scores: Tensor, positives: Tensor, mask: Tensor | None, pos_margin: float, neg_margin: float
 ) -> Tensor:
-    """Returns (2,): by how much positives miss their margin, and others exceed theirs, summed.
+    """Returns (2,): the sums of how far positives miss their margin and others exceed theirs.
 
     Arguments:
         scores: (B, M) floating point, checked.
@@ -65,13 +65,13 @@ def _has_kernel(scores: Tensor) -> bool:
 
 
 def _find_positives(positives: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Returns rows and columns of those that take part, for which the host waits for a GPU."""
+    """Returns rows and columns of positives that take part; the host waits for a GPU."""
     rows, columns, _ = find_marked(positives if mask is None else positives & mask)
     return rows, columns
 
 
 class _MarginExcess(torch.autograd.Function):
-    """Positives are few, and taken out one by one; autograd would keep four matrices."""
+    """Handles the few positives separately; autograd would keep four matrices."""
 
     @staticmethod
     def forward(

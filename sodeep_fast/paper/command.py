@@ -10,10 +10,10 @@ from typing import Any
 from sodeep_fast._options import add_threads, device, positive, set_threads
 from sodeep_fast.paper import fig4, fig5, fig6, sorter_comparison, table1
 
-_SEEDS = "repetitions, whose mean and deviation are reported"
-_READ_STEPS = "of each training, every 10th of which is looked at: 10 or more"
+_SEEDS = "repetitions; their mean and deviation are reported"
+_READ_STEPS = "steps of each training, 10 or more; every 10th is evaluated"
 
-# For every part, what runs it, what it is, and what its options mean.
+# For every part: its function, its description, and the help of its options.
 _PARTS: dict[str, tuple[Callable[..., Any], str, dict[str, str]]] = {
     "table1": (
         table1.run,
@@ -24,8 +24,8 @@ _PARTS: dict[str, tuple[Callable[..., Any], str, dict[str, str]]] = {
         fig4.run,
         "the error of the CNN against its depth",
         {
-            "steps": "of each training",
-            "batch_size": "vectors in a step",
+            "steps": "steps of each training",
+            "batch_size": "vectors per step",
             "device": "where to train",
         },
     ),
@@ -40,7 +40,7 @@ _PARTS: dict[str, tuple[Callable[..., Any], str, dict[str, str]]] = {
         "regression judged by Spearman's correlation (section 4.2.1)",
         {
             "seeds": _SEEDS,
-            "folds": "parts of the data, each the test part once: 2 or more, of two examples each",
+            "folds": "parts of the data, each the test set once; 2 or more, of 2 examples or more",
             "steps": _READ_STEPS,
         },
     ),
@@ -58,7 +58,7 @@ def add_parser(commands: Any) -> None:
             type=Path,
             default=Path("bench/results/paper"),
             metavar="DIR",
-            help="the folder for the results, made if it is not there; default: "
+            help="the folder for the results, created if missing; default: "
             "bench/results/paper in the current folder",
         )
         add_threads(part, default=1)

@@ -39,7 +39,7 @@ class Likeness:
         return places
 
     def distances(self, embeddings: Tensor, others: Tensor) -> Tensor:
-        """Returns (n,) how far apart two embeddings are, infinity for those that are not alike."""
+        """Returns the distances (n,) of pairs of embeddings, infinity where they are not alike."""
         vectors = self.vectors(embeddings)
         # A largest difference, unlike a sum, does not depend on the order of the computation.
         distances = (vectors - self.vectors(others)).abs().amax(-1)
@@ -178,7 +178,7 @@ def _near(
     rows: Tensor,
     likeness: Likeness,
 ) -> _Near:
-    """Returns which of some `rows` of the items, all of labels of the queries, are near them."""
+    """Finds which of the item `rows`, all with labels of queries, are near which queries."""
     size = queries.shape[1]
     generator = torch.Generator().manual_seed(1)
     directions = torch.randn(size, PROJECTIONS, dtype=torch.float64, generator=generator)
@@ -207,7 +207,7 @@ def _near(
 def _nearest(
     queries: Tensor, items: Tensor, rows: Tensor, near: _Near, likeness: Likeness
 ) -> Tensor:
-    """Returns (B,) which of some `rows` of the items is most like each query, -1 if none is."""
+    """Returns (B,) the item among `rows` most like each query, -1 if none is like it."""
     query, item = near.pairs()
     item = rows[item]
     distance = torch.cat(

@@ -87,7 +87,7 @@ class RetrievalLoss(nn.Module):
         return shared_labels(labels[:, :1], item_labels[:, :1])
 
     def augment(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the embeddings, of unit length if normalized, and labels to take instead."""
+        """Returns what to use instead; `embeddings` have unit length if normalized."""
         return embeddings, labels
 
     @outside_of_graphs
@@ -217,7 +217,7 @@ class RetrievalLoss(nn.Module):
         return gallery.once(how, rows, relate), gallery.once(self.exclude_query, rows, mask)
 
     def _relation_key(self) -> Hashable:
-        """What losses must agree in to share a relation: those of others may read the instance."""
+        """The key to share a relation by; an overridden `relation` may read the instance."""
         relation = type(self).relation
         return relation if relation.__module__.startswith(f"{__package__}.") else self
 

@@ -43,32 +43,32 @@ def add_parser(commands: Any) -> None:
         "train",
         help="train a sorter on synthetic scores",
         description="Trains a sorter and writes it to a file, with its training record in it and "
-        "beside it. A run that was stopped, however it was, goes on where it was when the same "
-        "command is given again. Under torchrun the batch is divided among the processes.",
+        "beside it. A run that was stopped in any way resumes when the same command is run again. "
+        "Under torchrun the batch is divided among the processes.",
     )
     parser.add_argument("--sorter", required=True, choices=sorted({**_ANY_LENGTH, **_ONE_LENGTH}))
     parser.add_argument(
         "--output",
         required=True,
         metavar="FILE",
-        help="where the sorter goes, as safetensors with its record in it; the record also goes to "
-        "the same name with .json instead of .safetensors, or after any other ending: run.v1 and "
-        "run.v1.json. Files of these names are replaced; a FILE that ends in .json, or is the name "
-        "of a sorter of the package, is refused",
+        help="where to write the sorter, as safetensors with its record in it. The record is also "
+        "written to the same name with .json instead of .safetensors, or appended to any other "
+        "ending: run.v1 and run.v1.json. Existing files are replaced; a FILE that "
+        "ends in .json, or is the name of a sorter of the package, is refused",
     )
-    parser.add_argument("--steps", required=True, type=int, help="of the optimizer")
+    parser.add_argument("--steps", required=True, type=int, help="number of optimizer steps")
     parser.add_argument(
         "--until",
         type=int,
         metavar="STEP",
-        help="end at this one, and write the sorter of a run that there is no time to finish",
+        help="end at this step, without finishing the run, and write the sorter",
     )
     parser.add_argument(
         "--length",
         type=_length,
         default=100,
         metavar="N or A:B",
-        help="the scores of a vector, or the range that it is drawn from; default: 100",
+        help="scores per vector, or the range that their number is drawn from; default: 100",
     )
     parser.add_argument(
         "--option",
@@ -82,45 +82,47 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--initial",
         metavar="FILE",
-        help="a sorter of that type to begin with, by its file or its name in the package; give "
-        "another seed than its own, or it sees the same vectors again",
+        help="a sorter of that type to start from, by its file or its name in the package; use a "
+        "different seed than its own, or it sees the same vectors again",
     )
     parser.add_argument(
         "--preset",
         choices=PRESETS,
         default="paper",
-        help="what the settings below are unless given: the paper's training (the default), or a "
-        "faster one with warm-up, cosine, averaged weights and clipped gradients",
+        help="defaults for the settings below: the paper's training (the default), or a faster "
+        "one with warm-up, cosine schedule, averaged weights and clipped gradients",
     )
-    parser.add_argument("--dist", help="of sodeep_fast.synthetic; default: released")
-    parser.add_argument("--batch-size", type=int, help="vectors in a step; default: 512")
+    parser.add_argument("--dist", help="distribution of sodeep_fast.synthetic; default: released")
+    parser.add_argument("--batch-size", type=int, help="vectors per step; default: 512")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, help="default: adam")
     parser.add_argument("--lr", type=float, help="the highest learning rate; default: the preset's")
-    parser.add_argument("--schedule", choices=SCHEDULES, help="of the rate; default: the preset's")
+    parser.add_argument("--schedule", choices=SCHEDULES, help="default: the preset's")
     parser.add_argument("--warm-up", type=int, metavar="STEPS", help="default: the preset's")
-    parser.add_argument("--average", type=float, metavar="DECAY", help="of the averaged weights")
-    parser.add_argument("--clip", type=float, metavar="NORM", help="of the gradient")
+    parser.add_argument(
+        "--average", type=float, metavar="DECAY", help="of the weights' running average"
+    )
+    parser.add_argument("--clip", type=float, metavar="NORM", help="largest norm of the gradient")
     parser.add_argument("--precision", choices=PRECISIONS, help="default: float32")
     parser.add_argument(
         "--gradient-weight",
         type=float,
         metavar="WEIGHT",
-        help="of the gradient's cosine with the direction that mends the ranks; default: 0",
+        help="for the gradient's cosine with the direction that corrects the ranks; default: 0",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of weights and vectors; default: 0")
+    parser.add_argument("--seed", type=int, default=0, help="for weights and vectors; default: 0")
     parser.add_argument("--device", type=device, default="cpu", help="default: cpu")
     add_threads(parser)
     parser.add_argument(
         "--checkpoint",
         metavar="FILE",
-        help="where the state of the run is kept, to go on from; default: OUTPUT.training",
+        help="where to keep the state of the run, to resume from; default: OUTPUT.training",
     )
     parser.add_argument("--tensorboard", metavar="DIR")
     parser.add_argument(
         "--vectors",
         type=positive,
         default=10_000,
-        help="to measure the error on in the end, which may take minutes; default: 10000",
+        help="vectors to measure the final error on, which may take minutes; default: 10000",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(run=run)
@@ -191,7 +193,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _check_outputs(output: str, checkpoint: str) -> tuple[Path, Path]:
-    """Returns the files of the sorter and of its record, both of which can be written."""
+    """Returns the files of the sorter and of its record; raises unless both can be written."""
     sorter = check_destination(output, "--output")
     if sorter.suffix.lower() == ".json":
         raise ValueError(
