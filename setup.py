@@ -1,8 +1,8 @@
 """Builds the native libraries. Everything declarative is in pyproject.toml.
 
-The CUDA library is built wherever nvcc is found, also next to a CPU build of torch, which
-CUDAExtension would refuse: its .cu files hold no torch header, so plain nvcc compiles them.
-SODEEP_FAST_CUDA=0 leaves it out, =1 insists on it; SODEEP_FAST_CUDA_ARCHS narrows it ("90").
+The CUDA library is built if nvcc is found, even with a CPU build of torch, which CUDAExtension
+would refuse: its .cu files include no torch headers, so plain nvcc compiles them.
+SODEEP_FAST_CUDA=0 skips it and =1 requires it; SODEEP_FAST_CUDA_ARCHS selects architectures ("90").
 """
 
 import os
@@ -77,7 +77,8 @@ modules = []
 if all(map(shutil.which, get_cxx_compiler().split())):
     modules.append(extension("_C", "cpu", [*CSRC.glob("*.cpp"), *CSRC.glob("cpu/*.cpp")]))
     if wants_cuda():
-        # libtorch, needed or not, leads the loader to libtorch_cuda where torch has it.
+        # Links libtorch even if not needed: through it the loader finds libtorch_cuda where torch
+        # has it.
         cudart = ["-lcudart_static", "-ldl", "-lrt", "-lpthread"]
         link = [f"-L{CUDA_HOME}/lib64", *cudart, "-Wl,--no-as-needed", "-ltorch"]
         sources, flags = CSRC.glob("cuda/*.cpp"), ["-DUSE_CUDA"]

@@ -1,8 +1,9 @@
 """Measures the LSTM sorters against the fastest `torch.nn.LSTM` in the same precision.
 
-`python -m bench.bilstm` on a quiet machine; the ratios of one run are the result. PyTorch is timed
-with oneDNN and without, and under `torch.no_grad()` for inference, where oneDNN has its faster
-kernels; the better one counts. "in parts" is `loss_in_parts`, which the losses may use.
+Run `python -m bench.bilstm` on a quiet machine; the ratios of one run are the result. PyTorch is
+timed with and without oneDNN, and the faster one counts; inference is timed under
+`torch.no_grad()`, where oneDNN has faster kernels. "in parts" is `loss_in_parts`, which the losses
+may use.
 """
 
 import argparse

@@ -1,10 +1,10 @@
 """Times every operator on a GPU: each backend and method against plain, compiled and sorting torch.
 
-CUDA events, after warm-up and after each provider passed its check, in rounds that take turns. The
-small shapes are timed as replays of a CUDA graph too, so that the launches' latency is seen apart.
-Ceilings of the machine come from the same run, and beside our routes stands the time that an H200
-should take by `bench/gpu_work.py`. Without a GPU it says so and measures nothing; --dry runs its
-logic on the CPU at tiny sizes.
+Times are from CUDA events, in interleaved rounds, after warm-up and after each provider passed its
+check. Small shapes are also timed as replays of a CUDA graph, to separate the launch latency. The
+machine's ceilings are measured in the same run, and our routes are shown with the time that an H200
+should take according to `bench/gpu_work.py`. Without a GPU it says so and measures nothing; --dry
+runs its logic on the CPU at tiny sizes.
 """
 
 import argparse
@@ -37,10 +37,10 @@ from sodeep_fast.ops import _backend
 class Target:
     """What to measure of an operator: our routes, its shapes, and those also timed as graphs.
 
-    `rivals` are captured beside ours. `found` builds a route without its search for targets, for
-    which the host waits, so that a graph can hold it. `check` is for routes that the operator's own
-    is too strict for; `exercise_n` bounds the rows that a memory checker watches, under which steps
-    one after the other take far longer.
+    `rivals` are captured as well. `found` builds a route without its search for targets, for which
+    the host waits, so that it fits in a graph. `check` is for routes for which the operator's own
+    check is too strict. `exercise_n` bounds the rows for a memory checker, under which sequential
+    steps take far longer.
     """
 
     routes: tuple[tuple[str, str], ...]
@@ -61,7 +61,7 @@ class Target:
         return names or ["ours"]
 
 
-# What the aims speak of comes first: time may run out.
+# Operators with aims come first, as time may run out.
 TARGETS = {
     "soft_rank": Target(
         routes=(("triton", "direct"), ("cuda", "direct"), ("cuda", "linear")),
@@ -232,7 +232,7 @@ def recipe_of(name: str, dry: bool) -> Recipe:
 
 
 def is_ours_failed(recipe: Recipe, row: Row) -> bool:
-    """Returns whether a row is of ours and came to nothing; a rival may fail."""
+    """Returns whether a row of ours failed; others may fail."""
     return row.status == "failed" and bool(recipe.counted(row.provider, row.mode, row.shape))
 
 
@@ -260,7 +260,7 @@ def measure_all(recipes: list[Recipe], options: argparse.Namespace) -> int:
 
 
 def parse(description: str | None) -> argparse.Namespace | None:
-    """Reads the command line; None, having said so, where there is no GPU and it is no dry run."""
+    """Reads the command line; without a GPU and --dry, says so and returns None."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", type=Path, help="where to write every row")
     parser.add_argument("--dry", action="store_true", help="on the CPU, at a tiny size")

@@ -1,4 +1,4 @@
-"""The time that a step of bench/gpu_check.sh has: what does not fit is left out, and named."""
+"""The time budget of a step of bench/gpu_check.sh; what does not fit is skipped and listed."""
 
 import argparse
 import math

@@ -3,11 +3,11 @@
 #
 #   bench/gpu_check.sh OUT [--only build,test,bench,sweep,profile,train]
 #
-# Needs torch, Triton, nvcc, a C++ compiler, ninja and pytest; no network, and installs nothing: the
-# package is laid out in build/gpu as it would be installed. Logs and JSON go to OUT, and what
-# bench/results/ takes as <gpu>-<date>.*; a short table comes last, whatever happens. Goes on after
-# a failure; exits with 1 if any step failed. Each step has a share of the time that is left; what
-# it has no time for it leaves out and names, which is no failure. Without a GPU it builds what it
+# Needs torch, Triton, nvcc, a C++ compiler, ninja and pytest. Needs no network and installs
+# nothing: the package is laid out in build/gpu as it would be installed. Logs and JSON go to OUT,
+# as do the files for bench/results/, <gpu>-<date>.*; a short table always comes last. Continues
+# after a failure, and exits with 1 if any step failed. Each step has a share of the time left; it
+# lists what it skipped for lack of time, which is not a failure. Without a GPU it builds what it
 # can, says that it measured nothing, and exits with 0.
 
 set -uo pipefail
@@ -44,10 +44,10 @@ summary=$out/summary.txt
   git describe --always --dirty --exclude='*' 2>/dev/null || true
 } >"$summary"
 
-# A GPU may be at hand for ten minutes. Steps stop by themselves at their share of `total` seconds;
-# one that does not is ended a little later, and in time for what comes last.
+# A GPU may be available for only ten minutes. Steps stop at their share of `total` seconds; one
+# that does not is ended a little later, in time for the final table.
 total=490 grace=20 deadline=525
-# The shares, of which those of steps that are not wanted fall to the others.
+# The shares; those of steps that were not requested go to the others.
 steps=(build doctor resources test large bench networks losses sweep profile memcheck racecheck)
 declare -A share=(
   [build]=130 [doctor]=10 [resources]=45 [test]=100 [large]=25 [bench]=80 [networks]=45 [losses]=70
@@ -62,7 +62,7 @@ failed=0
 
 wanted() { [[ ,$parts, == *,$1,* ]]; }
 
-# Prints the table, also where somebody ends this script before it is done.
+# Prints the table, also if this script is ended early.
 finish() {
   local status=$1
   trap - EXIT INT TERM
@@ -183,7 +183,7 @@ if wanted profile; then
     done
   fi
 fi
-# Only if asked for: it takes all the time that there is, and goes on where it was the next time.
+# Only on request: it takes all the time there is, and resumes the next time.
 if wanted train; then
   for sorter in cnn lstm; do
     train=(-m sodeep_fast.cli train --sorter "$sorter" --output "$out/$sorter.safetensors")
@@ -196,7 +196,7 @@ if wanted train; then
     fi
   done
 fi
-# What parts of earlier calls left in OUT is gathered with what this one measured.
+# Results of earlier calls in OUT are gathered with those of this one.
 if [[ $arch != none ]]; then
   timeout 30 "${python[@]}" -m bench.gpu_report "$out" >>"$summary" 2>&1 || failed=1
 fi

@@ -1,4 +1,4 @@
-"""CUDA graphs of what is measured, or why a call cannot be one: it waits for the GPU."""
+"""CUDA graphs of measured calls, or why a call cannot be captured: the host waits for the GPU."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from sodeep_fast.benchmark import Unavailable
 from sodeep_fast.benchmark.measure import Call
 from sodeep_fast.testing import capture_graph
 
-# Whose results, or their sizes, the host has to see before it can go on.
+# Operators whose results, or their sizes, the host has to read before it can continue.
 WAITS = {
     "aten::nonzero",
     "aten::_local_scalar_dense",
@@ -53,8 +53,8 @@ def _goes_to_cpu(options: dict[str, Any]) -> bool:
 def host_waits(call: Call) -> list[str]:
     """Returns the operators of a call that make the host wait for a GPU, each once.
 
-    Seen on a CPU, it tells what a capture on a GPU would fail at, and besides where the CPU has a
-    way of its own that looks at a value.
+    Run on a CPU, it shows where a capture on a GPU would fail, and also where a CPU-only path reads
+    a value.
     """
     with _Watch() as watch:
         call()

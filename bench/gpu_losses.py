@@ -1,8 +1,8 @@
-"""Times every loss on a GPU: against all triples as the papers' programs take, compiled, and peers.
+"""Times every loss on a GPU: against the papers' all-triples programs, compiled code, and peers.
 
 Losses of embeddings at shape (batch, batch), that of their scores, and SoDeep's losses of scores.
 "products" are what any loss of embeddings has to do: the score matrix of a batch and the two
-products of its backward. Small batches are captured as CUDA graphs too, or their rows say what the
+products of its backward. Small batches are also captured as CUDA graphs, or their rows say what the
 host waits for. Without a GPU it says so and measures nothing; --dry runs its logic on the CPU,
 under TRITON_INTERPRET=1.
 """

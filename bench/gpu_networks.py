@@ -1,13 +1,13 @@
-"""Times the learned sorters on a GPU against cuDNN and torch.compile, the floor beside each row.
+"""Times the learned sorters on a GPU against cuDNN and torch.compile, with a floor for each row.
 
 The rows of `bench/bilstm.py`, and the released convolutional network. cuDNN is timed as PyTorch
 calls it: in float32 (by default, products of TF32), under autocast to float16, and, for the LSTM,
-on a packed sequence, for which PyTorch takes another of cuDNN's algorithms; the fastest counts.
-The floor is the largest of what the products, the exponentials and the bytes that must move take
-at this machine's own rates, measured here; the steps of an LSTM follow one another. Of every way
-the achieved FLOP/s and bytes/s stand beside its time with their shares of these rates, and of our
-LSTM the time that an H200 should take by `bench/gpu_work.py`. Without a GPU it says so and measures
-nothing; --dry runs its logic on the CPU at tiny sizes.
+on a packed sequence, for which PyTorch uses a different algorithm of cuDNN; the fastest counts. The
+floor is the largest of the times that products, exponentials and memory traffic take at this
+machine's rates, measured here; the steps of an LSTM are sequential. Every time is shown with the
+achieved FLOP/s and bytes/s and their shares of these rates, and that of our LSTM with the time that
+an H200 should take according to `bench/gpu_work.py`. Without a GPU it says so and measures nothing;
+--dry runs its logic on the CPU at tiny sizes.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Gathers what bench/gpu_check.sh measured into OUT/<gpu>-<date>.json, .txt and .png.
 
-Ready for bench/results/. Prints the aims with what was measured of each: a missed aim is no failure
-of the check. Parts that did not run are left out.
+The files are ready for bench/results/. Prints every aim with its measurement; a missed aim does not
+fail the check. Parts that did not run are left out.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """What the GPU kernels have to do, by count, and how long an H200 should take for it.
 
-The instructions of a pair, and why they are as many, stand in the head of each kernel's file; here
-they become the time of any row of a benchmark. Nothing of this is measured.
+The head of each kernel's file counts and explains the instructions per pair; here they give the
+expected time of any row of a benchmark. None of this is measured.
 """
 
 import math

@@ -1,8 +1,8 @@
 """Checks the speed and memory targets of the retrieval losses, and writes what was measured.
 
-Run it on a quiet machine: `python -m bench.retrieval`. The yardstick is what any such loss has to
-do: the score matrix E @ E.T of a batch, and the two products of its backward. Ratios of one run are
-the result; absolute times are context. `bench/gpu_losses.py` has the same losses on a GPU.
+Run it on a quiet machine: `python -m bench.retrieval`. The unit is what any such loss has to
+compute: the score matrix E @ E.T of a batch, and the two products of its backward. Ratios of one
+run are the result; absolute times are context. `bench/gpu_losses.py` has the same losses on a GPU.
 """
 
 import argparse

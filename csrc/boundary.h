@@ -1,4 +1,4 @@
-// From tensors to what kernels take: what every operator's entry does alike on every device.
+// From tensors to kernel arguments: shared by the entry points of all operators on every device.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -15,7 +15,7 @@ inline int64_t row_length(const torch::stable::Tensor& scores) {
   return scores.size(scores.dim() - 1);
 }
 
-// Kernels read bytes as bool, which are 0 and 1 in a tensor of that type alone.
+// Kernels read bytes as bool; only in a bool tensor are these guaranteed to be 0 or 1.
 inline bool is_bool(const torch::stable::Tensor& tensor) {
   return tensor.scalar_type() == torch::headeronly::ScalarType::Bool;
 }

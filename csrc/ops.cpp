@@ -1,5 +1,5 @@
-// Every operator schema of sodeep_fast. Implementations register beside their code: the CPU key in
-// csrc/cpu, the CUDA key in csrc/cuda, the triton_* operators from Python.
+// All operator schemas of sodeep_fast. Implementations are registered next to their code: the CPU
+// key in csrc/cpu, the CUDA key in csrc/cuda, the triton_* operators from Python.
 
 #include <torch/csrc/stable/library.h>
 
@@ -7,22 +7,22 @@ STABLE_TORCH_LIBRARY(sodeep_fast, m) {
   m.def("cpu_capability() -> str");
   m.def("cpu_has_bf16() -> bool");
 
-  // Time-major (steps, batch, features), and 8 weights in PyTorch's layout. The second output is
-  // what the backward reads, [2, steps, batch, 5, hidden] if it keeps as many as there are steps;
-  // fewer are states between equal segments of the steps, [2, keeps, batch, 2, hidden], from which
-  // it computes that anew, a segment at a time.
-  // The first is the hidden states (steps, batch, 2 hidden) or, with a head (2 hidden), the part of
-  // their products with it that each direction has (2, steps, batch). Then the third are the hidden
-  // states, for the gradients of the weights, if they are kept; it is empty otherwise.
-  // bf16: products of bfloat16, where the processor has them. There several features, their
-  // gradient, and hidden states if they are to be rounded, are bfloat16 too.
+  // Input is time-major (steps, batch, features), with 8 weights in PyTorch's layout. The first
+  // output is the hidden states (steps, batch, 2 hidden) or, with a head (2 hidden), each
+  // direction's part of their products with it (2, steps, batch). The second output is what the
+  // backward reads: [2, steps, batch, 5, hidden] if `keeps` is the number of steps. Otherwise it is
+  // the states between equal segments of the steps, [2, keeps, batch, 2, hidden], from which the
+  // backward recomputes the rest, a segment at a time. With a head, the third output is the hidden
+  // states, for the gradients of the weights, if they are kept; otherwise it is empty. bf16:
+  // products of bfloat16, where the processor has them. Then several features, their gradient, and
+  // hidden states that are to be rounded are bfloat16 too.
   m.def(
       "bilstm_layer(Tensor input, Tensor[] weights, Tensor? head, int keeps, bool bf16, "
       "bool rounds, bool keeps_hidden) -> (Tensor, Tensor, Tensor)");
-  // Gradients: of the input, empty where it is not wanted, by direction if it has one feature and
-  // the hidden states are not given, and otherwise summed over them; by direction of its weights,
-  // of the recurrent ones and of both biases, empty where the hidden states are not given; of the
-  // head, empty where that is not wanted.
+  // Gradients: of the input, empty if not wanted, by direction if it has one feature and the hidden
+  // states are not given, otherwise summed over directions; by direction, of the input weights, of
+  // the recurrent weights and of both biases, empty if the hidden states are not given; of the
+  // head, empty if not wanted.
   m.def(
       "bilstm_layer_backward(Tensor grad, Tensor input, Tensor[] weights, Tensor? head, "
       "Tensor? hidden, Tensor saved, bool wants_input, bool bf16, bool wants_head) -> (Tensor, "
@@ -38,20 +38,20 @@ STABLE_TORCH_LIBRARY(sodeep_fast, m) {
       "soft_rank_double_backward(Tensor grad_grad, Tensor grad, Tensor scores, Tensor? mask, "
       "float lam, bool normalize, str method) -> Tensor");
 
-  // Rows and columns of what is not 0, row by row, and where each row's begin.
+  // Rows and columns of the nonzero entries, row by row, and the offset of each row's first.
   m.def("find_marked(Tensor marks) -> (Tensor, Tensor, Tensor)");
 
-  // Average precision of every row by the rank counts of its items of level >= 1, (B), and its
-  // gradient (B, M), empty unless wanted. What outranks targets of a level of at least `least` is
-  // counted exactly in the numerator, ties as `at_zero`; what outranks the others has a gradient
-  // there if soft. Relevances are (L) or (B, L), or level^alpha over the number of the targets of
-  // that level.
+  // Average precision (B) of every row from the rank counts of its items of level >= 1, and its
+  // gradient (B, M), empty unless wanted. For targets of at least level `least`, the numerator
+  // counts exactly, ties as `at_zero`; for the others it has a gradient if `soft`. Relevances are
+  // (L) or (B, L), or by default level^alpha over the number of targets of that level.
   m.def(
       "graded_precision(Tensor scores, Tensor levels, int num_levels, int[] kinds, "
       "float[] parameters, str method, int least, float at_zero, Tensor? relevances, "
       "float alpha, bool soft, bool wants_gradient) -> (Tensor, Tensor)");
 
-  // By how much positives miss one margin and negatives exceed another, (2), and how many do, (2).
+  // Sums (2) of how far positives miss one margin and negatives exceed another, and their counts
+  // (2).
   m.def(
       "margin_excess(Tensor scores, Tensor positives, Tensor? mask, float pos_margin, "
       "float neg_margin) -> (Tensor, Tensor)");
@@ -59,8 +59,9 @@ STABLE_TORCH_LIBRARY(sodeep_fast, m) {
       "margin_excess_backward(Tensor grad, Tensor scores, Tensor positives, Tensor? mask, "
       "float pos_margin, float neg_margin) -> Tensor");
 
-  // Targets of all rows one after the other: those of row b are columns[offsets[b]:offsets[b + 1]].
-  // Kinds and parameters are three comparators', for items of a lower, the same and a higher level.
+  // Targets of all rows are concatenated: those of row b are columns[offsets[b]:offsets[b + 1]].
+  // Kinds and parameters are those of three comparators, for items of a lower, the same and a
+  // higher level.
   m.def(
       "rank_counts(Tensor scores, Tensor levels, Tensor columns, Tensor offsets, int num_levels, "
       "int[] kinds, float[] parameters, str method) -> Tensor");
@@ -75,7 +76,7 @@ STABLE_TORCH_LIBRARY(sodeep_fast, m) {
       "Tensor columns, Tensor offsets, int num_levels, int[] kinds, float[] parameters, "
       "str method) -> Tensor");
 
-  // How many of their columns labels (B, L) and item_labels (M, L), int64, share: (B, M) uint8.
+  // The number of equal columns of labels (B, L) and item_labels (M, L), int64: (B, M) uint8.
   m.def("shared_labels(Tensor labels, Tensor item_labels) -> Tensor");
 
   m.def(
@@ -88,7 +89,7 @@ STABLE_TORCH_LIBRARY(sodeep_fast, m) {
       "soft_histogram_tangent(Tensor tangent, Tensor scores, Tensor? levels, int num_levels, "
       "int bins, float low, float high) -> Tensor");
 
-  // products: "full", "bf16" or "fp16". What is saved has a layout of its own.
+  // products: "full", "bf16" or "fp16". The saved tensor has an internal layout.
   m.def(
       "triton_bilstm_layer(Tensor input, Tensor[] weights, Tensor? head, bool saves, "
       "str products) -> (Tensor, Tensor)");
@@ -96,8 +97,8 @@ STABLE_TORCH_LIBRARY(sodeep_fast, m) {
       "triton_bilstm_layer_backward(Tensor grad, Tensor input, Tensor[] weights, Tensor? head, "
       "Tensor? output, Tensor saved, bool wants_input, str products) -> (Tensor, Tensor, Tensor, "
       "Tensor)");
-  // The same, but for "full" products, by CUDA C++; and the kernels that both of these run, which
-  // write into the buffers that csrc/cuda/bilstm.h describes.
+  // The same in CUDA C++, except "full" products; and the kernels that both of these run, which
+  // write into the buffers described in csrc/cuda/bilstm.h.
   m.def(
       "cuda_bilstm_layer(Tensor input, Tensor[] weights, Tensor? head, bool saves, str products) "
       "-> (Tensor, Tensor)");
@@ -113,11 +114,11 @@ STABLE_TORCH_LIBRARY(sodeep_fast, m) {
       "Tensor? largest, Tensor(a!)? by_scores, Tensor(b!)? gates, Tensor(c!)? scale, bool bf16) "
       "-> ()");
 
-  // Channels last, (..., positions, channels). Of every block 7 parameters: weight (out, in, taps),
-  // bias, mean, variance, gain and shift of its normalization, slope; two paddings; what is added
-  // to the variance; and whether it ends in a ReLU. The second output is the signs of what went
-  // into every activation, (..., bytes), empty unless they are saved. Backward and tangent are
-  // linear in their first argument, each the other's transpose.
+  // Channels last, (..., positions, channels). Each block has 7 parameters: weight (out, in, taps),
+  // bias, mean, variance, gain and shift of its normalization, slope; two paddings; the eps added
+  // to the variance; and whether it ends in a ReLU. The second output is the signs of every
+  // activation's inputs, (..., bytes), empty unless saved. Backward and tangent are linear in their
+  // first argument, each the other's transpose.
   m.def(
       "triton_conv_stack(Tensor input, Tensor?[] parameters, int[] paddings, float[] eps, "
       "bool[] relus, bool saves, bool tf32) -> (Tensor, Tensor)");

@@ -1,4 +1,4 @@
-"""The architecture that the tables of `_config` are told by."""
+"""The architecture by which the tables of `_config` are selected."""
 
 import torch
 from torch import Tensor

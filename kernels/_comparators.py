@@ -118,7 +118,7 @@ def compare(
 def encode_comparators(
     kinds: Sequence[int], parameters: Sequence[float], largest: float
 ) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
-    """Returns KINDS and comparators of `compare`, as few as will do.
+    """Returns KINDS and comparators of `compare`, as few as possible.
 
     Arguments:
         kinds: (3,) as the operators are called with.
@@ -139,7 +139,7 @@ def encode_comparators(
 
 def _parameters(kind: int, values: Sequence[float]) -> Sequence[float]:
     """Returns tau, rho, delta, start and offset, in which the kernels find those of other kinds."""
-    # What has no temperature may have any.
+    # Comparators without a temperature may have any.
     if kind == STEP.value:
         return 1.0, 0.0, 0.0, 0.0, values[0]
     if kind == RAMP.value:

@@ -1,8 +1,8 @@
 """Block sizes, as data: one row per operator, architecture and size of row.
 
-A row says how many rows, targets and sources one program holds at a time, with how many warps, and
-where those numbers come from. `bench/gpu_sweep.py` measures candidates and prints rows to put here,
-anywhere in the table that it names.
+A table row gives the rows, targets and sources that one program holds at a time, the number of
+warps, and where these numbers come from. `bench/gpu_sweep.py` measures candidates and prints rows
+to add, anywhere in the table it names.
 """
 
 import functools
@@ -59,7 +59,7 @@ class ConvBlocks(NamedTuple):
 
     @property
     def registers(self) -> int | None:
-        """Returns MAX_REGISTERS, or None where sums alone keep the assembler from aiming lower."""
+        """Returns MAX_REGISTERS, or None where the sums alone need as many registers."""
         return MAX_REGISTERS if self.positions * self.channels <= 1024 else None
 
 
@@ -73,7 +73,7 @@ class Entry(NamedTuple):
 
 
 def entries_of(table: tuple[Entry, ...], arch: int) -> list[Entry]:
-    """Returns the rows for `arch`, shortest first: any architecture's, but for its own."""
+    """Returns the rows for `arch`, shortest first; its own replace general ones of equal `n`."""
     found = {entry.n: entry for kind in (0, arch) for entry in table if entry.arch == kind}
     return [found[n] for n in sorted(found)]
 
@@ -85,8 +85,8 @@ def _blocks(table: tuple[Entry, ...], n: int, arch: int) -> Any:
 
 UNLIMITED = 1 << 62
 
-# Told that it may use so many, the assembler spills none; left to itself it aims for an occupancy
-# that these kernels do not need and spills a few. 16 warps still live on a multiprocessor.
+# With this limit the assembler spills none; by default it aims for an occupancy that these kernels
+# do not need, and spills a few. 16 warps still fit on a multiprocessor.
 MAX_REGISTERS = 128
 
 # A program takes two tiles of sources at a time, 2 to 4 pairs of each per thread: their running
@@ -118,13 +118,13 @@ COUNTS_FLOAT64 = (
 )
 # The most targets times levels: a thread has three running values for each, and for two items.
 COUNTS_SUMS = 8
-# Programs of the backward's second kernel, about: some 15 for each place on 132 multiprocessors
-# that hold four of them.
+# Approximate number of programs of the backward's second kernel: about 15 for each place on 132
+# multiprocessors that hold four of them.
 COUNTS_PROGRAMS = 1 << 13
 
-# method="auto" on CUDA takes the linear method from so many pairs (rows x n^2) on. Its forward and
-# backward are ten launches of about 2 us; direct takes some 3e-13 s a pair for both on an
-# H200 (half a special-function result each, of 16 a cycle on each of 132 multiprocessors). Untuned.
+# On CUDA, method="auto" picks the linear method from this many pairs (rows x n^2) on. Its forward
+# and backward are ten launches of about 2 us; direct takes some 3e-13 s a pair for both on an H200
+# (half a special-function result each, of 16 a cycle on each of 132 multiprocessors). Untuned.
 LINEAR_FROM_PAIRS = 1 << 26
 
 
@@ -161,8 +161,8 @@ def prefers_linear(rows: int, n: int) -> bool:
     return n >= 1024 and rows * n * n >= LINEAR_FROM_PAIRS
 
 
-# Items that one program sums: one after the other 128 times, so that float32 sums stay short, and
-# rows of a batch are one slice each. Untuned.
+# Items that one program sums, in 128 sequential steps, so that float32 sums stay short and rows of
+# a batch are one slice each. Untuned.
 HISTOGRAM_SLICE = 8192
 
 
@@ -188,8 +188,8 @@ def histogram_items(n: int) -> int:
     return max(32, min(1024, power_above(n)))
 
 
-# 8 rows are the fewest that a tensor core's instruction takes; 528 rows are 132 programs of them in
-# both directions, one for each multiprocessor of an H200, where no second one fits.
+# A tensor core instruction takes at least 8 rows; 528 rows make 132 programs for both directions,
+# one for each multiprocessor of an H200, where a second one does not fit.
 LSTM_FORWARD_HALF = (
     Entry(0, 528, LstmBlocks(8, 16), "untuned, chosen by count of programs per wave"),
     Entry(0, UNLIMITED, LstmBlocks(16, 16), "untuned, chosen by count of registers"),
@@ -221,9 +221,9 @@ def lstm_blocks(backward: bool, full: bool, scalar: bool, batch: int, arch: int)
     return _blocks(lstm_table(backward, full, scalar), batch, arch)
 
 
-# By the positions of all rows. Few are shared among as many programs as there can be, in long
-# steps, for a GPU then waits for its memory. Many take the tile that reads each number least often;
-# three stages of it fit into the 99 KB of shared memory that the smaller GPUs have.
+# By the number of positions of all rows. Few positions are split among as many programs as
+# possible, in long steps, as the GPU then waits for memory. Many use the tile that reads each
+# number least often; three stages of it fit in the 99 KB of shared memory of the smaller GPUs.
 CONV_HALF = (
     Entry(0, 4096, ConvBlocks(16, 32, 128, 4, 3), "untuned, chosen by count of programs per wave"),
     Entry(0, UNLIMITED, ConvBlocks(128, 128, 64, 8, 3), "untuned, chosen by shared memory"),
@@ -232,7 +232,8 @@ CONV_FULL = (
     Entry(0, 4096, ConvBlocks(16, 32, 64, 4, 3), "untuned, chosen by count of programs per wave"),
     Entry(0, UNLIMITED, ConvBlocks(128, 64, 32, 8, 3), "untuned, chosen by count of registers"),
 )
-# Below this numbers are moved one or two at a time: a large tile has more addresses than registers.
+# Below this, numbers are moved one or two at a time, and a large tile needs more addresses than
+# registers.
 CONV_ALIGN = 4
 
 

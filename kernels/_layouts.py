@@ -1,6 +1,6 @@
 """How GPU kernels lay out what they save and share, and the memory that they need.
 
-Without Triton, so that the operators can ask before it is imported.
+This module does not need Triton, so that operators can use it before Triton is imported.
 """
 
 from collections.abc import Sequence

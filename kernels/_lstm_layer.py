@@ -1,7 +1,7 @@
 """One layer of a bidirectional LSTM on a GPU, around the kernels that run its steps.
 
-Theirs are the steps, which follow one another; PyTorch multiplies what all steps share: inputs of
-several features before them, and the gradients of the gates after them.
+The kernels run the sequential steps. PyTorch computes the products over all steps: those of inputs
+with several features before them, and those of the gates' gradients after them.
 """
 
 from collections.abc import Sequence
@@ -114,7 +114,7 @@ class Layer:
             by_scores = self.empty(2, steps, batch, 1)
             self.run_backward(grad, head, saved, largest, by_scores, None, scale)
             return by_scores, *self.no_weights(0)
-        # What the weights' gradients are made of gives that of the scores too.
+        # The gates' gradients, needed for the weights, also give the gradient of the scores.
         gates = self.empty(steps, batch, 8 * self.hidden, dtype=DTYPES[self.products])
         self.run_backward(grad, head, saved, largest, None, gates, scale)
         for_input = self.empty(1, 0, batch, self.features)
@@ -140,7 +140,7 @@ class Layer:
         """Returns the gradients of the weights from those of the gates of all steps."""
         common = None
         if scale is not None:
-            # One scale for all rows; what it makes 0 is less than the others' rounding.
+            # One scale for all rows; what it rounds to 0 is below the rounding of the others.
             common = scale.max()
             gates = gates * (scale / common).to(gates.dtype)[:, None]
         gates = gates.view(self.steps, self.batch, 2, 4 * self.hidden)

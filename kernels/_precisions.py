@@ -1,6 +1,6 @@
 """The precisions that networks are multiplied in.
 
-Without Triton, so that the operators can ask before it is imported.
+This module does not need Triton, so that operators can use it before Triton is imported.
 """
 
 import torch

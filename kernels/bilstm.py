@@ -10,19 +10,19 @@ only the two factors of a product are rounded, to float16 or bfloat16, or not ("
 is three of TF32, which together have float32's digits). One score a step is an outer product; of
 several features, PyTorch multiplies all steps beforehand, and the kernel reads the products.
 
-For the backward the forward leaves the gates and the cell state. The backward writes the gradient
-of the scores, of which each is a sum over the gates, or, for inputs of several features and where
-the weights want gradients, those of the gates, from which PyTorch makes the rest by matrix
-products. In float16 each row's gradients are scaled by a power of two, so that none is lost: see
+The forward saves the gates and the cell state for the backward. The backward writes the gradient of
+the scores, each a sum over the gates. For inputs of several features, or if the weights require
+gradients, it writes those of the gates instead, from which PyTorch computes the rest by matrix
+products. In float16 each row's gradients are scaled by a power of two, so that none underflows: see
 TOP.
 
 What it should cost on an H200 for (512, 100) scores, 128 hidden units and one layer, in float16:
 128 programs of 8 rows, one to a multiprocessor. At a step each of them reads its weights from
 shared memory, 128 KB in 1024 cycles; takes 7 special-function results for each of 1024 cells, 16 a
 cycle, 448 cycles; and issues some 400 instructions a warp, 8 warps on 4 schedulers, 800 cycles
-(backward: 2 results a cell, 128 cycles, and 510, 1020 cycles). Were they to overlap wholly, a step
-would be 0.52 us at 1.98 GHz; one after the other, 1.15 us. Nothing of this is measured;
-instructions are counted in the loops compiled for sm_90.
+(backward: 2 results a cell, 128 cycles, and 510, 1020 cycles). With full overlap a step takes 0.52
+us at 1.98 GHz; with none, 1.15 us. None of this is measured; instructions are counted in the loops
+compiled for sm_90.
 
     pass                      launches   GFLOP   MB moved       expected
     inference                     1       13.4    53, 12 us    52 to 115 us
@@ -30,9 +30,9 @@ instructions are counted in the loops compiled for sm_90.
     backward to the scores        3       13.4   237, 55 us    75 to 125 us: 12 the row maxima,
                                                                2 the sum of both directions
 
-Memory hides behind the steps: what the next one reads is on its way. A row alone takes as long as
-528; from 529 rows on a program of the forward takes 16. A second layer adds the product of its
-input, 26.8 GFLOP and 315 MB, 75 us, and as much in the backward.
+Memory access is hidden behind the steps: inputs of the next step are prefetched. One row takes as
+long as 528; from 529 rows on, a program of the forward takes 16. A second layer adds the product of
+its input, 26.8 GFLOP and 315 MB, 75 us, and as much in the backward.
 """
 
 import functools
@@ -52,8 +52,8 @@ from sodeep_fast.kernels._products import TRITON_DTYPES, operand_dtype
 GRANULE = tl.constexpr(_layouts.LSTM_GRANULE)
 SAVED = tl.constexpr(_layouts.LSTM_SAVED)
 LARGEST_HALF = tl.constexpr(65504.0)
-# Where a row's largest gradient is scaled to before it is rounded to float16: the backward may
-# multiply it by 2^19 before it overflows, and rounds to 2^-20 of it what it makes small.
+# A row's largest gradient is scaled to this before rounding to float16: the backward may grow it by
+# 2^19 before it overflows, and rounds small values to 2^-20 of it.
 TOP = tl.constexpr(16.0)
 
 
@@ -190,7 +190,7 @@ def bilstm_fwd_kernel(
         input_ptr, per_step, per_row, direction, step, hidden, o_row, b_in, SCALAR, HIDDEN
     )
     for k in range(steps):
-        # What the next step reads is on its way while this one computes.
+        # Prefetches what the next step reads while this one computes.
         then = step + 1 - 2 * direction
         b_more = b_in & (k + 1 < steps)
         n_i, n_f, n_g, n_o = _load_inputs(
@@ -298,7 +298,7 @@ def bilstm_bwd_kernel(
         grad_ptr, saved_ptr, direction, step, steps, batch, hidden, o_row, b_in, HIDDEN
     )
     for k in range(steps):
-        # What the next step reads is on its way while this one computes.
+        # Prefetches what the next step reads while this one computes.
         then = step + 2 * direction - 1
         b_more = b_in & (k + 1 < steps)
         n_grad, n_i, n_f, n_g, n_o, n_c = _load_saved(

@@ -3,32 +3,33 @@
     z[t, o] = sum over j, c of x[t + j - left, c] w[o, c, j] + b[o], x being 0 beyond its ends
     y = activate(scale z + shift), scale and shift those of batch normalization by fixed statistics
 
-A block is one launch: a matrix product of windows and kernels, and all that follows on its sums.
-Positions lie along rows, channels along columns, so the window of a position is a run of taps x
-channels numbers as they lie in memory: no window is written anywhere. The gradient of the inputs is
-the same product with the taps in reverse, and the slope and scale of the block before on its sums;
-the tangent, by which the gradient is differentiated, that of the values with slopes instead of
-activations. Sums, normalization and activation are float32. Products are of float16 or bfloat16,
-or, of float32, three of TF32, which together have float32's digits, or one, where PyTorch may too.
+A block is one launch: a matrix product of windows and kernels, with everything that follows fused
+onto its sums. Positions lie along rows and channels along columns, so the window of a position is
+taps x channels contiguous numbers in memory, and no window is materialized. The gradient of the
+inputs is the same product with the taps reversed, followed by the slope and scale of the block
+before. The tangent, which differentiates the gradient, is the product of the values, with slopes
+instead of activations. Sums, normalization and activation are float32. Products are of float16 or
+bfloat16; for float32, they are three of TF32, which together have float32's digits, or one, if
+PyTorch is allowed that too.
 
-The backward needs no more than the signs of what went into an activation. They are saved as bits,
-an eighth of a byte a number where the outputs are 2 or 4 bytes that could not be freed, and serve
-slopes below 0, under which an output does not tell.
+The backward only needs the signs of the inputs of an activation. They are saved as bits, an eighth
+of a byte per number, while outputs of 2 or 4 bytes could not be freed. They also work for negative
+slopes, with which the output does not determine the sign.
 
-Tiles take positions of many rows before the next position, and leave out what lies beyond the ends
-for all of a tile: half of a kernel of 2n - 1 taps over n positions.
+A tile takes one position of many rows before the next position, and skips taps beyond the ends for
+the whole tile: half of a kernel of 2n - 1 taps over n positions.
 
 What it should cost on an H200 for the released network's (512, 100) in float16: 57 us a pass on its
 tensor cores, at 790 TFLOP/s. But a tile of 128 x 128 sums reads its windows and kernels from the
 second-level cache, a byte for every 64 FLOP, and smaller tiles more: the ten blocks take 190 to 210
-us for that at 5.5 TB/s. Nothing of this is measured.
+us for that at 5.5 TB/s. None of this is measured.
 
     pass                     launches   GFLOP   MB moved      expected
     forward, saving or not      10       44.8   156, 36 us    210 us: 20 the launches
     backward to the inputs      10       44.8   156, 36 us    230 us: 20 the launches
 
-In float32 that is three times as many bytes, by tiles of half the size. A row alone takes 28 to 35
-us: 20 the launches, and the rest to wait, in up to 64 steps of a loop.
+Float32 reads three times as many bytes, in tiles of half the size. A single row takes 28 to 35 us:
+20 for the launches, and the rest waiting, in up to 64 steps of a loop.
 """
 
 import math
@@ -185,7 +186,7 @@ def conv_stack_kernel(
     o_row = o_m % rows
     o_position = o_m // rows
 
-    # Of every window, the numbers that lie within the row.
+    # The part of every window that lies within the row.
     b_skipped = left - o_position.to(tl.int32)
     b_first = tl.maximum(b_skipped, 0) * channels
     b_end = tl.where(b_row, tl.minimum(b_skipped + entering.to(tl.int32), taps), 0) * channels
@@ -212,7 +213,7 @@ def conv_stack_kernel(
     p_output = output_ptr + (o_row * leaving + o_position) * width
     first = pid % tiles * BLOCK_N
     if BLOCK_N > 64:
-        # One half after the other, or what is loaded for each channel would fill the registers.
+        # One half after the other, or the parameters of all channels would fill the registers.
         b_halves = tl.permute(tl.reshape(b_sum, [BLOCK_M, 2, BLOCK_N // 2]), [0, 2, 1])
         b_left, b_right = tl.split(b_halves)
         _finish(
@@ -309,7 +310,7 @@ class _Block:
 PRODUCTS = {dtype: products for products, dtype in DTYPES.items()}
 # Positions and channels of a program that has no product to make: 8 numbers a thread.
 SLOPES_TILE = (32, 32)
-# What a kernel takes of a block that has none of it.
+# What a kernel is passed for the parts that a block does not have.
 NOTHING = {
     **dict.fromkeys(("bias_ptr", "mean_ptr", "variance_ptr", "gain_ptr", "shift_ptr")),
     **dict.fromkeys(("slope_ptr", "signs_ptr")),
@@ -366,7 +367,8 @@ class _Stack:
         output = self.empty(leaving, width)
         of = width
         if reverse and entering == 1 and taps == leaving and width % 8 == 0:
-            # Of one position, whose kernel saw all: a product, where windows would be mostly zeros.
+            # With one position, whose kernel sees the whole row, this is a plain product; windows
+            # would be mostly zeros.
             width, leaving, taps, left = width * leaving, 1, 1, 0
         if rows == 0:
             return output

@@ -6,16 +6,16 @@
               target, its own sum over the items m of g[k, l_m] H'(s_m - s_k)
     double    the same with H''(s_k - s_i) (v_k - v_i) in place of H'(s_k - s_i)
 
-A target leaves itself out; H is another comparator for items of a lower, the same and a higher
-level. x = s_k - s_i is compared with 0 and delta as it comes out in the scores' own precision; the
-sigmoid takes the difference of half scores, which never overflows, and two pairs share a division.
+A target does not count itself; H may differ for items of a lower, the same and a higher level. x =
+s_k - s_i is compared with 0 and delta in the scores' own precision. The sigmoid takes the
+difference of halved scores, which never overflows, and two pairs share a division.
 
-A program takes a few targets of one row and walks over its items. How many targets a row has is
-known on the device alone, so the grid has a slot for every few targets and one more for every row,
-and a program finds its row by search. The backward of a row whose targets fit one program is done
-in one walk. Where they do not, that walk leaves each target's own sum, and a second kernel, in
-which a program owns items and walks over the targets, writes the gradient. Nothing is added
-atomically. A row with a non-finite score that takes part is NaN if it has targets, and no other.
+A program takes a few targets of one row and walks over its items. The number of targets per row is
+only known on the device, so the grid has a slot for every few targets plus one for every row, and a
+program finds its row by search. If the targets of a row fit in one program, its backward is one
+walk. Otherwise that walk computes each target's own sum, and a second kernel, whose programs own
+items and walk over the targets, writes the gradient. There are no atomic additions. A row with
+targets and an unmasked non-finite score is NaN; other rows are unaffected.
 
 What it should cost on an H200 for 4096 rows of 4096 items, 4 targets in each, 2 levels, float32:
 67 million pairs. It copies 4.3 TB/s; its 132 multiprocessors at 1.98 GHz issue 3.3e13 instructions
@@ -29,8 +29,8 @@ of this is measured; instructions are counted in the inner loops compiled for sm
     double        2      218, 51 us    24 us    35, 70 us             74 us, 4 of them the second
 
 In rows with more than TARGETS targets the backward visits a pair twice, in 28 and 36 instructions.
-Levels beyond LEVELS at a time visit the pairs of the counts anew. Fewer than some 500 groups of
-TARGETS targets leave a large GPU idle: no row is split among programs.
+The counts visit all pairs again for every LEVELS levels. Fewer than about 500 groups of TARGETS
+targets leave a large GPU partly idle, as no row is split among programs.
 """
 
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ from sodeep_fast.kernels._compensated import FLUSH, collect, two_sum
 from sodeep_fast.kernels._dense import dense
 from sodeep_fast.kernels._products import triton_dtype
 
-# Rows looked at together in the search for a slot's row.
+# Rows tested at a time in the search for a slot's row.
 WAYS = tl.constexpr(128)
 MOST_ITEMS = 1 << 30  # columns are 32-bit in the kernels
 
@@ -248,7 +248,7 @@ def rank_counts_bwd_targets_kernel(
     b_own = collect(total, error, 2)
     is_spoilt = tl.max(b_spoilt)
     if is_whole:
-        # What this program stored above, it reads and changes here.
+        # This program reads and changes here what it stored above.
         tl.debug_barrier()
         p_out = out_ptr + o_row + targets[2]
         b_out = tl.load(p_out, mask=targets[1], other=0)
@@ -414,7 +414,7 @@ class _Call:
             rank_counts_bwd_targets_kernel, (slots,), blocks, *buffers,
             rows=self.rows, stride=stride,
         )  # fmt: skip
-        # Enough programs for any GPU; where there is nothing left to do, each costs its launch.
+        # Enough programs for any GPU; if no work is left, each costs its launch.
         tiles = max(1, self.rows * triton.cdiv(self.items, blocks.items) // _config.COUNTS_PROGRAMS)
         grid = (self.rows * triton.cdiv(self.items, tiles * blocks.items),)
         self.launch(rank_counts_bwd_items_kernel, grid, blocks, *buffers, tiles=tiles)

@@ -7,9 +7,9 @@
 with t limited to the bins, and no slope beyond them. Revaud et al., Learning with Average
 Precision, ICCV 2019.
 
-Without atomics, so the same bits at every call: one program owns a slice of a row and a block of
-the bins of one level, and holds every item against every bin, which costs less than to sort items
-by bin. Long rows are many slices, whose sums PyTorch adds up.
+There are no atomics, so every call gives the same bits. One program owns a slice of a row and a
+block of bins of one level, and compares every item with every bin, which costs less than sorting
+items by bin. Long rows have many slices, whose sums PyTorch adds up.
 
 What it should cost on an H200 for 4096 rows of 4096 items, 2 levels and 20 bins, padded to 32, in
 float32: 1.07e9 pairs of item and bin. Its 132 multiprocessors at 1.98 GHz issue 3.3e13 instructions
@@ -21,8 +21,8 @@ in the inner loops compiled for sm_90.
     backward      1       151, 35 us   no pairs: two loads an item              35 us
     tangent       1       300, 70 us   41, 1330 us                              1330 us
 
-(512, 100) takes 4 us forward and 2 us backward, of which a launch is the most. A slice more of a
-row is a launch more, of PyTorch's sum.
+(512, 100) takes 4 us forward and 2 us backward, mostly for the launch. Rows with several slices
+need one more launch, for PyTorch's sum.
 """
 
 from typing import Any
@@ -48,7 +48,7 @@ def _load_items(
 ):  # fmt: skip
     """Loads items start .. start + BLOCK of a row: where they are, scores and levels.
 
-    Items that do not exist, or take no part, have level num_levels.
+    Items that do not exist, or are ignored, have level num_levels.
     """
     o_item = start + tl.arange(0, BLOCK)
     b_in = o_item < end
@@ -90,7 +90,7 @@ def soft_histogram_fwd_kernel(
     BLOCK_B: tl.constexpr,
 ):
     """Sums the shares of a slice's items of one level in a block of bins."""
-    # The grid is below 2^31, so these divisions may be the cheap ones; the products may not.
+    # The grid is below 2^31, so these divisions can be 32-bit; the products cannot.
     slices = tl.cdiv(n, SLICE).to(tl.int32)
     bin_blocks = tl.cdiv(bins, BLOCK_B)
     pid = tl.program_id(0)

@@ -1,22 +1,23 @@
-"""The pairwise sigmoid rank in Triton, all pairs: forward, backward and backward of the backward.
+"""The pairwise sigmoid rank in Triton, all pairs: forward, backward and double backward.
 
     rank_i = 1 + sum over j != i of sigmoid(x_ji),          x_ji = lam (s_j - s_i)
     grad_k = lam sum over j of sigmoid'(x_jk) (g_j - g_k)
     h_m    = lam^2 sum over j of sigmoid''(x_jm) (g_j - g_m) (v_j - v_m)
 
-over the valid j, with g the gradient of the ranks, v the gradient of the gradient, and h the second
-one's part for the scores. SoDeep (Engilberge et al., CVPR 2019), eq. (11) and (12), plus one.
+over the valid j, where g is the gradient of the ranks, v the gradient of grad, and h the resulting
+second gradient of the scores. SoDeep (Engilberge et al., CVPR 2019), eq. (11) and (12), plus one.
 
 One program owns a tile of targets and walks over all sources of their rows, so nothing n x n exists
 and each derivative is one launch. Every term is a fraction, and two fractions share one division
 (a/b + c/d = (a d + c b) / (b d)), because the reciprocal is the slowest instruction of a pair.
 Where a row spans at most `NARROW` powers of two, exp(x) is a product of one exponential per target
-and one per source. In a wider row such factors would overflow or lose their low digits, and the
-pair pays an exponential of its own. A row with a non-finite valid score is NaN, and no other.
+and one per source. In a wider row such factors would overflow or lose their low digits, so every
+pair computes its own exponential. A row with a non-finite valid score is NaN; other rows are
+unaffected.
 
-What it should cost on an H200 in float32, one launch a pass, bytes (0.6 and 10 MB at most) nothing
-beside the rest: 132 multiprocessors at 1.98 GHz issue 3.3e13 instructions of a thread a second, and
-give 4.2e12 special-function results, of which a pair takes 1.5 to 2.5. Nothing of this is measured;
+Expected cost on an H200 in float32, with one launch per pass and negligible memory traffic (0.6 and
+10 MB at most): 132 multiprocessors at 1.98 GHz issue 3.3e13 thread instructions a second, and
+4.2e12 special-function results, of which a pair takes 1.5 to 2.5. None of this is measured;
 instructions are counted in the inner loops compiled for sm_90, and tiles are padded.
 
                       (512, 100): 7 million pairs       (8, 100000): 8e10 pairs
@@ -49,7 +50,7 @@ NARROW = tl.constexpr(46.0)
 
 @triton.jit
 def _load(p_rows, o_rows, b_row_in, start, n, BLOCK: tl.constexpr, DTYPE: tl.constexpr):
-    """Loads columns start .. start + BLOCK of some rows, 0 where there are none."""
+    """Loads columns start .. start + BLOCK of some rows, 0 where they do not exist."""
     o_n = tl.arange(0, BLOCK)
     left = tl.minimum(n - start, BLOCK).to(tl.int32)
     b_in = b_row_in[:, None] & (o_n < left)[None, :]
@@ -86,7 +87,7 @@ def _store(p_rows, mask_ptr, b_value, o_rows, b_row_in, start, n, BLOCK: tl.cons
 @triton.jit
 def _own(rows, n, BLOCK_R: tl.constexpr, BLOCK_I: tl.constexpr):
     """Returns what this program owns: its rows' offsets, which exist, and its first target."""
-    # The grid is below 2^31, so this division may be the cheap one; the products may not.
+    # The grid is below 2^31, so this division can be 32-bit; the products cannot.
     n_blocks = tl.cdiv(n, BLOCK_I).to(tl.int32)
     pid = tl.program_id(0)
     i_row = (pid // n_blocks).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)

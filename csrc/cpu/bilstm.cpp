@@ -30,11 +30,11 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// What is kept of the gates where products are of bfloat16, on processors that have them.
+// The type of the kept gates where products are of bfloat16, on processors that have them.
 using KeptWithBf16 = avx512_bf16::Saved<float>;
 
-// With products of T, or of bfloat16 where S differs from it. A tile of few rows takes as long as a
-// full one, which float32 pays three times over.
+// With products of T, or of bfloat16 where S differs from T. A tile of few rows takes as long as a
+// full one, and float32 takes that three times.
 template <class T, class S>
 LstmKernels<T, S> kernels(int64_t batch) {
   if constexpr (std::is_same_v<T, S>) {
@@ -132,7 +132,7 @@ LstmForward<T, S> make_forward(const Tensor& input, const Weights& weights) {
   return call;
 }
 
-// Asks for large pages, which cost the system less to supply than the many that they are made of.
+// Asks for large pages, which cost the system less to supply than the same memory in small ones.
 void expect_to_fill(Tensor& tensor) {
 #ifdef __linux__
   constexpr uintptr_t kLargePage = 2 << 20;
@@ -252,8 +252,8 @@ Gradients run_backward(const Tensor& grad, const Tensor& input, const Weights& w
   if (wants_weights)
     call.forward.output = sequence<Value>(const_cast<void*>(states.const_data_ptr()), states);
   kept.set(call.forward, const_cast<void*>(values.const_data_ptr()));
-  // Of several features, a tile's directions have parts of their own only where they may be taken
-  // at the same time; the first one's lies where the sum will, unless that is rounded.
+  // With several features, a tile's directions have separate parts only if they may run at the same
+  // time. The first one's part is stored where the sum will be, unless the sum is rounded.
   const Tensor parts =
       one_feature ? input_grad
                   : torch::stable::new_empty(

@@ -40,10 +40,10 @@ struct LstmLayer {
   PackedLstmWeights<T> weights[2];
 };
 
-// What the backward reads of a row's step in one direction: i, f, g, o, and the cell state, as
-// numbers of type S. The state's hyperbolic tangent takes less time than another number would.
+// What the backward reads per row and step in one direction: i, f, g, o, and the cell state, as
+// numbers of type S. Recomputing the state's tanh takes less time than storing another number.
 constexpr int64_t kLstmSaved = 5;
-// What it can compute that from, for a segment of steps: the hidden and the cell state before it.
+// What it can recompute them from, for a segment of steps: the hidden and cell state before it.
 constexpr int64_t kLstmState = 2;
 using Half = uint16_t;  // the bits of one
 struct Bf16 {
@@ -72,7 +72,7 @@ struct LstmForward {
   Sequence<T> states[2];  // [segments but the first, batch, kLstmState hidden], or null
 };
 
-// What the forward has not saved is computed once more, a segment of a tile at a time.
+// What the forward has not saved is recomputed, a segment of a tile at a time.
 template <class T, class S>
 struct LstmBackward {
   using Value = LstmValue<T, S>;
@@ -83,8 +83,8 @@ struct LstmBackward {
   Sequence<const T> exact_grad;         // the same before it is rounded
   Sequence<const T> projected_grad[2];  // [steps, batch] by direction, if there is a head
   // What each direction adds to the gradient of the input [steps, batch, features], not rounded, or
-  // null. Of several features, the first one's may be null, and is then kept as long as a tile
-  // needs it; where the second one's is, that direction writes the sum.
+  // null. With several features, the first direction's may be null, and is then kept as long as a
+  // tile needs it; if the second's is null, that direction writes the sum.
   Sequence<T> part_grad[2];
   Sequence<Value> input_grad;  // the sum [steps, batch, features], if there are several, or null
 };

@@ -17,10 +17,10 @@ struct LstmPlan {
   int64_t batch, rows, tiles, groups;
   bool both;
 
-  // So many rows that the weights, read once for all of them, cost little against the products, and
-  // so few that what is kept of them stays in the cache; up to twice that, lest few be left over.
-  // Half of the threads take the other direction, unless it is wanted that a thread takes both of a
-  // tile and all of them then have about as many rows.
+  // Enough rows that reading the weights once costs little compared with the products, and few
+  // enough that what is kept of them stays in the cache; up to twice that, so that no small rest is
+  // left. Half of the threads take the other direction, unless a thread should take both directions
+  // of a tile and all threads then have about as many rows.
   template <class T, class S>
   LstmPlan(const LstmLayer<T>& layer, const LstmKernels<T, S>& kernel, int64_t steps_kept,
            bool wants_both)
@@ -45,8 +45,8 @@ struct LstmPlan {
     both = groups >= threads;
   }
 
-  // Calls work(tile, group, scratch), for the second direction of a tile after the first if one
-  // task takes both. What a row gets does not depend on the tile that it is in.
+  // Calls work(tile, group, scratch); if one task takes both directions of a tile, the second after
+  // the first. The result of a row does not depend on its tile.
   template <class S, class T, class F>
   void run(const LstmLayer<T>& layer, F&& work) const {
     constexpr int64_t kProductsPerTask = 1 << 18;
@@ -56,7 +56,7 @@ struct LstmPlan {
     torch::stable::parallel_for(
         0, tasks, std::max<int64_t>(1, kProductsPerTask / std::max<int64_t>(products, 1)),
         [&](int64_t begin, int64_t end) {
-          // Gradients vanish over many steps; below the normal numbers they are nothing.
+          // Gradients vanish over many steps; subnormal ones are negligible.
           const FlushToZero flush(true);
           thread_local LstmScratch<T, S> scratch;
           for (int64_t task = begin; task < end; ++task) {

@@ -1,4 +1,4 @@
-// Results below the normal numbers taken as zero, where they are far below rounding anyway.
+// Flushes subnormal results to zero, where they are far below rounding anyway.
 #pragma once
 
 #include <limits>
@@ -9,16 +9,16 @@
 
 namespace sodeep_fast {
 
-// Whether a difference below the normal numbers is rounding in units of 1 / scale.
+// Whether a subnormal difference is below rounding in units of 1 / scale.
 template <class T>
 bool is_flat_near_zero(double scale) {
   using Limits = std::numeric_limits<T>;
   return scale <= static_cast<double>(Limits::epsilon()) / Limits::min();
 }
 
-// While it lives, this thread's results below the normal numbers are zero, if `wanted`: Intel's
-// processors interrupt themselves for each of the others, and saturated pairs made of them took
-// five times as long (Granite Rapids, 2026-11). Operands may still be that small.
+// While it lives, this thread's subnormal results are zero, if `wanted`. Intel's processors take a
+// microcode assist for each of them, and saturated pairs with subnormals took five times as long
+// (Granite Rapids, 2026-11). Operands may still be subnormal.
 class FlushToZero {
  public:
 #if defined(__x86_64__) && defined(__GNUC__)

@@ -1,7 +1,7 @@
 // Compiles the header of cpu/isa/ named by SODEEP_FAST_KERNELS once for each instruction set, in
-// the namespaces sodeep_fast::{baseline, avx2, avx512}. No header of that folder includes one of
-// the standard library, and others are included before this one: an inline function that is first
-// compiled for an instruction set could be shared with code for older processors.
+// the namespaces sodeep_fast::{baseline, avx2, avx512}. No header of that folder includes a
+// standard library header, and other headers are included before this one: an inline function first
+// compiled for a newer instruction set could be shared with code for older processors.
 //
 // Inside, SODEEP_FAST_VECTOR_BYTES is the width of a vector register. With SODEEP_FAST_WITH_BF16,
 // once more for processors that multiply pairs of bfloat16, as avx512_bf16, where inside

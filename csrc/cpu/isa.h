@@ -12,7 +12,7 @@ Isa active_isa();
 // Whether it multiplies bfloat16.
 inline bool has_bf16_products() { return active_isa() >= Isa::kAvx512Bf16; }
 
-// One implementation for each; the first call decides.
+// Picks one of the implementations; the choice is made at the first call.
 template <class F>
 F pick_isa(F baseline, F avx2, F avx512) {
   switch (active_isa()) {

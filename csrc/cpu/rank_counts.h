@@ -53,7 +53,7 @@ struct CountsPlan {
 //   kTangent         sum over k of level l of H'(s_k - s_i) (v_k - v_i)
 //   kBackward        for an item, the derivative of sum g[i, l] N[i, l]
 //   kDoubleBackward  for an item, the derivative of sum g[i, l] tangent[i, l]
-// Sums alone, not pairs, can be taken for two of them at once:
+// Only sums, not pairs, can be computed for two of them at once:
 //   kCountsAndSlopes  kCounts and the sum over k of level l of H'(s_k - s_i), which saves kBackward
 //                     the half of its sums
 enum class CountsPass { kCounts, kTangent, kBackward, kDoubleBackward, kCountsAndSlopes };

@@ -17,8 +17,8 @@
 //   special functions, 16 results a cycle           448               128
 //   300 or 355 instructions of 8 warps, 4 a cycle   600               710
 //
-// Were they to overlap wholly, a step would be 0.30 us at 1.98 GHz and 0.36 us backwards; one after
-// the other, 0.80 us and 0.89 us. Reading the weights takes some 3 us before the first step.
+// With full overlap, a step takes 0.30 us at 1.98 GHz and 0.36 us backwards; with none, 0.80 us and
+// 0.89 us. Reading the weights takes about 3 us before the first step.
 //
 //   pass                      GFLOP   MB moved      expected
 //   inference                  13.4    53, 12 us    30 to 80 us
@@ -26,10 +26,10 @@
 //   backward to the scores     13.4   237, 55 us    69 to 103 us: 12 the row maxima, 2 the sum of
 //                                                   both directions
 //
-// With a head, hidden states and their gradients are not in memory: 53 MB less in each pass, and no
-// pass of PyTorch over them.
+// With a head, hidden states and their gradients are not written to memory: 53 MB less in each
+// pass, and PyTorch makes no pass over them.
 //
-// Nothing of this is measured.
+// None of this is measured.
 
 #include <type_traits>
 

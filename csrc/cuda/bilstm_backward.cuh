@@ -7,8 +7,8 @@
 
 namespace sodeep_fast {
 
-// Where a row's largest gradient is scaled to before it is rounded to float16: the backward may
-// multiply it by 2^19 before it overflows, and rounds to 2^-20 of it what it makes small.
+// A row's largest gradient is scaled to this before rounding to float16: the backward may grow it
+// by 2^19 before it overflows, and rounds small values to 2^-20 of it.
 constexpr float kTop = 16.0f;
 
 // The power of two at or below |x|, within 2^-100 and 2^100.
@@ -56,8 +56,8 @@ __global__ void __launch_bounds__(2 * kHidden)
   const Cells own(call.batch, call.hidden);
   const int lane = threadIdx.x % kWarp, hidden = call.hidden;
 
-  // Transposed: units along the rows, the even ones first. A branch for every few products: the
-  // assembler rounds their weights before it loads others, and spills none.
+  // Transposed: units along the rows, the even ones first. A branch for every few products makes
+  // the assembler round their weights before it loads others, so that it spills none.
   uint32_t weights[kProducts][4] = {};
   const Recurrent recurrent = {own.of_direction(call.weight), hidden};
 #pragma unroll
@@ -115,7 +115,7 @@ __global__ void __launch_bounds__(2 * kHidden)
   Given<kHidden> given;
   given.load(grad, saved, own, hidden, projected, paired_grad);
   for (int64_t k = 0; k < call.steps; ++k) {
-    // What the next step reads is on its way while this one computes.
+    // Prefetches what the next step reads while this one computes.
     Given<kHidden> next = given;
     grad += grads_apart;
     saved += numbers;
@@ -155,7 +155,7 @@ __global__ void __launch_bounds__(2 * kHidden)
         }
       });
     if (kIsToScores) sums_of_rows.add(now, own, {by_row[0] * scale[0], by_row[1] * scale[1]});
-    // Whoever comes here reads what this step wrote; the next one writes elsewhere.
+    // After this barrier, threads read what this step wrote; the next step writes elsewhere.
     __syncthreads();
 
     if (kIsToScores) {

@@ -7,7 +7,7 @@
 
 namespace sodeep_fast {
 
-// What enters the gates of a thread's cells at a step besides the hidden states: the scores of its
+// Input to the gates of a thread's cells at a step, besides the hidden states: the scores of its
 // rows, or the products of their features with the weights.
 template <bool kIsScalar>
 struct Entering {
@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(2 * kHidden)
   Entering<kIsScalar> entering;
   entering.load(input, call.per_row, own, hidden, paired_input);
   for (int64_t k = 0; k < call.steps; ++k) {
-    // What the next step reads is on its way while this one computes.
+    // Prefetches what the next step reads while this one computes.
     Entering<kIsScalar> next = entering;
     input += inputs;
     if (k + 1 < call.steps) next.load(input, call.per_row, own, hidden, paired_input);
@@ -146,7 +146,7 @@ __global__ void __launch_bounds__(2 * kHidden)
     if (projects)
       sums_of_rows.add(
           now, own, {y[0][0] * head[0] + y[1][0] * head[1], y[0][1] * head[0] + y[1][1] * head[1]});
-    // The next step reads what this one wrote, and writes where no one reads any more.
+    // The next step reads what this one wrote, and writes where nothing is read any more.
     __syncthreads();
 
     if (projects)

@@ -1,4 +1,4 @@
-// What the LSTM's kernels ask of the hardware in PTX: products on tensor cores, and half types.
+// Hardware instructions of the LSTM's kernels, in PTX: tensor core products, and half types.
 // tests/cuda_emulator has the same functions for the CPU.
 #pragma once
 
@@ -16,7 +16,7 @@ struct Float16 {
     return reinterpret_cast<const uint32_t&>(both);
   }
 
-  // The largest half of its sign, where a number is larger; NaN stays NaN.
+  // Clamps larger numbers to the largest half of their sign; NaN stays NaN.
   static __device__ uint32_t pack_finite(float first, float second) {
     uint32_t both;
     asm("cvt.rn.satfinite.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(second), "f"(first));
@@ -77,7 +77,7 @@ __device__ inline float reciprocal(float x) {
   return x;
 }
 
-// Hides where a number comes from, or the compiler would compute it anew at every step.
+// Hides where a number comes from, or the compiler would recompute it at every step.
 __device__ inline void hide(int& x) { asm("" : "+r"(x)); }
 __device__ inline void hide(int64_t& x) { asm("" : "+l"(x)); }
 

@@ -36,7 +36,7 @@ struct Cells {
     }
   }
 
-  // An index would put the kernel's arguments on the stack.
+  // Indexing would put the kernel's arguments on the stack.
   __device__ const float* of_direction(const float* const (&both)[2]) const {
     return direction == 0 ? both[0] : both[1];
   }
@@ -47,7 +47,7 @@ struct Cells {
   }
 };
 
-// Whether pairs of units lie so that both can be read or written at once.
+// Whether pairs of units are aligned, so that both can be read or written at once.
 template <class V>
 __device__ bool in_pairs(const V* first, int hidden) {
   return hidden % 2 == 0 && reinterpret_cast<uintptr_t>(first) % (2 * sizeof(V)) == 0;

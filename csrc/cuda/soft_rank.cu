@@ -29,8 +29,8 @@ cudaError_t panel_table(const double** table) {
   }
   static const std::vector<double> host = make_panel_table<T, kDerivative>();
   const size_t bytes = host.size() * sizeof(double);
-  // A caller may be capturing its stream: allocate and copy outside of the capture, on a stream of
-  // our own.
+  // The caller may be capturing its stream, so allocate and copy outside of the capture, on our own
+  // stream.
   cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
   cudaThreadExchangeStreamCaptureMode(&mode);
   void* memory = nullptr;

@@ -15,7 +15,7 @@
 // A row has at most `capacity` panels. Where its range needs more, the panels lie around the
 // median; items outside, and those so near an edge that they would feel items outside, are summed
 // over all pairs, block by block. That is rare (outliers, heavy tails) unless the scores spread
-// over more than capacity / lam, and right always. No decision is taken on the host.
+// over more than capacity / lam, and always correct. No decision is made on the host.
 //
 // Expected on an H200 in float32, none of it measured. Five launches of 2 us are all that (512,
 // 100) costs. At (8, 100000), scores are read three times and written once: 13 MB, 3 us of the
@@ -260,8 +260,8 @@ __global__ void __launch_bounds__(kLinearBlock, 2)
   }
 }
 
-// Panels that a row may have: an eighth of its items keeps the tables smaller than a few times the
-// input, and 4 reaches leave an inside to the window of a short row.
+// Panels that a row may have: an eighth of its items, to keep the tables within a few times the
+// input; but at least 4 reaches, so that the window of a short row has an inside.
 template <class T>
 int64_t panel_capacity(int64_t n) {
   const int64_t least = 4 * kPanelReach<T>;

@@ -64,7 +64,7 @@ __device__ inline double place(T score, const RowPlan<T>& plan, double lam) {
   return floor((static_cast<double>(score) - plan.anchor) * lam);
 }
 
-// Whether an item feels items outside the panels, or lies there itself.
+// Whether an item is affected by items outside the panels, or lies there itself.
 template <class T>
 __device__ inline bool needs_pairs(double where, const RowPlan<T>& plan) {
   constexpr int kReach = kPanelReach<T>;

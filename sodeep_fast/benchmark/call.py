@@ -1,4 +1,4 @@
-"""What is timed and weighed for a case: a call that was checked before."""
+"""The call whose time and memory are measured for a case, checked before."""
 
 import torch
 from torch import Tensor
@@ -8,13 +8,13 @@ from sodeep_fast.benchmark.model import MODES, Case, Operator
 
 
 def make_call(operator: Operator, case: Case, device: str, *, check: bool = True) -> Call:
-    """Builds what is timed for a case, having checked its value and gradient at this very shape.
+    """Builds the call for a case, after checking its value and gradient at the same shape.
 
     Arguments:
         operator: whose provider the case names.
         case: provider, mode and shape.
         device: "cpu" or "cuda".
-        check: False leaves the check out, and with it every call before the first that counts.
+        check: False skips the check, so that the first measured call is the first one made.
 
     Returns:
         a function without arguments that does the work once.
@@ -22,7 +22,7 @@ def make_call(operator: Operator, case: Case, device: str, *, check: bool = True
     Raises:
         Unavailable: the provider cannot run here.
         WrongResult: it computes something else.
-        ValueError: a mode that there is not.
+        ValueError: an unknown mode.
     """
     if case.mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {case.mode!r}")

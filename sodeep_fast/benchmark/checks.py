@@ -1,4 +1,4 @@
-"""What the checks of providers share: where they look, and how they refuse."""
+"""Shared by the checks of providers: which elements they check, and how they refuse."""
 
 import torch
 from torch import Tensor

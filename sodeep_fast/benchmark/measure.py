@@ -14,7 +14,7 @@ import torch
 Key = TypeVar("Key", bound=Hashable)
 Call = Callable[[], object]
 
-# Seconds. A shorter call is repeated within a sample, lest it pay for what the last one left cold.
+# Seconds. A shorter call is repeated within a sample, so that cold caches matter less.
 SHORTEST_SAMPLE = 1e-2
 COPY_BYTES = 256 * 2**20  # beyond the caches of the machines this runs on
 
@@ -36,11 +36,11 @@ def time_call(call: Call, repeats: int, device: str) -> float:
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc to keep what this process frees, whoever frees it, for its next allocations.
+    """Tells glibc to keep memory that this process frees for its next allocations.
 
-    By default it gives tensors back to the system above sizes that depend on what ran before, and
-    the fresh pages of the next one cost more than many an operator, the more so in a virtual
-    machine. Which provider pays for them is chance.
+    By default it returns tensors to the system above sizes that depend on what ran before. Fresh
+    pages for the next tensor cost more than many operators, especially in a virtual machine, and
+    which provider pays for them is chance.
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -58,10 +58,10 @@ def interleave(
     max_rounds: int,
     device: str = "cpu",
 ) -> dict[Key, list[float]]:
-    """Times calls in rounds A B C, B C A, ..., so that a disturbance of the machine meets them all.
+    """Times calls in rounds A B C, B C A, ..., so that disturbances affect all of them.
 
-    The order turns from round to round, because a call may leave caches and allocator in a state
-    that the next one pays for; on the CPU, memory that was freed once stays with the process.
+    The order rotates because a call may leave caches and the allocator in a state that slows down
+    the next one. On the CPU, freed memory stays with the process.
 
     Arguments:
         calls: what to time.

@@ -17,11 +17,11 @@ from sodeep_fast.benchmark.measure import Call
 from sodeep_fast.benchmark.model import Case, Operator
 from sodeep_fast.benchmark.registry import OPERATORS
 
-WARM_UP = (2, 64)  # loads libraries and starts threads, and is too small to matter itself
+WARM_UP = (2, 64)  # loads libraries and starts threads; too small to matter itself
 
 
 def peak_bytes(operator: str, case: Case, device: str, threads: int) -> int | None:
-    """Returns the peak memory that one call takes beyond its input, or None if it cannot be known.
+    """Returns the peak memory that one call takes beyond its input, or None if unknown.
 
     Counts resident memory on the CPU (Linux only) and PyTorch's allocations on a GPU; the output
     and what a provider compiles at its first call are part of it.
@@ -33,7 +33,7 @@ def peak_bytes(operator: str, case: Case, device: str, threads: int) -> int | No
         threads: PyTorch's threads.
 
     Returns:
-        bytes, or None where the platform does not tell or the process failed.
+        bytes, or None if the platform does not report it or the process failed.
     """
     command = [sys.executable, "-m", __name__, operator, case.provider, case.mode]
     command += [str(case.shape[0]), str(case.shape[1]), device, str(threads)]
@@ -59,7 +59,7 @@ def _status(field: str) -> int | None:
 
 
 def _release_freed_memory() -> None:
-    """Gives what the allocator still holds back to the system, lest the call find it there."""
+    """Returns the allocator's free memory to the system, so that the call cannot reuse it."""
     gc.collect()
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
@@ -79,7 +79,7 @@ def peak_of(call: Call, device: str) -> int | None:
         device: "cpu", where resident memory counts (Linux only), or "cuda", where PyTorch's does.
 
     Returns:
-        bytes, or None where the platform does not tell.
+        bytes, or None if the platform does not report it.
     """
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()

@@ -1,4 +1,4 @@
-"""What a benchmark is made of: operators, the providers that compute them, cases and rows."""
+"""The parts of a benchmark: operators, the providers that compute them, cases and rows."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ class Unavailable(Exception):
 
 
 class WrongResult(Exception):
-    """A provider computes something else than the operator; its speed means nothing."""
+    """A provider does not compute the operator; its speed is meaningless."""
 
 
 @dataclass(frozen=True)
@@ -85,16 +85,16 @@ class Case:
 
 @dataclass
 class Row:
-    """What came of a case. Times in seconds per call, memory in bytes.
+    """The result of a case. Times are in seconds per call, memory in bytes.
 
     `status` is "ok", "missing" (the provider cannot run here), "skipped" (too long or too large),
     "refused" (its result is wrong) or "failed" (it raised); only "ok" rows carry numbers.
-    `slowdown` is its median over that of our default provider in the same rounds; `launches` the
-    GPU kernels of a call; `share` the machine's copy bandwidth that the bytes which must move would
-    take in this time; `pairs` the pairs of a row over the time, whether or not the provider visits
-    them one by one; `bandwidth` the bytes that must move over the time, `flops` the floating-point
-    operations of the equations over it and `flop_share` their part of the machine's; `expected` the
-    time by a count of both.
+    `slowdown` is its median over that of our default provider in the same rounds. `launches` is the
+    number of GPU kernels per call. `bandwidth` is the bytes that must move over the time, and
+    `share` its part of the machine's copy bandwidth. `pairs` is all pairs of a row over the time,
+    whether or not the provider visits them. `flops` is the floating-point operations of the
+    equations over the time, and `flop_share` their part of the machine's. `expected` is the time
+    expected from counts of both.
     """
 
     operator: str

@@ -1,4 +1,4 @@
-"""How ours is built: by the backend that it takes by itself."""
+"""Builds our provider, with the backend that it picks by default."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from sodeep_fast.ops import _backend
 def build_ours(
     operator: str, route: Callable[[str, str], Function], method: str = "auto"
 ) -> Callable[[str], Function]:
-    """Returns what builds ours; unavailable where it would be the reference under another name.
+    """Returns what builds our provider; unavailable where it would only be the reference.
 
     Arguments:
         operator: its name.

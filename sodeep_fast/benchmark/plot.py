@@ -6,7 +6,7 @@ from pathlib import Path
 from sodeep_fast._colours import BLACK, BLUE, GREY, ORANGE, PALE_GREY, PURPLE, SKY, VERMILION
 from sodeep_fast.benchmark.model import Row
 
-# Rivals are thinner.
+# Other implementations have thinner lines.
 STYLES: dict[str, tuple[str, str, str, float]] = {
     "ours-linear": ("sodeep_fast, linear", BLUE, "o", 2.4),
     "ours-direct": ("sodeep_fast, direct", SKY, "s", 2.4),
@@ -24,7 +24,7 @@ def plot_time(rows: Iterable[Row], path: str | Path, machine: str) -> None:
         rows: measured rows of one operator and one batch size; others than "ok" leave a gap. Takes
             forward + backward, and the forward of a provider that has nothing else.
         path: where to write; the folder is created.
-        machine: named below the title, so that the picture can travel alone.
+        machine: shown below the title, so that the picture is self-contained.
     """
     import matplotlib
 

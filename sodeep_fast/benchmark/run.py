@@ -148,7 +148,7 @@ def measure_cases(operator: Operator, cases: list[Case], plan: Plan) -> list[Row
             row.status, row.note = "refused", str(error)
         except torch.OutOfMemoryError:
             row.status, row.note = "skipped", "there is not enough memory"
-        except RuntimeError as error:  # such as a compiler's; the others are measured all the same
+        except RuntimeError as error:  # such as a compiler error; the others are still measured
             row.status, row.note = (
                 "failed",
                 str(error).splitlines()[0] if str(error) else repr(error),

@@ -1,4 +1,4 @@
-"""The benchmark of `soft_rank`: its rivals, its shapes and the check that comes before timing."""
+"""The benchmark of `soft_rank`: its providers, its shapes and the check before timing."""
 
 import functools
 from typing import Any
@@ -70,8 +70,8 @@ def check_sigmoid_rank(
     """Raises `WrongResult` unless ranks and gradients agree with the float64 equation on a sample.
 
     The bounds lie above the rounding of a plain float32 sum of n terms (that of a compiled one
-    reaches 35 eps n at n = 100,000) and below the difference between two definitions of a rank; how
-    accurate the kernels are is the tests' business.
+    reaches 35 eps n at n = 100,000) and below the difference between two definitions of a rank; the
+    accuracy of the kernels is tested elsewhere.
     """
     count, n = scores.shape
     rank_bound = 64 * torch.finfo(torch.float32).eps * n

@@ -19,8 +19,8 @@ SAVED_BY_CPP = 5
 def _register(prefix: str, value_dtype: Any, saved_like: Any) -> None:
     """Gives the two operators of one implementation their fakes and derivatives.
 
-    Those without a prefix can keep the hidden states beside a head's output, and find the gradient
-    of the head too.
+    Those without a prefix can also keep the hidden states beside a head's output, and compute the
+    gradient of the head.
 
     Arguments:
         prefix: of their names.
@@ -91,7 +91,7 @@ def _register(prefix: str, value_dtype: Any, saved_like: Any) -> None:
         ctx.mark_non_differentiable(saved, *kept)
         ctx.set_materialize_grads(False)  # of what is saved, they would be as large
         ctx.wants_weights = any(weight.requires_grad for weight in weights)
-        # The hidden states are for the weights' gradients alone.
+        # The hidden states are only needed for the weights' gradients.
         states = kept[0] if kept and head is not None else result
         needed = states if ctx.wants_weights else None
         ctx.save_for_backward(sequence, *weights, head, needed, saved)

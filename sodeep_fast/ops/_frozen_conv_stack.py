@@ -1,7 +1,7 @@
-"""The part of `conv_stack` whose weights are fixed: values, gradient of the inputs, no more.
+"""`conv_stack` with frozen weights: only values and the gradient of the inputs.
 
-Written in PyTorch, whose oneDNN convolutions run at the speed of the machine. What is left to win
-is around them: layout, activations in place, and a backward that looks at signs alone.
+Written in PyTorch, whose oneDNN convolutions run at the speed of the machine. The gains are around
+them: layout, in-place activations, and a backward that only reads signs.
 """
 
 from collections.abc import Sequence
@@ -32,10 +32,11 @@ def _flatten(image: Tensor) -> Tensor:
 
 
 def _is_product(image: Tensor, weight: Tensor, padding: int) -> bool:
-    """Returns whether a convolution is one product of whole rows, its kernel being as long.
+    """Returns whether a kernel is as long as the row, so that the convolution is one product.
 
-    Such a sum is long, and a matrix product sums more exactly than oneDNN's convolutions. In half
-    types these also repack so wide a kernel at every call, for one row most of the time.
+    Such a sum is long, and a matrix product sums more accurately than oneDNN's convolutions. In
+    half precision these also repack so wide a kernel at every call, which for one row takes most of
+    the time.
     """
     return padding == 0 and image.shape[3] == weight.shape[3]
 
@@ -51,8 +52,8 @@ class FrozenConvStack(torch.autograd.Function):
         weights and biases: those of all blocks, (o, i, 1, k), then of all, (o,).
 
     Returns:
-        the result (b, o, 1, t'), followed where `keep` is set by one tensor per block that has the
-        shape of what the block returns and the signs of what went into its activation.
+        the result (b, o, 1, t') and, if `keep` is set, one tensor per block with the shape of the
+        block's output and the signs of its activation's inputs.
     """
 
     @staticmethod
@@ -70,7 +71,7 @@ class FrozenConvStack(torch.autograd.Function):
             hidden = convolve(hidden, parameters[i], parameters[count + i], *paddings[i])
             if keep:
                 kept.append(hidden)
-                # In place, a slope that is not negative leaves the signs; outputs share no memory.
+                # In place, a non-negative slope keeps the signs; outputs must not share memory.
                 if slope < 0 or i == count - 1:
                     hidden = hidden.clone()
             if slope != 1:

@@ -93,7 +93,7 @@ def _register() -> None:
         return tangent.new_empty((*leading, leaving, width))
 
     def no_gradients(parameters: list[Tensor | None]) -> list[None] | None:
-        """What autograd takes for them: a list that holds a None is to it no list of tensors."""
+        """The list without None, which autograd would not recognize as a list of tensors."""
         return None if any(value is None for value in parameters) else [None] * len(parameters)
 
     def setup_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -1,1 +1,1 @@
-"""SoDeep's tables and figures (Engilberge et al., CVPR 2019) anew: `sodeep-fast paper`."""
+"""Reproduces SoDeep's tables and figures (Engilberge et al., CVPR 2019): `sodeep-fast paper`."""

@@ -25,8 +25,8 @@ def run(
 ) -> dict[int, float]:
     """Trains a sorter of every depth, all in the same way, and measures it.
 
-    The paper trains until the loss is stable; this training is shorter, so that its numbers compare
-    depths and are not the best of any.
+    The paper trains until the loss is stable. This training is shorter: its numbers compare depths,
+    and none is the best possible.
 
     Arguments:
         folder: for fig4.json, fig4.txt and fig4.png, and the states of trainings, `.fig4-*`, which

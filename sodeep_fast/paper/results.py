@@ -1,4 +1,4 @@
-"""What the reproductions share: the sorters they compare, and where results are written."""
+"""Shared by the reproductions: the sorters they compare, and the writing of results."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ from sodeep_fast.sorters.checkpoint import SHIPPED, load_sorter
 from sodeep_fast.sorters.exact import ExactSorter
 from sodeep_fast.sorters.handcrafted import HandcraftedSorter
 
-# Of curves, in the order in which they are drawn.
+# Colours of curves, in drawing order.
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, DARK_GREY, OLIVE)
 
 

@@ -1,12 +1,12 @@
-"""The comparison of sorters of section 4.2.1, in small, on data that come with scikit-learn.
+"""A small version of the comparison of sorters of section 4.2.1, on data from scikit-learn.
 
 The paper's data are videos and their memorability. Here they are `diabetes` (the progression of 442
 patients from 10 measurements) and `wine` (the colour intensity of 178 wines from their 12 other
 measurements). A seed shuffles 5 folds and draws the first weights; in each fold a quarter of the
-training part chooses among 300 steps (every 10th is looked at) and the learning rates 0.001 and
-0.01. The network, a perceptron with 64 hidden units, and all else is the same for every loss. A
-step of AdamW takes 100 training examples drawn at random. Targets are standardised. What is
-reported is Spearman's correlation on the test part.
+training part is used to select among 300 steps (every 10th is evaluated) and the learning rates
+0.001 and 0.01. Everything else is the same for every loss: the network is a perceptron with 64
+hidden units, and a step of AdamW takes 100 random training examples. Targets are standardised. The
+result is Spearman's correlation on the test part.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Table 1: the mean L1 difference of rank / n, and beside it the use of each sorter's gradient."""
+"""Table 1: the mean L1 difference of rank / n, and how useful each sorter's gradient is."""
 
 from dataclasses import asdict
 from pathlib import Path

@@ -1,8 +1,8 @@
 // The cell of an LSTM, a vector of units at a time. Included once for each instruction set, hence
 // no include guard.
 //
-// A cell is a chain of operations, longer than a processor looks ahead. Hence all gates of a few
-// vectors stand side by side: one stage is computed for all of them, then the next.
+// A cell is a chain of dependent operations, longer than a processor can look ahead. So all gates
+// of a few vectors are interleaved: one stage is computed for all of them, then the next.
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
@@ -92,7 +92,7 @@ SODEEP_FAST_INLINE void run_cells(const Vec<T> (&gates)[kCount][kGates],
 
 #else
 
-// 2^x, at most 2^40, to 3e-6 of itself; NaN stays NaN.
+// 2^x, at most 2^40, to a relative error of 3e-6; NaN stays NaN.
 SODEEP_FAST_INLINE Vec<float> power_of_two(Vec<float> x) {
   const __m512 power = _mm512_min_ps(_mm512_set1_ps(40), (__m512)x);
   const Vec<float> rest = (Vec<float>)_mm512_reduce_ps(power, _MM_FROUND_TO_NEAREST_INT);

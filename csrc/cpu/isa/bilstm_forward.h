@@ -18,9 +18,8 @@ inline int64_t step_of(const LstmTile& tile, int64_t steps, int64_t s) {
   return tile.direction == 0 ? s : steps - 1 - s;
 }
 
-// Whether one product takes the input's features and the hidden units together. Not where all
-// digits count: the sum over the features may be larger, and what the hidden units add to it would
-// lose digits.
+// Whether one product takes the input's features and the hidden units together. Not in full
+// precision: the sum over the features may be larger, and the hidden units' part would lose digits.
 #ifdef SODEEP_FAST_ROUNDS
 constexpr bool kMultipliesTogether = true;
 #else
@@ -70,7 +69,8 @@ struct ForwardState {
   T* products_with_head;  // [row, lane], if there is a head
 };
 
-// One step of one block of units. By value: stores might change what is read through references.
+// One step of one block of units. Passed by value, as the compiler must assume that stores change
+// what references point to.
 template <class T, bool kSaves, bool kOneFeature>
 struct ForwardBlock {
   static constexpr bool kHasProducts = !kOneFeature && !kMultipliesTogether;
@@ -179,7 +179,8 @@ void forward_step(const LstmForward<T, Saved<T>>& call, const LstmTile& tile,
   const auto& weights = call.layer.weights[tile.direction];
   const T* panels = row.features > 0 ? weights.input : weights.recurrent;
 #ifdef SODEEP_FAST_BF16_TILES
-  // The tiles multiply the next rows, or these with the next block, while the vectors finish these.
+  // The tile unit multiplies the next rows, or these rows with the next block, while the vector
+  // unit finishes these.
   alignas(64) T products[2][kProductRows * kPanelColumns<T>];
   const int64_t parts = padded_rows(tile.rows) / kProductRows, count = blocks * parts;
   const auto begin = [&](int64_t k) {
@@ -247,8 +248,8 @@ void forward_steps(const LstmForward<T, Saved<T>>& call, const LstmTile& tile,
   const auto& layer = call.layer;
   const int64_t blocks = unit_blocks<T>(layer.hidden);
   const int64_t units = blocks * kLanes<T>;
-  // The states of two steps must not lie whole pages apart: reading one would wait for writes to
-  // the other.
+  // The states of two steps must not be whole pages apart: reading one would wait for writes to the
+  // other.
   constexpr int64_t kApart = 17 * 64 / sizeof(T);
   const int64_t size = padded_rows(tile.rows) * StateRow<T>(layer).size + kApart;
   const int64_t cells = tile.rows * units;

@@ -181,7 +181,7 @@ struct Tiles {
 template <class T, int kRows>
 __attribute__((noinline)) void product(const T* rows, int64_t stride, int64_t, int64_t depth,
                                        const T* panel, T* to, bool adds = false) {
-  // Unrolled by hand, or the compiler keeps the sums in memory at both ends of the loop.
+  // Unrolled by hand, as the compiler would otherwise keep the sums in memory around the loop.
   Vec<T> sums[kRows][kPanelVectors];
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r)

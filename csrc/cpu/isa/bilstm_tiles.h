@@ -26,9 +26,9 @@ class Tiles {
   static void fence() { __asm__ volatile("" ::: "memory"); }
 };
 
-// Adds the products of the rows and a vector of columns. The compiler takes the numbers of tile
-// registers as they are written, hence a macro. Of three pieces, the smallest products come first,
-// and none that is less than what rounding loses.
+// Adds the products of the rows and a vector of columns. A macro, because tile register numbers
+// must be literals. With three pieces, the smallest products come first, and those below rounding
+// are left out.
 #define SODEEP_FAST_ADD_PRODUCTS(sums)                                    \
   do {                                                                    \
     if constexpr (kPieces == 3) {                                         \
@@ -77,7 +77,7 @@ class TileProduct {
   // columns: of each in turn, from 0 on.
   SODEEP_FAST_INLINE void step(int vector) {
     if (rows_ == end_) return;
-    // Or the compiler would gather what is done between steps behind them.
+    // Without this, the compiler would move the work between steps behind them.
     Tiles::fence();
     if (vector == 0) {
       _tile_loadd(4, rows_, bytes_);

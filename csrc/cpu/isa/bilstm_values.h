@@ -6,7 +6,7 @@ namespace SODEEP_FAST_ISA {
 
 #ifdef SODEEP_FAST_ROUNDS
 
-// What is kept of a cell: in half precision, as two digits less do.
+// Values kept of a cell: in half precision, as two digits fewer suffice.
 template <class T>
 using Saved = Half;
 

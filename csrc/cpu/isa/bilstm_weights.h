@@ -117,8 +117,8 @@ void add_weight_grads(const LstmForward<T, Saved<T>>& call, const LstmTile& tile
   T* panel = memory + sizes.transposed;
   pack_regressors(call, tile, last, total, sizes, memory);
 
-  // Sums are added to what may be larger only when they are complete: one by one, their terms would
-  // lose digits.
+  // Sums are completed before they are added to what may be larger; added one by one, their terms
+  // would lose digits.
   const auto add = [](T* to, T* terms, int64_t size) {
     for (int64_t k = 0; k < size; k += kLanes<T>)
       store<T>(to + k, load<T>(to + k) + load<T>(terms + k));

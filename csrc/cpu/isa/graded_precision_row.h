@@ -15,7 +15,7 @@ inline int64_t find_targets(const uint8_t* levels, int64_t items, int64_t num_le
   for_each_run(levels, items, [&](int64_t k, auto n, int level) {
     const bool is_target = level > 0 && level < num_levels;
     if (n() > 1 && !is_target) return;
-    // Without a branch on what is as good as random; behind the last one is room for another.
+    // Branch-free, as the levels are unpredictable; there is room for one more behind the last.
     for (int i = 0; i < n(); ++i) targets[count + i] = k + i;
     count += is_target ? n() : 0;
   });
@@ -37,7 +37,7 @@ void count_exactly(const GradedRow<T>& row, RankCountsRow<T> counted, int64_t co
   counted.targets = chosen, counted.num_targets = count, counted.comparators = steps;
   counted.sums = scratch.exact.reserve(count * L);
   if (row.least == 1) {
-    // Level 0, which has no relevance, costs more than hiding it.
+    // Hiding level 0, which has no relevance, costs less than counting it.
     uint8_t* shown = scratch.levels.reserve(row.items);
     std::replace_copy(row.levels, row.levels + row.items, shown, uint8_t(0), kHidden);
     counted.levels = shown;

@@ -88,7 +88,7 @@ bool widen_range(const T* scores, const uint8_t* levels, int64_t items, int num_
 
 // Adds up how many of the bytes are each of the first `num_levels` levels.
 inline void count_levels(const uint8_t* levels, int64_t items, int64_t num_levels, int64_t* count) {
-  // So many comparisons of a vector take less time than one visit of each item.
+  // This many comparisons of a vector take less time than one visit to each item.
   constexpr int64_t kFewLevels = 16;
   if (num_levels > kFewLevels) {
     int64_t all[256] = {};
@@ -136,7 +136,7 @@ bool survey_row(const RankCountsRow<T>& row, RankCountsScratch<T>& scratch,
   std::copy(grouped.first, grouped.first + L + 1, next);
   constexpr int64_t kFewLevels = 8;
   if (L <= kFewLevels) {
-    // A pass for each level: with cursors in memory every target would wait for the one before it.
+    // One pass per level: with cursors in memory, every target would wait for the one before it.
     for (int64_t l = 0; l < L; ++l)
       for (int64_t t = 0, at = next[l]; at < next[l + 1]; ++t) {
         grouped.order[at] = t;

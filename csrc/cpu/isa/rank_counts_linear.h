@@ -23,7 +23,7 @@ struct ChosenTargets {
 template <class T>
 class LinearRow {
  public:
-  // The row may have other comparators, sums and gradients from pass to pass, nothing else.
+  // Only the row's comparators, sums and gradients may change from pass to pass.
   LinearRow(const RankCountsRow<T>& row, const GroupedRow<T>& grouped, const OrderNeeds& needs,
             RankCountsScratch<T>& scratch)
       : row_(row),
@@ -93,7 +93,7 @@ class LinearRow {
   using Compared =
       ComparedSums<T, derivative_of(pass), last_derivative_of(pass), has_tangent(pass) ? 2 : 1>;
 
-  // By relation of the levels, whether they are compared by the comparator at hand.
+  // Whether levels in each relation are compared by the current comparator.
   using Used = std::array<bool, 3>;
 
   static bool is_used(const Used& used, int64_t l, int64_t target_level) {

@@ -1,5 +1,5 @@
-// Sums over the items between two cuts that move along an order with the points. Nothing is taken
-// away from a sum again, as what is left would have the rounding errors of what is gone. Included
+// Sums over the items between two cuts that move along an order with the points. Nothing is
+// subtracted from a sum, as the rest would keep the rounding errors of what was removed. Included
 // once for each instruction set, hence no include guard.
 
 namespace sodeep_fast {

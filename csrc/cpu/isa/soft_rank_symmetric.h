@@ -7,8 +7,8 @@
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-// Sums in T drift by their length, nearly tied rows' most. So this many terms are added one by one,
-// such sums up to this many items, and sums of items go to a long sum.
+// The rounding error of sums in T grows with their length, most for nearly tied rows. So this many
+// terms are added one by one, such sums up to this many items, and sums of items go to a long sum.
 constexpr int64_t kChain = 16, kTile = 128;
 
 // A vector is stored twice in a row, so that one load turns it by any number of lanes.
