@@ -73,7 +73,7 @@ class ClusterLoss(nn.Module):
         """Returns the loss.
 
         Arguments:
-            embeddings: (B, D) floating-point embeddings; half types are compared in float32.
+            embeddings: (B, D) floating-point embeddings; half precision is compared in float32.
             labels: (B,) integer classes from 0 to C - 1, or (B, L), finest first: class indices,
                 not one-hot.
             indices_tuple, ref_emb, ref_labels: not used; proxies take the place of other items.

@@ -147,7 +147,7 @@ def load_sorter(
             or a file. Write "./lstm" or `Path("lstm")` for a file with such a name; "lstm" alone is
             refused if that file exists.
         map_location: the device to put the sorter on. Default: the CPU.
-        trainable: whether its weights want gradients; see `LSTMSorter`. Default: False.
+        trainable: whether its weights require gradients; see `LSTMSorter`. Default: False.
 
     Returns:
         The sorter, with weights in the dtype they were saved in; frozen and in evaluation mode
