@@ -15,9 +15,9 @@ and one per source. In a wider row such factors would overflow or lose their low
 pair computes its own exponential. A row with a non-finite valid score is NaN; other rows are
 unaffected.
 
-Expected cost on an H200 in float32, with one launch per pass and negligible memory traffic (0.6 and
-10 MB at most): 132 multiprocessors at 1.98 GHz issue 3.3e13 thread instructions a second, and
-4.2e12 special-function results, of which a pair takes 1.5 to 2.5. None of this is measured;
+What it should cost on an H200 in float32, with one launch per pass and negligible memory traffic
+(0.6 and 10 MB at most): 132 multiprocessors at 1.98 GHz issue 3.3e13 thread instructions a second,
+and 4.2e12 special-function results, of which a pair takes 1.5 to 2.5. None of this is measured;
 instructions are counted in the inner loops compiled for sm_90, and tiles are padded.
 
                       (512, 100): 7 million pairs       (8, 100000): 8e10 pairs
