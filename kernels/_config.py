@@ -161,8 +161,8 @@ def prefers_linear(rows: int, n: int) -> bool:
     return n >= 1024 and rows * n * n >= LINEAR_FROM_PAIRS
 
 
-# Items that one program sums, in a few hundred sequential steps, so that float32 sums stay short and
-# rows of a batch are one slice each. Untuned.
+# Items that one program sums, in a few hundred sequential steps, so that float32 sums stay short
+# and rows of a batch are one slice each. Untuned.
 HISTOGRAM_SLICE = 8192
 
 
