@@ -10,6 +10,7 @@ from torch import Tensor
 from sodeep_fast._compiler import are_tracing
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+WIDE_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # for which PyTorch lacks most operators
 MOST_LEVELS = 255  # a level is a byte, and the last value marks ignored items
 
 
@@ -107,7 +108,8 @@ def check_levels(
         return 2 if num_levels is None else num_levels
     if num_levels is not None and torch.compiler.is_compiling():
         return num_levels
-    valid = levels if mask is None else levels.masked_fill(~mask, 0)
+    known = levels.long() if levels.dtype in WIDE_UNSIGNED else levels
+    valid = known if mask is None else known.masked_fill(~mask, 0)
     low, high = (int(value) for value in valid.aminmax()) if levels.numel() > 0 else (0, 0)
     if low < 0 or high >= most:
         raise ValueError(f"levels must be between 0 and {most - 1}, got {low if low < 0 else high}")

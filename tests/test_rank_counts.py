@@ -169,7 +169,9 @@ def test_number_of_levels() -> None:
     assert rank_counts(scores, torch.ones(2, 6).bool(), num_levels=5).counts.shape == (12, 5)
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int32, torch.int64])
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.int8, torch.int32, torch.int64, torch.uint16, torch.uint64]
+)
 def test_any_integers_are_levels(dtype: torch.dtype) -> None:
     scores, levels = make_scores("normal", (3, 40)), random_levels((3, 40), 2)
     expected = rank_counts(scores, levels.bool()).counts
