@@ -148,7 +148,7 @@ def lstm_networks(case: Case, device: str) -> tuple[dict[str, Network], list[Ten
             return network(rows).float()
 
     def by_cuda(rows: Tensor) -> Tensor:
-        weights = list(sorter.lstm.parameters())
+        weights = sorter.lstm()
         if case.head == "dense":
             return sorter.project(lstm_states(rows, weights, backend="cuda"))
         ranks = lstm_states(rows, weights, sorter.linear.weight[0], backend="cuda")

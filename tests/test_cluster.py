@@ -55,6 +55,18 @@ def test_twice_differentiable_in_one_piece() -> None:
     assert torch.autograd.gradgradcheck(lambda given: loss(given, LABELS), embeddings)
 
 
+@pytest.mark.parametrize(
+    "options", [{"chunk_size": None}, {"similarity": lambda q, i: q @ i.T}], ids=str
+)
+def test_a_combination_is_twice_differentiable(options: dict) -> None:
+    loss = SupRankLoss("ap", ClusterLoss(5, 4), **options).double()
+    embeddings = batch()
+    (grad,) = torch.autograd.grad(loss(embeddings, LABELS), embeddings, create_graph=True)
+    (second,) = torch.autograd.grad(grad.square().sum(), embeddings)
+    assert second.isfinite().all()
+    assert (second != 0).any()
+
+
 def test_the_proxies_are_drawn_as_published_and_learned() -> None:
     loss = ClusterLoss(400, 30)
     assert loss.proxies.shape == (30, 400)

@@ -143,6 +143,20 @@ def test_as_pytorch_and_the_reference(name: str, wants: str, training: bool, dev
             torch.testing.assert_close(actual, expected, **NETWORK_ROUNDING)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_converted_layers(training: bool) -> None:
+    """What conversion for several processes, and fusion, make of blocks."""
+    blocks = make_conv_blocks([(1, 5, 3, 0, True, True, 0), (5, 2, 2, 0, True, True, 0)])
+    blocks.train(training)
+    inputs = make_conv_inputs(blocks)
+    expected = conv_stack(inputs, copy.deepcopy(blocks))
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(blocks))
+    if not training:  # in which it wants a GPU
+        torch.testing.assert_close(conv_stack(inputs, converted), expected)
+    padded = nn.ModuleList(nn.Sequential(*block, nn.Identity()) for block in blocks)
+    torch.testing.assert_close(conv_stack(inputs, padded), expected)
+
+
 @pytest.mark.parametrize("batch", [1, 3, 513])
 @pytest.mark.parametrize("length", [1, 2, 101])
 @pytest.mark.parametrize("channels", [1, 7, 100, 129])

@@ -95,6 +95,31 @@ def test_losses_of_embeddings(name: str) -> None:
     check(RETRIEVAL[name], make_scores("normal", (24, 8)))
 
 
+# Of embeddings (24, 8) among references, where a query has to be found.
+AMONG_REFERENCES: dict[str, Function] = {
+    "RecallAtKLoss": lambda x: sf.RecallAtKLoss()(x, LABELS, None, x.detach() * 2, LABELS),
+    "SmoothAPLoss": lambda x: sf.SmoothAPLoss(exclude_query=True)(
+        x, LABELS, None, x.detach().flip(0), LABELS.flip(0)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", [*OPERATORS, *LOSSES, *RETRIEVAL, *AMONG_REFERENCES])
+def test_another_default_device(name: str) -> None:
+    function = {**OPERATORS, **LOSSES, **RETRIEVAL, **AMONG_REFERENCES}[name]
+    inputs = make_scores("normal", (6, ITEMS) if name in {**OPERATORS, **LOSSES} else (24, 8))
+    if name in ("bilstm", "conv_stack", "HappierLoss"):
+        pytest.skip("makes parameters, which belong on the default device")
+    leaf, other = inputs.clone().requires_grad_(), inputs.clone().requires_grad_()
+    expected = function(leaf)
+    with torch.device("meta"):
+        value = function(other)
+    assert torch.equal(value, expected)
+    if value.requires_grad:
+        grads = (torch.autograd.grad(v.sum(), x)[0] for v, x in ((value, other), (expected, leaf)))
+        assert torch.equal(*grads)
+
+
 @pytest.mark.parametrize("name", SORTERS)
 def test_sorters(name: str) -> None:
     check(lambda scores: SORTERS[name]()(scores), make_scores("normal", (6, ITEMS)))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 import sodeep_fast
 from sodeep_fast.sorters.cnn import CNNSorter, ReleasedCNNSorter
@@ -133,6 +134,22 @@ def test_frozen_by_default(name: str) -> None:
     assert scores.grad.abs().max() > 0
     assert all(p.grad is None and not p.requires_grad for p in sorter.parameters())
     assert all(torch.equal(sorter.state_dict()[key], value) for key, value in state.items())
+
+
+def test_an_lstm_whose_weights_are_made() -> None:
+    """By pruning and by parametrizations, of some or of all weights."""
+    sorter, scores = LSTMSorter(5, 2), make_scores("normal", (3, 9))
+    before = sorter(scores)
+    normalized = copy.deepcopy(sorter)
+    parametrizations.weight_norm(normalized.lstm, "weight_hh_l0")
+    for dtype in (torch.float32, torch.float64):
+        torch.testing.assert_close(normalized.to(dtype)(scores.to(dtype)).float(), before)
+    every = [(sorter.lstm, name) for name in dict(sorter.lstm.named_parameters())]
+    prune.global_unstructured(every, prune.RandomUnstructured, amount=0.5)
+    pruned = sorter(scores)
+    assert not torch.allclose(pruned, before)
+    sorter.double()
+    torch.testing.assert_close(sorter(scores.double()).float(), pruned)
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -1,5 +1,6 @@
 """Multistage backpropagation: equal to the plain step, with dropout, batch norm and proxies."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -52,6 +53,30 @@ def test_it_is_the_plain_step(loss: nn.Module, size: int, training: bool) -> Non
         assert torch.equal(one, other)
     for grad, parameter in zip(proxies, loss.parameters(), strict=True):
         torch.testing.assert_close(parameter.grad, grad)
+
+
+class Centred(nn.Module):
+    """Less a running mean, which is a new tensor at every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 3).double()
+        self.register_buffer("centre", torch.zeros(6, dtype=torch.float64))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.centre = 0.9 * self.centre + 0.1 * inputs.mean(0)
+        return self.linear(inputs - self.centre)
+
+
+def test_buffers_that_are_replaced_move_once() -> None:
+    torch.manual_seed(0)
+    plain, batches = Centred(), make_batches(5)
+    staged, before = copy.deepcopy(plain), plain.centre
+    SmoothAPLoss()(torch.cat([plain(inputs) for inputs, _ in batches]), LABELS).backward()
+    multistage_step(staged, batches, SmoothAPLoss())
+    assert not torch.equal(plain.centre, before)
+    assert torch.equal(staged.centre, plain.centre)
+    torch.testing.assert_close(staged.linear.weight.grad, plain.linear.weight.grad)
 
 
 def test_gradients_are_added_to_what_is_there() -> None:
@@ -137,6 +162,13 @@ def test_what_is_wrong_is_found_before_the_network_runs(
 ) -> None:
     with pytest.raises(error, match=match):
         multistage_step(Refusing(3, 2), batches, loss)
+
+
+def test_a_static_graph_is_refused() -> None:
+    model = network()
+    model.static_graph = True  # as DistributedDataParallel has it
+    with pytest.raises(ValueError, match=r"model must not be a .* with static_graph=True"):
+        multistage_step(model, make_batches(5), SmoothAPLoss())
 
 
 def test_bad_models() -> None:

@@ -207,6 +207,24 @@ def test_a_resumed_run_is_the_same_run() -> None:
     assert same(whole.sorter.state_dict(), resumed.sorter.state_dict())
 
 
+@pytest.mark.parametrize("how", ["assign", "meta"])
+def test_it_goes_on_with_other_parameters(how: str) -> None:
+    batches = [make_scores("normal", (4, 6), seed=seed) for seed in range(4)]
+    whole = OnlineSorter(MLPSorter(6, 7), lr=0.01)
+    for scores in batches[:2]:
+        whole(scores)
+        whole.update()
+    with torch.device("meta" if how == "meta" else "cpu"):
+        other = OnlineSorter(MLPSorter(6, 7))
+    state = copy.deepcopy(whole.state_dict())
+    other.load_state_dict(state, assign=True)
+    for scores in batches[2:]:
+        for online in (whole, other):
+            online(scores)
+            online.update()
+    assert same(whole.sorter.state_dict(), other.sorter.state_dict())
+
+
 def test_it_goes_on_in_another_dtype() -> None:
     online = OnlineSorter(MLPSorter(6, 7), lr=0.01)
     for dtype in (torch.float32, torch.float64, torch.float32):

@@ -6,7 +6,7 @@ import math
 import pytest
 import scipy.stats
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sodeep_fast import HandcraftedSorter, SpearmanLoss, hard_rank, soft_rank, spearman_loss
 from sodeep_fast.reference.spearman import spearman_loss as reference_spearman_loss
@@ -22,6 +22,16 @@ def random_case(*shape: int, device: str = "cpu") -> tuple[Tensor, Tensor, Tenso
     targets = make_scores("tied", shape, dtype=torch.float64, seed=1, device=device)
     lengths = torch.arange(math.prod(shape[:-1]), device=device).view(*shape[:-1], 1)
     return predictions, targets, torch.arange(shape[-1], device=device) < lengths
+
+
+def test_the_scale_of_a_sorter_in_a_wrapper() -> None:
+    predictions, targets, mask = random_case(5, 20)
+    for normalize in (False, True):
+        sorter = HandcraftedSorter(normalize=normalize)
+        expected = spearman_loss(predictions, targets, sorter, mask=mask)
+        wrapper = nn.DataParallel(nn.DataParallel(sorter))
+        assert not hasattr(wrapper, "normalize")
+        assert torch.equal(spearman_loss(predictions, targets, wrapper, mask=mask), expected)
 
 
 def test_worked_literal() -> None:

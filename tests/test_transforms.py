@@ -7,6 +7,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.func import functional_call, grad, jacrev, vmap
 
 from sodeep_fast import (
@@ -121,6 +122,32 @@ LOSSES: list[tuple[nn.Module, Tensor]] = [
     (NDCGLoss(), torch.stack([CLASSES, CLASSES // 2], 1)),
     (HappierLoss(8, 4), torch.stack([CLASSES, CLASSES // 2], 1)),
 ]
+
+
+@pytest.mark.kernels
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # of forward_ad itself
+@pytest.mark.parametrize("name", OPERATORS)
+def test_forward_mode_is_refused(name: str) -> None:
+    """Rather than a derivative of 0."""
+    scores = make_scores("normal", (2, 6))
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(scores, torch.ones_like(scores))
+        with pytest.raises((NotImplementedError, RuntimeError), match=r"forward-mode|jvp"):
+            OPERATORS[name](dual)
+        reference = soft_rank(dual, backend="reference")
+        assert forward_ad.unpack_dual(reference).tangent is not None
+        assert OPERATORS[name](scores).isfinite()
+
+
+@pytest.mark.kernels
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
+def test_forward_mode_of_the_lstm_is_refused() -> None:
+    sorter = LSTMSorter(3, 1)
+    scores = make_scores("normal", (2, 6))
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(scores, torch.ones_like(scores))
+        with pytest.raises((NotImplementedError, RuntimeError), match=r"forward-mode|jvp"):
+            sorter(dual)
 
 
 def test_jacobian_of_no_counts() -> None:

@@ -90,11 +90,11 @@ class ClusterLoss(nn.Module):
         with torch.autocast(embeddings.device.type, enabled=False):
             vectors = embeddings.to(self._common_dtype(embeddings))
             vectors = unit_length(vectors) if self.normalize else vectors
-            return self._evaluate(vectors, finest)
+            return self._evaluate(vectors, finest, self.chunk_size)
 
-    def of_vectors(self, vectors: Tensor, labels: Tensor) -> Tensor:
+    def of_vectors(self, vectors: Tensor, labels: Tensor, chunk_size: ChunkSize) -> Tensor:
         """Returns the loss of embeddings that are already normalized, if this loss normalizes."""
-        return self._evaluate(vectors, self._finest(vectors, labels))
+        return self._evaluate(vectors, self._finest(vectors, labels), chunk_size)
 
     def _finest(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Returns the classes, or raises unless they and the embeddings fit the proxies."""
@@ -112,10 +112,10 @@ class ClusterLoss(nn.Module):
             raise ValueError(f"labels must be between 0 and {classes - 1}, got {wrong}")
         return finest
 
-    def _evaluate(self, vectors: Tensor, finest: Tensor) -> Tensor:
+    def _evaluate(self, vectors: Tensor, finest: Tensor, chunk_size: ChunkSize) -> Tensor:
         wide = self._common_dtype(vectors)
         items = unit_length(self.proxies.to(wide)) / self.temperature
-        return evaluate(vectors.to(wide), items, _Terms(finest, self.gather), self.chunk_size)
+        return evaluate(vectors.to(wide), items, _Terms(finest, self.gather), chunk_size)
 
     def _common_dtype(self, vectors: Tensor) -> torch.dtype:
         """Returns the dtype in which vectors are compared with the proxies."""

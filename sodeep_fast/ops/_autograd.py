@@ -14,11 +14,12 @@ How each kind of function gets its derivative:
   `sodeep_fast._compiler`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from sodeep_fast._compiler import are_transforming
 
@@ -68,4 +69,16 @@ def call(name: str, *inputs: Any) -> Any:
     """Calls the operator of that name in `torch.ops.sodeep_fast`."""
     if name in _FUNCTIONS and are_transforming():
         return _FUNCTIONS[name].apply(*inputs)
+    refuse_tangents(name, inputs)
     return getattr(torch.ops.sodeep_fast, name)(*inputs)
+
+
+def refuse_tangents(name: str, inputs: Iterable[Any]) -> None:
+    """Raises for inputs of forward-mode AD, whose tangents an operator would silently drop."""
+    if forward_ad._current_level < 0:
+        return
+    for value in inputs:
+        if isinstance(value, Tensor) and forward_ad.unpack_dual(value).tangent is not None:
+            raise NotImplementedError(
+                f"{name} has no forward-mode derivative; backend='reference' may have one"
+            )

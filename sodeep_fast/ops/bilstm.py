@@ -13,6 +13,7 @@ from sodeep_fast._compiler import are_transforming, constant_in_graphs
 from sodeep_fast.kernels._layouts import lstm_shared_bytes
 from sodeep_fast.kernels._precisions import DTYPES
 from sodeep_fast.ops import _backend
+from sodeep_fast.ops._autograd import refuse_tangents
 from sodeep_fast.ops._bilstm_layer import SAVED_BY_CPP, WEIGHTS_PER_LAYER, cpp_rounds
 from sodeep_fast.reference.bilstm import bilstm as reference_bilstm
 
@@ -150,6 +151,7 @@ def _bilstm(
         if obstacle:
             return _project(_by_torch(scores, weights, precision), head)
 
+    refuse_tangents("bilstm", [scores, *weights, head])
     compute = rank_dtype(weights[0])
     layer_of: Callable[..., tuple[Tensor, ...]]
     if on_gpu:

@@ -24,13 +24,14 @@ from sodeep_fast.reference.conv_stack import conv_stack as reference_conv_stack
 # bfloat16, one core of a Zen 5, 2026-11), 256 were fastest. What a block writes is then below the
 # 32 MiB from which glibc's malloc always asks the system for new pages.
 ROWS = 256
+Norm = nn.BatchNorm1d | nn.SyncBatchNorm
 
 
 class Block(NamedTuple):
     """The layers of one block; None for a layer it does not have."""
 
     conv: nn.Conv1d
-    norm: nn.BatchNorm1d | None
+    norm: Norm | None
     activation: nn.ReLU | nn.PReLU | None
 
 
@@ -45,8 +46,8 @@ def conv_stack(inputs: Tensor, blocks: Sequence[nn.Module], *, backend: str = "a
     Arguments:
         inputs: (b, c, t) floating point, of the dtype of the parameters unless autocast is on.
         blocks: modules, each an `nn.Conv1d` (stride, dilation and groups 1, zero padding or none),
-            or an `nn.Sequential` of one, an optional `nn.BatchNorm1d`, and an optional `nn.ReLU` or
-            `nn.PReLU`.
+            or an `nn.Sequential` of one, an optional `nn.BatchNorm1d` or `nn.SyncBatchNorm`, and an
+            optional `nn.ReLU` or `nn.PReLU`.
         backend: "auto" uses PyTorch's convolutions (oneDNN and cuDNN). "triton" runs one kernel per
             block on a GPU; it requires batch normalization in evaluation mode, at most one slope
             per PReLU and parameters that require no gradient. It is not yet measured on a GPU, so
@@ -88,10 +89,11 @@ def conv_stack(inputs: Tensor, blocks: Sequence[nn.Module], *, backend: str = "a
 def _parse(block: nn.Module, index: int) -> Block:
     """Returns the layers of a block, or raises TypeError saying what it should consist of."""
     layers = list(block) if isinstance(block, nn.Sequential) else [block]
+    layers = [layer for layer in layers if not isinstance(layer, nn.Identity)]  # what fusion leaves
     conv, *rest = layers if layers else [None]
-    norm: nn.BatchNorm1d | None = None
+    norm: Norm | None = None
     activation: nn.ReLU | nn.PReLU | None = None
-    if rest and isinstance(rest[0], nn.BatchNorm1d):
+    if rest and isinstance(rest[0], (nn.BatchNorm1d, nn.SyncBatchNorm)):
         norm, rest = rest[0], rest[1:]
     if rest and isinstance(rest[0], (nn.ReLU, nn.PReLU)):
         activation, rest = rest[0], rest[1:]
@@ -224,7 +226,7 @@ def _run_frozen(image: Tensor, parts: list[Block]) -> Tensor:
     return torch.cat(results) if len(results) > 1 else results[0]
 
 
-def _fold(conv: nn.Conv1d, norm: nn.BatchNorm1d | None) -> tuple[Tensor, Tensor]:
+def _fold(conv: nn.Conv1d, norm: Norm | None) -> tuple[Tensor, Tensor]:
     """Returns the weight and bias of a convolution and of the normalization that follows it.
 
     Normalization by fixed statistics is affine: it is the convolution with rows scaled.

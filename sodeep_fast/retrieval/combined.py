@@ -83,9 +83,12 @@ class CombinedLoss(RetrievalLoss):
         self, vectors: Tensor, embeddings: Tensor, labels: Tensor, *others: Any
     ) -> Tensor:
         total = super()._loss_of_vectors(vectors, embeddings, labels, *others)
+        # A similarity allows second derivatives, for which such a loss needs a single chunk.
+        chunk_size = self.chunk_size if self.similarity is None else None
         for loss, weight in zip(self.losses, self.weights, strict=True):
             if self._shares_vectors(loss):
-                total = total + weight * loss.of_vectors(vectors, labels)  # type: ignore[operator]
+                value = loss.of_vectors(vectors, labels, chunk_size)  # type: ignore[operator]
+                total = total + weight * value
         return total
 
     def _shares_vectors(self, loss: nn.Module) -> bool:

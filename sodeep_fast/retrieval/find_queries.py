@@ -112,7 +112,8 @@ def _hashes(columns: list[Tensor], rows: Tensor | None = None) -> Tensor:
     """Returns (n,) int64 hashes, equal for equal rows and hardly ever otherwise."""
     generator = torch.Generator().manual_seed(0)
     width, device = sum(each.shape[1] for each in columns), columns[0].device
-    factors = torch.randint(torch.iinfo(torch.int64).max, (width,), generator=generator).to(device)
+    largest = torch.iinfo(torch.int64).max
+    factors = torch.randint(largest, (width,), generator=generator, device="cpu").to(device)
     parts = []
     for some in _chunks(len(columns[0]) if rows is None else len(rows), width):
         chosen = some if rows is None else rows[some]
@@ -181,7 +182,8 @@ def _near(
     """Finds which of the item `rows`, all with labels of queries, are near which queries."""
     size = queries.shape[1]
     generator = torch.Generator().manual_seed(1)
-    directions = torch.randn(size, PROJECTIONS, dtype=torch.float64, generator=generator)
+    with torch.device("cpu"):  # which need not be the default device
+        directions = torch.randn(size, PROJECTIONS, dtype=torch.float64, generator=generator)
     directions = functional.normalize(directions, dim=0).to(queries.device)
     places = likeness.places(queries, directions)
     item_places = torch.cat(

@@ -64,7 +64,7 @@ def multistage_step(
         )
     batches = _checked_batches(batches)
     labels = torch.cat([each for _, each in batches])
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    buffers = _buffers(model)
     devices = sorted({tensor.get_device() for tensor in model.parameters() if tensor.is_cuda})
 
     states, parts = [], []
@@ -72,7 +72,8 @@ def multistage_step(
         for inputs, own_labels in batches:
             states.append(_random_state(devices))
             parts.append(_checked_embeddings(model(inputs), own_labels))
-        for buffer, before in buffers:
+        for module, name, buffer, before in buffers:
+            module._buffers[name] = buffer  # which the model may have replaced
             buffer.copy_(before)
 
     embeddings = torch.cat(parts).requires_grad_()
@@ -97,6 +98,11 @@ def _check_model(model: nn.Module) -> None:
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("model must have a parameter that requires a gradient, got none")
+    if getattr(model, "static_graph", False):
+        raise ValueError(
+            "model must not be a DistributedDataParallel with static_graph=True, which cannot skip "
+            "averaging gradients after the first batches"
+        )
 
 
 def _checked_batches(batches: Iterable[tuple[Any, Tensor]]) -> list[tuple[Any, Tensor]]:
@@ -152,6 +158,15 @@ def _check_value(value: Tensor) -> None:
         raise ValueError(f"loss must return a scalar, got shape {tuple(value.shape)}")
     if not value.requires_grad:
         raise ValueError("loss must return a value with a graph, got one without")
+
+
+def _buffers(model: nn.Module) -> list[tuple[nn.Module, str, Tensor, Tensor]]:
+    """Returns every buffer with its module, its name there, and a copy of its values."""
+    return [
+        (module, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
 
 
 def _random_state(devices: list[int]) -> list[Tensor]:

@@ -31,6 +31,9 @@ class CNNSorter(LearnedSorter):
     of the first block's ReLUs are spread out, and long kernels are equal at all distances but 0.
     This variant trains faster, and is far more accurate.
 
+    Kernels are laid out channels last in memory, as oneDNN reads them; what takes only contiguous
+    parameters, such as `parameters_to_vector` and `safetensors.torch.save_file`, refuses them.
+
     Arguments:
         length: the length of the rows.
         depth: the number of blocks; 2 to 10 in the paper's Fig. 4. Default: 8.

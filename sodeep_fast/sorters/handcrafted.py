@@ -59,12 +59,15 @@ class HandcraftedSorter(nn.Module):
         self.normalize = normalize
         self.method = method
         self.backend = backend
-        self.log_lam = nn.Parameter(torch.tensor(math.log(lam))) if learnable else None
+        # Not a scalar, which FSDP cannot shard.
+        self.log_lam = nn.Parameter(torch.tensor([math.log(lam)])) if learnable else None
 
     @property
     def lam(self) -> float:
         """The current steepness."""
-        return self._lam if self.log_lam is None else math.exp(self.log_lam.item())
+        if self.log_lam is None or self.log_lam.is_meta:
+            return self._lam
+        return math.exp(self.log_lam.item())
 
     def forward(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
         """Returns the ranks of `scores`.

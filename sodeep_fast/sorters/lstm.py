@@ -21,7 +21,8 @@ LEAST_ROWS = 60  # that the weights are read for at a time
 class ScalarLSTM(nn.Module):
     """The weights of a bidirectional `nn.LSTM` that reads one score a step, under its names.
 
-    Not an `nn.LSTM` itself, as torch.compile refuses to trace those.
+    Not an `nn.LSTM` itself, as torch.compile refuses to trace those. Calling it returns the
+    weights in the order of `nn.LSTM.parameters()`, as pruning and parametrizations make them.
 
     Arguments:
         hidden_size: the hidden units of each direction.
@@ -39,24 +40,30 @@ class ScalarLSTM(nn.Module):
         super().__init__()
         self.hidden_size = hidden_size
         self.num_layers = num_layers
-        for name, weight in self._make().named_parameters():
+        made = dict(self._make().named_parameters())
+        self._names = list(made)
+        for name, weight in made.items():
             self.register_parameter(name, weight)
 
     def _make(self) -> nn.LSTM:
         return nn.LSTM(1, self.hidden_size, self.num_layers, batch_first=True, bidirectional=True)
 
+    def forward(self) -> list[Tensor]:
+        return [getattr(self, name) for name in self._names]
+
     def as_torch(self) -> nn.LSTM:
         """Returns PyTorch's module sharing these weights, laid out as cuDNN wants them."""
         with torch.device("meta"):
             lstm = self._make()
-        for name, weight in self.named_parameters():
-            setattr(lstm, name, weight)
+        for name in self._names:
+            setattr(lstm, name, self.get_parameter(name))
         lstm.flatten_parameters()
         return lstm
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ScalarLSTM":
         super()._apply(fn, recurse)
-        self.as_torch()
+        if all(name in self._parameters for name in self._names):
+            self.as_torch()
         return self
 
 
@@ -124,7 +131,7 @@ class LSTMSorter(LearnedSorter):
 
     def _ranks(self, rows: Tensor) -> Tensor:
         """The ranks / n (b, n)."""
-        weights = list(self.lstm.parameters())
+        weights = self.lstm()
         if self.length is None:
             return rounded_bilstm(rows, weights, self.linear.weight[0]) + self.linear.bias
         return self.project(rounded_bilstm(rows, weights))

@@ -29,8 +29,10 @@ class OnlineSorter(nn.Module):
     does not reach them, and an optimiser of the loss module's parameters leaves them unchanged. To
     train them on the loss instead, make the sorter trainable, and do not use this class.
 
-    `state_dict` includes Adam's state, so that a run can be resumed. `save_sorter` takes only the
-    inner sorter, the attribute `sorter`.
+    `state_dict` includes Adam's state, so that a run can be resumed (not by
+    torch.distributed.checkpoint, which fills only entries that exist). `save_sorter` takes only the
+    inner sorter, the attribute `sorter`. Each process of DistributedDataParallel trains its own
+    copy, on its own scores.
 
     Arguments:
         sorter: a learned sorter, such as `LSTMSorter`; its weights will require no gradients.
@@ -66,6 +68,8 @@ class OnlineSorter(nn.Module):
         self.keep = keep
         self.optimizer = torch.optim.Adam(sorter.parameters(), lr)
         self._seen: deque[tuple[Tensor, Tensor | None]] = deque()
+        self._loaded: dict[str, Any] | None = None
+        self.register_load_state_dict_post_hook(OnlineSorter._finish_loading)
 
     def get_extra_state(self) -> dict[str, Any]:
         """Returns Adam's state, which `state_dict` keeps beside the sorter's weights."""
@@ -73,7 +77,14 @@ class OnlineSorter(nn.Module):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Takes Adam's state from a `state_dict`."""
-        self.optimizer.load_state_dict(state)
+        self._loaded = state
+
+    def _finish_loading(self, _: Any) -> None:
+        """Gives Adam its state, once the parameters whose dtype and device it takes are loaded."""
+        self._follow_parameters()
+        if self._loaded is not None:
+            self.optimizer.load_state_dict(self._loaded)
+            self._loaded = None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "OnlineSorter":
         """Converts Adam's moments along with the weights, whose dtype and device they share."""
@@ -82,6 +93,17 @@ class OnlineSorter(nn.Module):
             for name in ("exp_avg", "exp_avg_sq"):
                 state[name] = fn(state[name])
         return self
+
+    def _follow_parameters(self) -> None:
+        """Hands Adam the sorter's parameters where loading or conversion has replaced them."""
+        now = list(self.sorter.parameters())
+        (group,) = self.optimizer.param_groups
+        if all(old is new for old, new in zip(group["params"], now, strict=True)):
+            return
+        kept = self.optimizer.state_dict()
+        group["params"] = now
+        self.optimizer.state.clear()
+        self.optimizer.load_state_dict(kept)
 
     @property
     def normalize(self) -> bool:
@@ -135,6 +157,7 @@ class OnlineSorter(nn.Module):
         self._seen.clear()
         if not batches:
             return None
+        self._follow_parameters()
         self.sorter.requires_grad_(True)
         try:
             differences = [

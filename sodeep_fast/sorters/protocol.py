@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sodeep_fast._compiler import are_tracing
 from sodeep_fast.ops.hard_rank import hard_rank
@@ -17,7 +17,8 @@ Sorter = Callable[..., Tensor]
 
 To be used with masks, it also takes `mask=` (b, n), and returns rank 0 where that is False. Its
 attribute `normalize` says whether its ranks are divided by n (by the number of valid entries of the
-row). Without the attribute they are assumed to be, as in SoDeep.
+row). Without the attribute they are assumed to be, as in SoDeep. Wrappers that hold the sorter as
+`.module`, such as `DistributedDataParallel`, are looked through.
 """
 
 
@@ -51,7 +52,7 @@ def relative_ranks(sorter: Sorter, scores: Tensor, mask: Tensor | None = None) -
             f"got {tuple(ranks.shape)}"
         )
     if _divides(sorter):
-        if not hasattr(sorter, "normalize"):
+        if not hasattr(_unwrapped(sorter), "normalize"):
             _warn_of_plain_ranks(ranks)
         return ranks.view(scores.shape)
     ranks = ranks.view(scores.shape)
@@ -67,7 +68,16 @@ def _divides(sorter: Sorter) -> bool:
         function = function.func
     if function is soft_rank or function is hard_rank:
         return bool(options.get("normalize", False))
-    return getattr(sorter, "normalize", True)
+    return getattr(_unwrapped(sorter), "normalize", True)
+
+
+def _unwrapped(sorter: Any) -> Any:
+    """Returns the sorter inside wrappers such as `DistributedDataParallel`."""
+    while not hasattr(sorter, "normalize") and isinstance(
+        inner := getattr(sorter, "module", None), nn.Module
+    ):
+        sorter = inner
+    return sorter
 
 
 def _warn_of_plain_ranks(ranks: Tensor) -> None:

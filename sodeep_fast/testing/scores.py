@@ -18,4 +18,6 @@ def make_scores(
 ) -> Tensor:
     """Returns scores of a named distribution, the same for every dtype up to its rounding."""
     generator = torch.Generator().manual_seed(seed)
-    return DISTRIBUTIONS[distribution](generator, shape).to(dtype).to(device)
+    with torch.device("cpu"):
+        scores = DISTRIBUTIONS[distribution](generator, shape)
+    return scores.to(dtype).to(device)

@@ -158,8 +158,10 @@ def gradient_use(
     check_count(steps, "steps", least=0)
     generator = torch.Generator().manual_seed(seed)
     scores = generate_scores(vectors, length, dist, generator=generator).to(device)
-    start = torch.randn(vectors, length, generator=generator).to(device)
-    targets = hard_rank(torch.rand(vectors, length, generator=generator), normalize=True).to(device)
+    with torch.device("cpu"):  # which need not be the default device
+        start = torch.randn(vectors, length, generator=generator).to(device)
+        order = torch.rand(vectors, length, generator=generator).to(device)
+    targets = hard_rank(order, normalize=True)
 
     gradient = _gradient(sorter, scores, targets)
     size = gradient.square().mean(-1, keepdim=True).sqrt()
@@ -197,7 +199,8 @@ def _vectors(
     for begin in range(0, vectors, _ROWS):
         shape = (min(_ROWS, vectors - begin), length)
         if isinstance(dist, str) and dist in UNSEEN:
-            scores = UNSEEN[dist](generator, shape).float()
+            with torch.device("cpu"):
+                scores = UNSEEN[dist](generator, shape).float()
             yield scores, hard_rank(scores, normalize=True)
         else:
             yield generate_batch(*shape, dist, generator=generator)
