@@ -18,7 +18,7 @@ struct LstmWeights {
   const T* biases[2];  // [4 hidden] each
 };
 
-// The same, as the kernels of one instruction set read them; cpu/bilstm_pack.h has the layouts.
+// The same, as the kernels of one instruction set read them; isa/bilstm_pack.h has the layouts.
 template <class T>
 struct PackedLstmWeights {
   T *bias, *input, *recurrent;                 // of the gates
@@ -49,7 +49,7 @@ using Half = uint16_t;  // the bits of one
 struct Bf16 {
   uint16_t bits;
 };
-// What a layer reads of another: numbers of T or, where products round them, of bfloat16.
+// What one layer passes to another: numbers of T or, if products round them, of bfloat16.
 template <class T, class S>
 using LstmValue = std::conditional_t<std::is_same_v<T, S>, T, Bf16>;
 
@@ -78,7 +78,7 @@ struct LstmBackward {
   using Value = LstmValue<T, S>;
 
   LstmForward<T, S> forward;
-  // Of these three, one is not null.
+  // Exactly one of these three is not null.
   Sequence<const Value> grad;           // [steps, batch, 2 hidden]
   Sequence<const T> exact_grad;         // the same before it is rounded
   Sequence<const T> projected_grad[2];  // [steps, batch] by direction, if there is a head
@@ -97,7 +97,7 @@ struct LstmWeightGrads {
   T* bias;       // [4 hidden]
 };
 
-// A direction of a few rows, which run through all the steps by themselves.
+// One direction of a few rows; a tile runs through all steps independently of the others.
 struct LstmTile {
   int direction;
   int64_t first, rows;
@@ -126,14 +126,14 @@ struct LstmKernels {
   int64_t product_rows;  // that are multiplied together
   LstmPacking<T> forward_packing, backward_packing;
   void (*forward)(const LstmForward<T, S>& call, const LstmTile& tile, LstmScratch<T, S>& scratch);
-  // Adds to the gradients of the weights, in a layout of its own, and to that of the direction's
+  // Adds to the gradients of the weights, in its own layout, and to the gradient of the direction's
   // part of the head [hidden], unless they are null.
   void (*backward)(const LstmBackward<T, S>& call, const LstmTile& tile, T* weight_grads,
                    T* head_grad, LstmScratch<T, S>& scratch);
   void (*add)(LstmValue<T, S>* sums, const T* a, const T* b, int64_t count);
   void (*add_exactly)(T* sums, const T* a, const T* b, int64_t count);
   int64_t (*weight_grads_size)(const LstmLayer<T>& layer);
-  // Sums `count` of them into PyTorch's layout.
+  // Sums `count` such gradients of the weights into PyTorch's layout.
   void (*sum_weight_grads)(const LstmLayer<T>& layer, const T* parts, int64_t count,
                            const LstmWeightGrads<T>& sums);
 };

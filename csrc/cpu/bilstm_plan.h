@@ -11,8 +11,8 @@
 
 namespace sodeep_fast {
 
-// The rows of a tile, and the groups of tiles that one task takes in turn, of both directions or of
-// one.
+// Splits rows into tiles, and tiles into groups. A task takes the tiles of one group in turn, in
+// both directions or in one.
 struct LstmPlan {
   int64_t batch, rows, tiles, groups;
   bool both;

@@ -1,24 +1,24 @@
-// The derivative of a few rows of one direction, from the last step that it took to the first.
-// Included once for each instruction set, hence no include guard.
+// The backward of a few rows of one direction, from its last step to its first. Included once for
+// each instruction set, hence no include guard.
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-// What the backward reads of a tile's forward, from the step `begin` of the direction on.
+// What the backward reads of a tile's forward, starting at step `begin` of the direction.
 template <class T>
 struct SavedSteps {
-  Sequence<const Saved<T>> values;  // [steps from begin on, row of the tile, kLstmSaved hidden]
+  Sequence<const Saved<T>> values;  // [step - begin, row of the tile, kLstmSaved hidden]
   int64_t begin;
 
   const Saved<T>* at(int64_t s, int64_t r) const { return values.at(s - begin, r); }
 };
 
-// One step of one row, from the gradient of its output, factor * grad, and that of its hidden
-// state, `panel_size` numbers from panel to panel: writes the gradients of its gates [block, gate,
-// lane], packed, and what goes back to the cell state before, and adds those of the gates and their
-// products with a single feature to the exact sums, and factor times the hidden state to those of
-// the head, unless they are null; returns the gradient of a single feature, if `weights` of the
-// input are given.
+// One step of one row, from the gradients of its output, factor * grad, and of its hidden state,
+// whose panels lie `panel_size` numbers apart. Writes the packed gradients of its gates [block,
+// gate, lane], and replaces the gradient of its cell state by that of the one before. Unless they
+// are null, adds to `exact` the gradients of the gates and their products with a single feature,
+// and to `of_head` factor times the hidden state. Returns the gradient of a single feature, if
+// `weights` of the input are given.
 template <class T, class Grad>
 SODEEP_FAST_INLINE T backward_row(const LstmLayer<T>& layer, const SavedSteps<T>& steps, int64_t s,
                                   int64_t r, T factor, const Grad* grad, const T* grad_hidden,
@@ -56,8 +56,8 @@ SODEEP_FAST_INLINE T backward_row(const LstmLayer<T>& layer, const SavedSteps<T>
   return weights != nullptr ? reduce<T>(input_grad, [](T a, T b) { return a + b; }) : T(0);
 }
 
-// What the backward reads of a tile's steps from `begin` to `end`, of one segment unless all steps
-// have been saved.
+// What the backward reads of a tile's steps from `begin` to `end`. Recomputes it, for one segment,
+// unless all steps have been saved.
 template <class T>
 SavedSteps<T> read_steps(const LstmForward<T, Saved<T>>& call, const LstmTile& tile, int64_t begin,
                          int64_t end, LstmScratch<T, Saved<T>>& scratch) {
@@ -82,18 +82,18 @@ SavedSteps<T> read_steps(const LstmForward<T, Saved<T>>& call, const LstmTile& t
   return {{again.saved[tile.direction].data, step, row}, begin};
 }
 
-// What a tile carries from step to step, and what it gathers of several.
+// What a tile carries from step to step, and what it collects over several steps.
 template <class T>
 struct BackwardState {
   T* grad_hidden;  // [panel, row, kPanelColumns]
   T* grad_cell;    // [row, unit]
   T* packed;       // gradients of the gates [step, row, piece, (block, gate, lane)]
   T* exact;        // their sums [block, kExact, gate, lane], or null
-  T* of_head;      // [unit] of its gradient, what one step adds, or null
+  T* of_head;      // [unit] what one step adds to the head's gradient, or null
   T* head_grad;    // [hidden]
 };
 
-// The step that the direction took after s others, the k-th of several that are gathered.
+// Step s of the direction, the k-th of several whose gradients are collected.
 template <class T>
 void backward_step(const LstmBackward<T, Saved<T>>& call, const LstmTile& tile,
                    const SavedSteps<T>& steps, int64_t s, const BackwardState<T>& state,
@@ -131,7 +131,8 @@ void backward_step(const LstmBackward<T, Saved<T>>& call, const LstmTile& tile,
         packed_panel_size<T>(depth), column_panels<T>(layer.hidden), state.grad_hidden);
 }
 
-// Where a tile writes the gradient of several features, and reads the first direction's part.
+// Where a tile writes the gradient of several features and, for the sum, reads the first
+// direction's part.
 template <class T>
 struct InputGrads {
   Sequence<T> parts[2];  // [steps, row of the tile, features], the second one or null
@@ -157,7 +158,7 @@ struct InputGrads {
   }
 };
 
-// The gradients of the input at `count` steps back from the one after `last` others.
+// The gradients of the input at `count` steps of the direction, from step `last` backwards.
 template <class T>
 void input_gradients(const LstmLayer<T>& layer, const LstmTile& tile, int64_t last, int64_t count,
                      const T* packed, T* sums, const InputGrads<T>& grads) {
@@ -189,8 +190,8 @@ void lstm_backward(const LstmBackward<T, Saved<T>>& call, const LstmTile& tile, 
                                ? input_steps
                                : std::max(input_steps, steps_together(tile, kWeightRows));
   const int64_t total = together * tile.rows;
-  // Padded to whole panels of columns and, as products that begin at a step's rows may read beyond
-  // the last one's, of rows.
+  // Columns are padded to whole panels, and rows because a product that begins at the last step's
+  // rows may read beyond them.
   const int64_t for_hidden =
       column_panels<T>(layer.hidden) * padded_rows(tile.rows) * kPanelColumns<T>;
   const int64_t for_input = multiplies_input

@@ -19,7 +19,7 @@ struct LstmCell {
 
 #ifndef SODEEP_FAST_ROUNDS
 
-// exp(x) to twice the digits of T, nearly, as scale + scale * part; NaN stays NaN.
+// exp(x) as scale + scale * part, which together have more digits than one T; NaN stays NaN.
 template <class T>
 struct AccurateExponential {
   Vec<T> scale, part;
@@ -34,8 +34,8 @@ struct AccurateExponential {
 
   SODEEP_FAST_INLINE Vec<T> minus_one() const { return part * scale + (scale - 1); }
 
-  // numerator / (exp(x) + 1), rounded little more than once: the rounding error of the denominator
-  // counts too.
+  // numerator / (exp(x) + 1), with little more than one rounding error: that of the denominator is
+  // corrected.
   SODEEP_FAST_INLINE Vec<T> divide_by_plus_one(Vec<T> numerator) const {
     const Vec<T> base = scale + 1, denominator = part * scale + base;
     const Vec<T> lost = part * scale + (base - denominator);
@@ -69,7 +69,7 @@ SODEEP_FAST_INLINE Vec<T> hyperbolic_tangent(Vec<T> x) {
   return one[0];
 }
 
-// From the gates before their activation, times their factors, and the cell states before.
+// From the gates' preactivations, times their factors, and the previous cell states.
 template <class T, int kCount>
 SODEEP_FAST_INLINE void run_cells(const Vec<T> (&gates)[kCount][kGates],
                                   const Vec<T> (&c_before)[kCount], LstmCell<T> (&cells)[kCount]) {
@@ -109,9 +109,9 @@ SODEEP_FAST_INLINE Vec<T> hyperbolic_tangent(Vec<T> x) {
   return (1 - e) * reciprocal<T>(1 + e);
 }
 
-// From the gates before their activation, times their factors, and the cell states before. What is
-// multiplied has three digits; so the activations share their denominators, two divisions instead
-// of five.
+// From the gates' preactivations, times their factors, and the previous cell states. Products are
+// of numbers with three digits, so the activations may share denominators: two divisions instead of
+// five.
 template <class T, int kCount>
 SODEEP_FAST_INLINE void run_cells(const Vec<T> (&gates)[kCount][kGates],
                                   const Vec<T> (&c_before)[kCount], LstmCell<T> (&cells)[kCount]) {
@@ -140,20 +140,19 @@ SODEEP_FAST_INLINE void run_cells(const Vec<T> (&gates)[kCount][kGates],
 
 #endif
 
-// The derivatives of a cell with respect to its gates before their activation and to the cell state
-// before, and its hidden state.
+// The gradients of a cell's preactivations and of the previous cell state; and its hidden state.
 template <class T>
 struct LstmCellGrads {
   Vec<T> gates[kGates], c_before, hidden;
 };
 
-// From those with respect to the hidden state and, by later steps, the cell state.
+// From the gradients of the hidden state and, through later steps, of the cell state.
 template <class T>
 SODEEP_FAST_INLINE LstmCellGrads<T> differentiate_cell(const LstmCell<T>& cell, Vec<T> grad_h,
                                                        Vec<T> grad_c) {
   const Vec<T> by_o = grad_h * cell.o, tanh_c = hyperbolic_tangent<T>(cell.c);
   const Vec<T> total = grad_c + by_o * (1 - tanh_c * tanh_c), by_i = total * cell.i;
-  const Vec<T> kept = cell.c - cell.i * cell.g;  // by f, of the cell state before
+  const Vec<T> kept = cell.c - cell.i * cell.g;  // f times the previous cell state
   return {{by_i * cell.g * (1 - cell.i), total * kept * (1 - cell.f), by_i * (1 - cell.g * cell.g),
            by_o * tanh_c * (1 - cell.o)},
           total * cell.f,

@@ -4,8 +4,8 @@
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-// Rows of a layer's input, of its gradient, or of what its weights' gradients sum, that one product
-// takes: where the rows of a tile are fewer, several steps' together.
+// Rows that one product takes for the input and its gradient, and for the gradients of the weights.
+// If a tile has fewer, the product takes several of its steps together.
 constexpr int64_t kInputRows = kDepthStep == 1 ? 96 : 64;
 constexpr int64_t kWeightRows = kDepthStep == 1 ? 96 : 256;
 
@@ -13,7 +13,7 @@ inline int64_t steps_together(const LstmTile& tile, int64_t rows) {
   return std::max<int64_t>(1, rows / tile.rows);
 }
 
-// The step that a direction takes after s others.
+// The position in time of a direction's step s.
 inline int64_t step_of(const LstmTile& tile, int64_t steps, int64_t s) {
   return tile.direction == 0 ? s : steps - 1 - s;
 }
@@ -26,10 +26,10 @@ constexpr bool kMultipliesTogether = true;
 constexpr bool kMultipliesTogether = false;
 #endif
 
-// A row of what is multiplied at every step.
+// The layout of a row that is multiplied by the weights at every step: features, then units.
 template <class T>
 struct StateRow {
-  int64_t features;  // places of those that are multiplied together with the hidden units
+  int64_t features;  // places of those multiplied together with the hidden units, or 0
   int64_t piece, size, depth;
 
   explicit StateRow(const LstmLayer<T>& layer)
@@ -41,7 +41,7 @@ struct StateRow {
   }
 };
 
-// Input weights * input of `count` steps from s on, for [block, step, row, gate, lane].
+// Input weights * input of `count` steps from s on, as [block, step, row, gate, lane].
 template <class T>
 void input_products(const LstmForward<T, Saved<T>>& call, const LstmTile& tile, int64_t s,
                     int64_t count, LstmScratch<T, Saved<T>>& scratch, T* gates) {
@@ -82,7 +82,7 @@ struct ForwardBlock {
   T* exact_output;
   int64_t cell_row, hidden_row, hidden_piece, output_row, exact_row;
   Saved<T>* saved;
-  T* kept;  // of the state before the next segment
+  T* kept;  // where to keep the state before the next segment, or null
   int64_t saved_row, kept_row, units, left;
   const T* head;
   T* products_with_head;
@@ -125,7 +125,7 @@ struct ForwardBlock {
     is_first = block == 0;
   }
 
-  // Of kCount rows of the tile from r on, whose recurrent products [row, gate, lane] are given.
+  // Finishes kCount rows of the tile from r on, given their recurrent products [row, gate, lane].
   template <int kCount>
   SODEEP_FAST_INLINE void finish(int64_t r, const T* products) const {
     Vec<T> gates[kCount][kGates], c_before[kCount];
@@ -219,7 +219,7 @@ void forward_step(const LstmForward<T, Saved<T>>& call, const LstmTile& tile,
 #endif
 }
 
-// The states of the tile before the first step that is taken.
+// Loads the tile's states before step call.begin, unless that is the first.
 template <class T>
 void begin_with(const LstmForward<T, Saved<T>>& call, const LstmTile& tile, T* rows, T* cell) {
   const StateRow<T> row(call.layer);
@@ -234,7 +234,7 @@ void begin_with(const LstmForward<T, Saved<T>>& call, const LstmTile& tile, T* r
   }
 }
 
-// The features of a step, before the states in the rows that it multiplies.
+// Packs the features of a step into its rows, in front of the states.
 template <class T>
 void pack_features(const LstmForward<T, Saved<T>>& call, const LstmTile& tile, int64_t s, T* rows) {
   const int64_t t = step_of(tile, call.layer.steps, s), size = StateRow<T>(call.layer).size;

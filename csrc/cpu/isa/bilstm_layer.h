@@ -1,5 +1,5 @@
-// What an instruction set brings for one layer of an LSTM. Included once for each, hence no include
-// guard.
+// The kernels of an instruction set for one layer of an LSTM. Included once for each, hence no
+// include guard.
 
 // clang-format off: each needs those before it
 #include "cpu/isa/simd.h"

@@ -1,20 +1,20 @@
-// The weights as the products read them, in pairs of bfloat16 where these do. Included once for
-// each instruction set, hence no include guard.
+// Packs the weights in the order in which products read them, in pairs of bfloat16 if these are
+// multiplied. Included once for each instruction set, hence no include guard.
 //
-// Forward, in blocks of one vector of units, padded with zeros: [block, depth, gate, lane], of
-// several features and then of the hidden units. The four gates of a unit meet in the same lane of
-// four registers.
-// Backward, in panels of columns: [panel, (block, gate, lane), column].
+// Forward: [block, depth, gate, lane], padded with zeros. A block is one vector of units. The depth
+// runs over the features, if there are several, and then over the hidden units. The four gates of a
+// unit are in the same lane of four registers.
+// Backward: [panel, (block, gate, lane), column].
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
 constexpr int kGates = kPanelVectors;
-constexpr int kTangent = 2;  // of the gates; the others' activations are sigmoids
+constexpr int kTangent = 2;  // the gate whose activation is tanh; the others' are sigmoids
 
-// What the activations take the exponential of: gates, biases and the weights of a single feature
-// times factors, so that they need not be scaled at every step. The other weights are multiplied by
-// them only if that is exact. To a base of 2 where the activations have fewer digits.
+// An activation takes the exponential of a preactivation times a factor. So as not to multiply at
+// every step, biases and the weights of a single feature contain the factor; the other weights do
+// only if that is exact. Activations with fewer digits take powers of 2, hence log2(e).
 #ifdef SODEEP_FAST_ROUNDS
 constexpr bool kFactorsInWeights = false;
 constexpr float kSigmoidFactor = -1.44269504f, kTangentFactor = 2 * kSigmoidFactor;
@@ -42,7 +42,7 @@ int64_t block_stride(const LstmLayer<T>& layer) {
   return input + packed_panel_size<T>(layer.hidden);
 }
 
-// One block of weights [4 hidden, depth] for the forward.
+// Packs one block of weights [4 hidden, depth] for the forward.
 template <class T>
 void pack_block(const T* weights, int64_t hidden, int64_t depth, int64_t block, T* packed) {
   constexpr int lanes = kLanes<T>;
@@ -63,7 +63,7 @@ void pack_block(const T* weights, int64_t hidden, int64_t depth, int64_t block, 
     }
 }
 
-// The weights of a single feature, which are not multiplied as the others are.
+// Copies the weights of a single feature, which take no part in matrix products.
 template <class T>
 void copy_block(const T* weights, int64_t hidden, int64_t block, bool with_factors, T* to) {
   const int64_t unit = block * kLanes<T>;
@@ -73,7 +73,7 @@ void copy_block(const T* weights, int64_t hidden, int64_t block, bool with_facto
                  (with_factors ? kGateFactors<T>[gate] : T(1)));
 }
 
-// One panel of the columns of weights [4 hidden, columns].
+// Packs one panel of columns of weights [4 hidden, columns] for the backward.
 template <class T>
 void pack_panel(const T* weights, int64_t hidden, int64_t columns, int64_t panel, T* packed) {
   constexpr int64_t width = kPanelColumns<T>, lanes = kLanes<T>;
@@ -92,8 +92,8 @@ void pack_panel(const T* weights, int64_t hidden, int64_t columns, int64_t panel
     }
 }
 
-// A panel of `count` packed rows, `stride` apart: those that are multiplied together side by side,
-// and zeros up to `depth` places.
+// Makes a panel of `count` packed rows, `stride` apart: kPacked rows are interleaved, and zeros
+// follow up to `depth` places.
 template <class T>
 void pack_rows(const T* rows, int64_t count, int64_t stride, int64_t next_piece, int64_t depth,
                T* packed) {
@@ -107,7 +107,7 @@ void pack_rows(const T* rows, int64_t count, int64_t stride, int64_t next_piece,
       }
 }
 
-// Where what the forward reads lies in `memory`; returns its size.
+// Sets where the forward's weights lie in `memory`; returns their size.
 template <class T>
 int64_t lay_out_forward(LstmLayer<T>& layer, T* memory) {
   const int64_t width = unit_blocks<T>(layer.hidden) * kPanelColumns<T>;
@@ -123,7 +123,7 @@ int64_t lay_out_forward(LstmLayer<T>& layer, T* memory) {
   return size;
 }
 
-// Packs one of 2 unit_blocks pieces.
+// Packs one of forward_pieces pieces: a block of one direction.
 template <class T>
 void pack_forward(const LstmLayer<T>& layer, const LstmWeights<T> (&weights)[2], int64_t piece) {
   const int64_t blocks = unit_blocks<T>(layer.hidden), block = piece % blocks;
@@ -150,8 +150,7 @@ int64_t forward_pieces(const LstmLayer<T>& layer) {
   return 2 * unit_blocks<T>(layer.hidden);
 }
 
-// The backward with respect to one feature is a sum, which reads the weights in the forward's
-// order.
+// The gradient of a single feature is a plain sum, which reads the weights in the forward's order.
 template <class T>
 int64_t lay_out_backward(LstmLayer<T>& layer, T* memory) {
   const int64_t width = unit_blocks<T>(layer.hidden) * kPanelColumns<T>;

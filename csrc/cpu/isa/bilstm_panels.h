@@ -4,9 +4,9 @@
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-// to [panel, row, kPanelColumns] = rows [count, depth] * packed weights, padded to
-// padded_rows(count); panels lie `stride` apart. As much of a panel at a time as lets the nearest
-// cache hold it.
+// to [panel, row, kPanelColumns] = rows [count, depth] * packed weights. The rows of `to` are
+// padded to padded_rows(count); packed panels lie `stride` apart. Takes only as much of a panel's
+// depth at a time as the L1 cache holds.
 template <class T>
 void panel_products(int64_t count, const T* rows, int64_t depth, const T* packed, int64_t stride,
                     int64_t panels, T* to) {

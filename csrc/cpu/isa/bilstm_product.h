@@ -5,8 +5,8 @@ namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
 // A panel holds kPanelVectors vectors of columns. The sums of kProductRows rows times a panel, a
-// factor for each row and a vector of the panel fill the registers: 32 of AVX-512, 16 of the
-// others. Tiles have 16 rows.
+// factor for each row and a vector of the panel fill the vector registers: AVX-512 has 32, the
+// others have 16. Tiles have 16 rows.
 constexpr int kPanelVectors = 4;
 #ifdef SODEEP_FAST_BF16_TILES
 constexpr int kProductRows = 16;
@@ -16,17 +16,17 @@ constexpr int kProductRows = SODEEP_FAST_VECTOR_BYTES == 64 ? 6 : 3;
 template <class T>
 constexpr int kPanelColumns = kPanelVectors * kLanes<T>;
 
-// What is multiplied: numbers of T or, in the instruction sets that multiply bfloat16, two of them
-// in the place of a float. Products take whole steps of kDepthStep places.
+// A place of a product's operand holds a number of T or, in the instruction sets that multiply
+// bfloat16, two of those. Products take whole steps of kDepthStep places.
 //
-// There a number is rounded to one bfloat16, or it is the sum of kPieces, each the next eight of
-// its binary digits. A row has all of its first pieces, then the second ones, and so on.
+// With bfloat16, a number is rounded to one, or it is the sum of kPieces of them, each with the
+// next eight of its binary digits. A row has all first pieces, then all second ones, and so on.
 #ifdef SODEEP_FAST_BF16_PAIRS
 constexpr int kPacked = 2, kPieces = SODEEP_FAST_BF16_PIECES;
 #else
 constexpr int kPacked = 1, kPieces = 1;
 #endif
-// Whether products are of single bfloat16, three digits; what surrounds them then has few more.
+// Set if products are of single bfloat16, three digits; the code around them then has few more.
 #if defined(SODEEP_FAST_BF16_PAIRS) && SODEEP_FAST_BF16_PIECES == 1
 #define SODEEP_FAST_ROUNDS
 #endif
@@ -36,7 +36,7 @@ constexpr int kDepthStep = 16;
 constexpr int kDepthStep = 1;
 #endif
 
-// The places of T that one piece of so many takes, and all pieces of them do.
+// The places that `count` numbers take in one piece; in packed_row_size, those in all pieces.
 inline int64_t packed_size(int64_t count) {
   constexpr int64_t kStep = kPacked * kDepthStep;
   return (count + kStep - 1) / kStep * kDepthStep;
@@ -49,16 +49,16 @@ int64_t packed_panel_size(int64_t count) {
   return packed_row_size(count) * kPanelColumns<T>;
 }
 
-// Where a panel has the first pieces of a vector of its columns, of what is in a place of its
-// depth. It is [step of the depth, vector, piece from the last to the first, place of the step,
-// lane], in the order in which it is read.
+// Where a panel has the first pieces of a vector of columns at a place of its depth. The layout is
+// [step of the depth, vector, piece from last to first, place in the step, lane], the order in
+// which it is read.
 template <class T>
 int64_t panel_offset(int64_t place, int64_t vector) {
   const int64_t part = place / kDepthStep * kPanelVectors + vector;
   return ((part * kPieces + kPieces - 1) * kDepthStep + place % kDepthStep) * kLanes<T>;
 }
 
-// From there to the next ones.
+// From there to the next pieces.
 template <class T>
 constexpr int64_t kPanelPiece = -kDepthStep * kLanes<T>;
 
@@ -68,33 +68,33 @@ SODEEP_FAST_INLINE Vec<float> widen(__m256i bits) {
   return (Vec<float>)_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16);
 }
 
-// Rounds v and leaves the rest of it.
+// Rounds v to bfloat16 and leaves the rest in it.
 SODEEP_FAST_INLINE __m256i take_piece(Vec<float>& v) {
   const __m256i piece = (__m256i)_mm512_cvtneps_pbh((__m512)v);
   if constexpr (kPieces > 1) v -= widen(piece);
   return piece;
 }
 
-// A vector of numbers that follow each other.
+// Stores a vector of consecutive numbers.
 template <class T>
 SODEEP_FAST_INLINE void store_packed(T* to, int64_t next_piece, Vec<T> v) {
   for (int piece = 0; piece < kPieces; ++piece)
     _mm256_storeu_si256((__m256i*)(to + piece * next_piece), take_piece(v));
 }
 
-// The lanes of two vectors side by side.
+// Interleaves the lanes of two vectors.
 SODEEP_FAST_INLINE Vec<float> pair(__m256i a, __m256i b) {
   return (Vec<float>)_mm512_or_si512(_mm512_cvtepu16_epi32(a), (__m512i)widen(b));
 }
 
-// Vectors of numbers that are multiplied together.
+// Stores two vectors as pairs, whose products are summed together.
 template <class T>
 SODEEP_FAST_INLINE void store_terms(T* to, int64_t next_piece, Vec<T> a, Vec<T> b) {
   for (int piece = 0; piece < kPieces; ++piece)
     store<T>(to + piece * next_piece, pair(take_piece(a), take_piece(b)));
 }
 
-// One piece of a vector in each of the first packed rows that are multiplied together, of `left`.
+// Interleaves one piece of a vector of two packed rows; those beyond the `left` rows are zeros.
 template <class T>
 SODEEP_FAST_INLINE Vec<T> load_terms(const T* rows, int64_t stride, int64_t left) {
   const auto load = [&](int r) {
@@ -117,7 +117,7 @@ SODEEP_FAST_INLINE Vec<T> load_terms(const T* rows, int64_t, int64_t) {
 
 #endif
 
-// As many vectors of numbers as are multiplied together.
+// Stores kPacked vectors, interleaved.
 template <class T>
 SODEEP_FAST_INLINE void store_terms(T* to, int64_t next_piece, const Vec<T>* terms) {
 #ifdef SODEEP_FAST_BF16_PAIRS
@@ -127,8 +127,8 @@ SODEEP_FAST_INLINE void store_terms(T* to, int64_t next_piece, const Vec<T>* ter
 #endif
 }
 
-// Calls work(std::integral_constant<int, number of rows>, first row) until all rows are done. Tiles
-// are always whole; the last one's rows may be too many.
+// Calls work(std::integral_constant<int, number of rows>, first row) until all rows are done. With
+// tiles, the number is always kRows: the last call may reach beyond the rows.
 template <int kRows = kProductRows, class F>
 inline void for_each_rows(int64_t rows, F&& work, int64_t first = 0) {
 #ifdef SODEEP_FAST_BF16_TILES
@@ -150,7 +150,7 @@ inline int64_t padded_rows(int64_t rows) {
 
 #ifndef SODEEP_FAST_BF16_TILES
 
-// A place in every lane.
+// Copies a place to every lane.
 template <class T>
 SODEEP_FAST_INLINE Vec<T> broadcast_packed(const T* from) {
 #ifdef SODEEP_FAST_BF16_PAIRS
@@ -162,7 +162,7 @@ SODEEP_FAST_INLINE Vec<T> broadcast_packed(const T* from) {
 #endif
 }
 
-// sum + factor * column, of as many terms as are packed
+// sum + factor * column, over all numbers of a place
 template <class T>
 SODEEP_FAST_INLINE Vec<T> multiply_add(Vec<T> factor, Vec<T> column, Vec<T> sum) {
 #ifdef SODEEP_FAST_BF16_PAIRS
@@ -176,8 +176,8 @@ struct Tiles {
   explicit Tiles(int64_t) {}
 };
 
-// to [kRows, kPanelColumns] = rows [kRows, depth] * panel [depth, kPanelColumns], or += if it adds;
-// depth in places, `stride` of them from row to row and `next_piece` from piece to piece.
+// to [kRows, kPanelColumns] = rows [kRows, depth] * panel [depth, kPanelColumns], or += if it adds.
+// The depth, and the strides from row to row and from piece to piece, are in places.
 template <class T, int kRows>
 __attribute__((noinline)) void product(const T* rows, int64_t stride, int64_t, int64_t depth,
                                        const T* panel, T* to, bool adds = false) {

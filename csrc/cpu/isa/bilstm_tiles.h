@@ -4,8 +4,8 @@
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-// While it lives, this thread's tile registers have so many rows, 16 at most: 0 to 3 hold sums, 4
-// to 6 pieces of the rows' numbers, 7 a panel's.
+// While it lives, this thread's tile registers have `rows` rows, at most 16: 0 to 3 hold sums, 4 to
+// 6 pieces of the rows' numbers. Number 7, for a panel, always has 16.
 class Tiles {
  public:
   explicit Tiles(int64_t rows) {
@@ -22,7 +22,7 @@ class Tiles {
   Tiles(const Tiles&) = delete;
   Tiles& operator=(const Tiles&) = delete;
 
-  // The compiler does not know that tiles read memory: all of it must have been written.
+  // The compiler does not know that tile loads read memory: all stores must come before.
   static void fence() { __asm__ volatile("" ::: "memory"); }
 };
 
@@ -47,11 +47,11 @@ class Tiles {
   } while (false)
 
 // sums [kProductRows, kPanelColumns] = rows [kProductRows, depth] * panel [depth, kPanelColumns],
-// depth in places, a part at a time.
+// depth in places, computed step by step.
 template <class T>
 class TileProduct {
  public:
-  // Added to what is given, [kProductRows, kPanelColumns], if anything is.
+  // Starts from `sums` [kProductRows, kPanelColumns], or from zeros if null.
   TileProduct(const T* rows, int64_t stride, int64_t next_piece, int64_t depth, const T* panel,
               const T* sums = nullptr)
       : rows_(rows),
@@ -73,11 +73,11 @@ class TileProduct {
     }
   }
 
-  // Adds, if there are any left, kDepthStep places of the depth to the sums of one vector of
-  // columns: of each in turn, from 0 on.
+  // Adds the next kDepthStep places of the depth, if any are left, to the sums of one vector of
+  // columns. Must be called for each vector in turn, from 0 on.
   SODEEP_FAST_INLINE void step(int vector) {
     if (rows_ == end_) return;
-    // Without this, the compiler would move the work between steps behind them.
+    // Without this, the compiler would move the work between steps to after them.
     Tiles::fence();
     if (vector == 0) {
       _tile_loadd(4, rows_, bytes_);

@@ -1,12 +1,12 @@
-// The numbers that are kept for the backward, and those that a layer reads of another. Included
-// once for each instruction set, hence no include guard.
+// Loads and stores the numbers that are kept for the backward, and those that one layer passes to
+// another. Included once for each instruction set, hence no include guard.
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
 #ifdef SODEEP_FAST_ROUNDS
 
-// Values kept of a cell: in half precision, as two digits fewer suffice.
+// The type of a cell's kept values: half precision, which still has more digits than the products.
 template <class T>
 using Saved = Half;
 
@@ -57,7 +57,7 @@ inline void pack_row(const Bf16* from, int64_t count, float* to) {
 
 #else
 
-// What is kept of a cell.
+// The type of a cell's kept values.
 template <class T>
 using Saved = T;
 
@@ -90,11 +90,11 @@ void pack_row(const T* from, int64_t count, T* to) {
 
 #endif
 
-// What a layer reads of another.
+// The type of what one layer passes to another.
 template <class T>
 using Value = LstmValue<T, Saved<T>>;
 
-// Also of what is never rounded.
+// Also for numbers that are never rounded.
 template <class T>
 SODEEP_FAST_INLINE Vec<T> load_value(const T* from, int64_t count) {
   return load_first<T>(from, count);

@@ -1,5 +1,5 @@
-// The gradients of the weights: those of the gates times what the weights were multiplied by, the
-// input, the hidden state of the step before, and one. Included once for each instruction set,
+// The gradients of the weights: those of the gates times what the weights were multiplied by (the
+// input, the hidden state of the step before, or one). Included once for each instruction set,
 // hence no include guard.
 
 namespace sodeep_fast {
@@ -17,7 +17,7 @@ int64_t regressor_size(const LstmLayer<T>& layer) {
   return padded_features(layer) + unit_blocks<T>(layer.hidden) * kLanes<T>;
 }
 
-// Sums are kept as [block, regressor, (gate, lane)]. After the regressors come those that are never
+// Sums are kept as [block, regressor, (gate, lane)]. After the regressors come two that are never
 // rounded: a single feature, and one.
 constexpr int64_t kExact = 2;
 
@@ -30,7 +30,7 @@ int64_t weight_grads_size(const LstmLayer<T>& layer) {
 template <class T>
 constexpr int64_t kTransposed = kLanes<T> * sizeof(T) / sizeof(Value<T>);
 
-// What add_weight_grads works in, for so many rows of steps.
+// The layout of add_weight_grads' scratch memory, for `total` rows of steps.
 template <class T>
 struct WeightGradsMemory {
   int64_t depth, rows, piece, stride, transposed, panel;
@@ -46,7 +46,7 @@ struct WeightGradsMemory {
   int64_t size() const { return transposed + panel; }
 };
 
-// Rows, or zeros for null, packed and transposed: to[column] gets the numbers of one column.
+// Packs and transposes rows, zeros for null: to[column] gets the numbers of one column.
 template <class T>
 void pack_transposed(const Value<T>* const (&rows)[kTransposed<T>], int64_t columns, int64_t stride,
                      int64_t next_piece, T* to) {
@@ -75,8 +75,7 @@ void pack_transposed(const Value<T>* const (&rows)[kTransposed<T>], int64_t colu
   }
 }
 
-// The regressors of `total` rows of steps back from the one after `last` others, packed and
-// transposed.
+// Packs and transposes the regressors of `total` rows, from those of step `last` backwards.
 template <class T>
 void pack_regressors(const LstmForward<T, Saved<T>>& call, const LstmTile& tile, int64_t last,
                      int64_t total, const WeightGradsMemory<T>& sizes, T* to) {
@@ -98,7 +97,7 @@ void pack_regressors(const LstmForward<T, Saved<T>>& call, const LstmTile& tile,
   }
 }
 
-// The gradients of the gates of several steps' rows, of which add_weight_grads sums the products.
+// The gates' gradients of several steps, whose products with regressors add_weight_grads sums.
 template <class T>
 struct GateGrads {
   const T* packed;  // [step, row, piece, (block, gate, lane)]
@@ -106,7 +105,7 @@ struct GateGrads {
   T* exact;  // their sums times a single feature and times one [block, kExact, gate, lane]
 };
 
-// Adds those of `count` steps back from the one after `last` others, and clears the exact sums.
+// Adds the products of `count` steps, from step `last` backwards, and clears the exact sums.
 template <class T>
 void add_weight_grads(const LstmForward<T, Saved<T>>& call, const LstmTile& tile, int64_t last,
                       int64_t count, const GateGrads<T>& gates, T* memory, T* sums) {
@@ -117,8 +116,8 @@ void add_weight_grads(const LstmForward<T, Saved<T>>& call, const LstmTile& tile
   T* panel = memory + sizes.transposed;
   pack_regressors(call, tile, last, total, sizes, memory);
 
-  // Sums are completed before they are added to what may be larger; added one by one, their terms
-  // would lose digits.
+  // The sums of these steps are completed before they are added to the totals, which may be larger:
+  // added one by one, their terms would lose digits.
   const auto add = [](T* to, T* terms, int64_t size) {
     for (int64_t k = 0; k < size; k += kLanes<T>)
       store<T>(to + k, load<T>(to + k) + load<T>(terms + k));
