@@ -34,7 +34,7 @@ struct Comparator {
   }
 };
 
-// Of comparators that are equal, the first.
+// The first comparator that equals number `which`.
 inline int first_alike(const Comparator* comparators, int which) {
   int first = 0;
   while (!(comparators[first] == comparators[which])) ++first;
@@ -48,14 +48,14 @@ struct CountsPlan {
   bool by_sums[3][256] = {};
 };
 
-// What is asked of a row with scores s, items k, targets i, levels l:
+// What is computed for a row with scores s, items k, targets i, levels l:
 //   kCounts          N[i, l] = sum over k of level l of H(s_k - s_i)
 //   kTangent         sum over k of level l of H'(s_k - s_i) (v_k - v_i)
 //   kBackward        for an item, the derivative of sum g[i, l] N[i, l]
 //   kDoubleBackward  for an item, the derivative of sum g[i, l] tangent[i, l]
-// Only sums, not pairs, can be computed for two of them at once:
+// The linear method can compute two of them at once, the direct one cannot:
 //   kCountsAndSlopes  kCounts and the sum over k of level l of H'(s_k - s_i), which saves kBackward
-//                     the half of its sums
+//                     half of its sums
 enum class CountsPass { kCounts, kTangent, kBackward, kDoubleBackward, kCountsAndSlopes };
 
 constexpr bool has_tangent(CountsPass pass) {
@@ -64,7 +64,7 @@ constexpr bool has_tangent(CountsPass pass) {
 constexpr bool to_items(CountsPass pass) {
   return pass == CountsPass::kBackward || pass == CountsPass::kDoubleBackward;
 }
-// Which derivative of H a pass sums, and up to which.
+// The first and the last derivative of H that a pass sums.
 constexpr int derivative_of(CountsPass pass) {
   const bool is_value = pass == CountsPass::kCounts || pass == CountsPass::kCountsAndSlopes;
   return is_value ? 0 : pass == CountsPass::kDoubleBackward ? 2 : 1;
@@ -86,7 +86,7 @@ struct RankCountsRow {
   int64_t begin, end;             // the items
   int64_t num_targets, num_levels;
   Method method;
-  double* sums;    // [num_levels, num_targets], or [num_targets] what backward takes from a target
+  double* sums;    // [num_levels, num_targets]; backward: [num_targets] to subtract from targets
   double* slopes;  // [num_levels, num_targets] of kCountsAndSlopes, or null
   T* gradient;     // of the row, or null
 

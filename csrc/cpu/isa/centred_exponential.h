@@ -7,12 +7,13 @@
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-// How far apart, in units of 1 / lam, scores may be so that no e overflows or underflows, nor a sum
-// of two.
+// The largest range of scores, in units of 1 / lam, at which no e, nor a sum of two, overflows or
+// underflows.
 template <class T>
 constexpr double kMaxExponentRange = sizeof(T) == 4 ? 160 : 1360;
 
-// The exponent is taken in twice the precision: its rounding would be an error of the score.
+// The exponent is computed in twice the precision: its rounding would act like an error in the
+// score.
 template <class T>
 inline Vec<double> centred_exponential(Vec<double> s, double centre, double lam) {
   const Vec<double> offset = s - centre;
@@ -37,7 +38,7 @@ inline Vec<float> multiply_subtract(Vec<float> a, Vec<float> b, Vec<float> c) {
 #endif
 }
 
-// The same in pairs of floats, twice as many lanes: every number with what its rounding left out.
+// The same in twice as many lanes, with pairs of floats: a rounded number and its rounding error.
 struct CentredExponential {
   float centre, centre_rest, lam, lam_rest;
 
@@ -59,7 +60,7 @@ struct CentredExponential {
 };
 #endif
 
-// Calls convert(from, to) for vectors of `step` scores, the last one filled up.
+// Calls convert(from, to) for vectors of `step` scores, the last one padded.
 template <class T, int step, class Convert>
 inline void convert_all(const T* from, int64_t n, T* to, const Convert& convert) {
   int64_t i = 0;

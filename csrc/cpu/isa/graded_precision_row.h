@@ -1,4 +1,4 @@
-// One row's average precision and its gradient: the row is grouped and put in order once for both.
+// One row's average precision and its gradient: the row is grouped and ordered once for both.
 // Included once for each instruction set, hence no include guard.
 
 #include "cpu/isa/rank_counts_row.h"
@@ -15,15 +15,15 @@ inline int64_t find_targets(const uint8_t* levels, int64_t items, int64_t num_le
   for_each_run(levels, items, [&](int64_t k, auto n, int level) {
     const bool is_target = level > 0 && level < num_levels;
     if (n() > 1 && !is_target) return;
-    // Branch-free, as the levels are unpredictable; there is room for one more behind the last.
+    // Branch-free, as the levels are unpredictable; `targets` has room for one more entry.
     for (int i = 0; i < n(); ++i) targets[count + i] = k + i;
     count += is_target ? n() : 0;
   });
   return count;
 }
 
-// Counts exactly, to exact [num_levels, target], for the chosen ones of the targets: with an order
-// of their own.
+// Counts exactly for the `count` targets of level row.least or more, using an order of their own;
+// writes to exact [num_levels, target].
 template <class T>
 void count_exactly(const GradedRow<T>& row, RankCountsRow<T> counted, int64_t count,
                    const Comparator* steps, double* exact, GradedScratch<T>& scratch) {
@@ -47,8 +47,9 @@ void count_exactly(const GradedRow<T>& row, RankCountsRow<T> counted, int64_t co
     for (int64_t at = 0; at < count; ++at) exact[l * P + number[at]] = counted.sum_of(at, l);
 }
 
-// The value, from the counts of all targets, and its derivatives by them, to slopes [num_levels,
-// targets] if it is soft, or to [targets], which all levels share. Null `exact`: none is.
+// Computes the value from the counts of all targets, and its derivatives with respect to them:
+// slopes [num_levels, targets] if row.soft, otherwise [targets], the same for all levels. If
+// `exact` is null, no target has exact counts.
 template <class T>
 void grade_targets(const GradedRow<T>& row, const RankCountsRow<T>& counted, const double* exact,
                    T* slopes) {
@@ -111,7 +112,7 @@ void graded_precision_row(const GradedRow<T>& row, GradedScratch<T>& scratch) {
   if (row.gradient != nullptr) std::fill_n(row.gradient, row.items, T(0));
   const auto exact_targets = std::count_if(
       targets, targets + P, [&](int64_t item) { return row.levels[item] >= row.least; });
-  constexpr int64_t kFew = 16;  // pairs take less time than another order
+  constexpr int64_t kFew = 16;  // for these, pairs take less time than a second order
   const Comparator steps[3] = {row.step, row.step, row.step};
   double* sums = scratch.sums.reserve(P * (3 * L + 1));
   std::fill_n(sums, P * (L + 1), 0.0);

@@ -1,4 +1,4 @@
-// The exact ranks of one row: by counting where it is short, by sorting where it is long.
+// The exact ranks of one row: by counting if it is short, by sorting if it is long.
 // Included once for each instruction set, hence no include guard.
 
 #include "cpu/isa/simd.h"
@@ -7,7 +7,7 @@
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-// The rank of an item that `above` items exceed and `tied` items equal, itself among them, of which
+// The rank of an item with `above` greater items and `tied` equal ones, itself included, of which
 // `before` come before it.
 template <class N>
 inline N rank_of(Ties ties, N above, N tied, N before) {
@@ -23,8 +23,8 @@ inline N rank_of(Ties ties, N above, N tied, N before) {
   }
 }
 
-// Calls found(first item, vector) with how many items are above those of a vector, or tied with
-// them: n^2 comparisons, a few vectors of items against every item in turn.
+// Calls found(first item, counts) with the number of items above each item of a vector or, if
+// kTied, tied with it. Makes n^2 comparisons: a few vectors of items with every item in turn.
 template <class T, bool kTied, class Found>
 inline void count_pairs(const T* scores, int64_t n, const Found& found) {
   constexpr int kTogether = 4;
@@ -67,7 +67,7 @@ template <class T>
 void rank_by_counting(const T* scores, int64_t n, Ties ties, T divisor, T* out) {
   count_pairs<T, false>(scores, n,
                         [&](int64_t k, Vec<T> above) { store_first<T>(out + k, above, n - k); });
-  // Of two items one is above the other, unless they are tied.
+  // Without ties, one item of every pair is above the other.
   const bool has_ties = sum<T>(out, n) != T(n) * T(n - 1) / 2;
   const auto finish = [&](int64_t k, Vec<T> tied) {
     Vec<T> before = {};
@@ -96,8 +96,8 @@ void rank_by_sorting(const T* scores, int64_t n, Ties ties, T divisor, HardRankS
 
 template <class T>
 void hard_rank_row(const HardRankRow<T>& row, HardRankScratch<T>& scratch) {
-  // Rows of so many items take as long by sorting, somewhat longer without ties and less with many
-  // (Xeon with AVX-512, and held to AVX2, 2026-11).
+  // Rows of this length take as long by sorting: somewhat longer without ties, less with many (Xeon
+  // with AVX-512, and limited to AVX2, 2026-11).
   constexpr int64_t kShort = (sizeof(T) == 4 ? 16 : 24) * kLanes<T>;
   const T* scores = row.scores;
   T* out = row.out;

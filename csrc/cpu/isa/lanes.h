@@ -1,10 +1,10 @@
-// What chooses lanes of a register by number, with AVX2 and AVX-512. Included once for each
-// instruction set that can, hence no include guard.
+// Selects lanes of a register by number, with AVX2 and AVX-512. Included once for each instruction
+// set that can, hence no include guard.
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-// Numbers of a table with as many as a register has lanes.
+// Looks up numbers in a table that fills one register.
 SODEEP_FAST_INLINE Vec<float> pick(const float* table, IntVec<float> index) {
 #if SODEEP_FAST_VECTOR_BYTES == 64
   return (Vec<float>)_mm512_permutexvar_ps((__m512i)index, (__m512)load<float>(table));
@@ -13,7 +13,7 @@ SODEEP_FAST_INLINE Vec<float> pick(const float* table, IntVec<float> index) {
 #endif
 }
 
-// Towards zero; some number where it is too large for one.
+// Rounds towards zero; arbitrary where x is out of range.
 SODEEP_FAST_INLINE IntVec<float> truncate(Vec<float> x) {
 #if SODEEP_FAST_VECTOR_BYTES == 64
   return (IntVec<float>)_mm512_cvttps_epi32((__m512)x);
@@ -22,8 +22,8 @@ SODEEP_FAST_INLINE IntVec<float> truncate(Vec<float> x) {
 #endif
 }
 
-// A bit for every lane, set where it is x. No wider than a mask: GCC 12 may spill one to half of an
-// integer, and read all of that.
+// A bit for every lane, set where it equals x. No wider than a mask register: GCC 12 may spill a
+// mask to half of a wider integer, and then read the whole integer.
 SODEEP_FAST_INLINE uint16_t lanes_equal(IntVec<float> lanes, int32_t x) {
 #if SODEEP_FAST_VECTOR_BYTES == 64
   return _mm512_cmpeq_epi32_mask((__m512i)lanes, _mm512_set1_epi32(x));
@@ -34,7 +34,7 @@ SODEEP_FAST_INLINE uint16_t lanes_equal(IntVec<float> lanes, int32_t x) {
 }
 
 #if SODEEP_FAST_VECTOR_BYTES == 32
-// By the bits of a choice, the chosen lanes' numbers, one to a byte.
+// For every set of lanes, given as bits, the numbers of these lanes, one per byte.
 struct LanesOfBits {
   uint64_t bytes[256] = {};
 
@@ -46,7 +46,7 @@ struct LanesOfBits {
 };
 #endif
 
-// The chosen lanes, by their bits, one next to the other from the first on; others behind them.
+// Moves the lanes whose bits are set to the front, in order; the lanes after them are arbitrary.
 SODEEP_FAST_INLINE Vec<float> compress(uint16_t bits, Vec<float> x) {
 #if SODEEP_FAST_VECTOR_BYTES == 64
   return (Vec<float>)_mm512_maskz_compress_ps(bits, (__m512)x);

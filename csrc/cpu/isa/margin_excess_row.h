@@ -6,7 +6,7 @@
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-// A vector of bytes, as lanes; of `count`, with 0 behind them, if it is not whole.
+// Widens a vector of bytes to lanes; unless kWhole, only `count` bytes, with zeros after them.
 template <class T, bool kWhole>
 inline IntVec<T> load_bytes(const uint8_t* from, int64_t count) {
   uint8_t filled[kLanes<T>] = {};
@@ -28,7 +28,7 @@ inline IntVec<T> load_bytes(const uint8_t* from, int64_t count) {
 
 constexpr uint8_t kAllTakePart[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 
-// The items of a row from k on, a vector of them.
+// A vector of a row's items, from item k on.
 template <class T>
 struct MarginLanes {
   Vec<T> score;
@@ -47,7 +47,7 @@ struct MarginLanes {
   }
 };
 
-// Calls visit(first item, whether a whole vector is there) for the vectors from begin to end.
+// Calls visit(first item, whether the vector is whole) for the vectors from begin to end.
 template <class T, class Visit>
 inline void for_each_vector(int64_t begin, int64_t end, const Visit& visit) {
   int64_t k = begin;
@@ -55,7 +55,7 @@ inline void for_each_vector(int64_t begin, int64_t end, const Visit& visit) {
   if (k < end) visit(k, std::false_type{});
 }
 
-// x where it is above 0 or NaN.
+// x where it is above 0 or NaN and takes part; 0 elsewhere.
 template <class T>
 inline Vec<T> above_zero(Vec<T> x, IntVec<T> taking_part) {
   const Vec<T> zero = {};
@@ -64,7 +64,8 @@ inline Vec<T> above_zero(Vec<T> x, IntVec<T> taking_part) {
 
 template <class T>
 MarginSums margin_sums(const MarginRow<T>& row) {
-  // Sums over lanes in T drift by their length, so they are kept this short, then go to double.
+  // The rounding error of a sum in T grows with its length: such sums are kept this short, and then
+  // added in double.
   constexpr int64_t kBlock = 64 * kLanes<T>;
   MarginSums result{};
   for (int64_t begin = 0; begin < row.n; begin += kBlock) {

@@ -1,16 +1,17 @@
-// A long row of few panels, cut into blocks and put into the order of its panels within each. A
-// block and all that is computed of it stay in the cache of one core, where an order of the whole
-// row would scatter over memory, and over the cache lines of other threads. Included once for each
-// instruction set, hence no include guard.
+// Cuts a long row with few panels into blocks, and orders each block by panel. A block and all that
+// is computed from it stay in the cache of one core. Ordering the whole row would scatter writes
+// over memory, and over cache lines that other threads write. Included once for each instruction
+// set, hence no include guard.
 
 #include "cpu/isa/panel_order.h"
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-// The number of items of a block, or 0 where the row is not to be cut: a sixteenth of the row, so
-// that every thread has some, but enough to fill the vectors of every panel, and at most what a
-// cache holds. It depends on the row alone, or else the rounding would on the number of threads.
+// The number of items of a block, or 0 if the row is not to be cut. It is a sixteenth of the row,
+// so that every thread gets some, but enough to fill the vectors of every panel, and at most what
+// the cache holds. If it did not depend on the row alone, rounding would depend on the number of
+// threads.
 template <class T>
 int64_t block_items(int64_t n, double range) {
   constexpr int64_t kSmallest = 4096, kLargest = (1 << 18) / sizeof(T), kPanelItems = 32;
@@ -21,7 +22,7 @@ int64_t block_items(int64_t n, double range) {
 }
 
 // Orders the row, and lists every panel's part of every block, block by block. A panel's begin and
-// end are those in an order of the whole row: they say how many items lie above it.
+// end are as if the whole row were ordered: they give the number of items above the panel.
 template <class T>
 void order_in_blocks(const T* scores, int64_t n, double lam, double lo, int64_t panels,
                      int64_t block_items, OrderScratch<T>& scratch, OrderedRow<T>& row,

@@ -1,16 +1,16 @@
-// The power moments of a panel's items, and what their coefficients make of a position; see
+// The power moments of a panel's items, and the value of a panel's power series at a position; see
 // math/sigmoid_panels.h. Included once for each instruction set, hence no include guard.
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-// Adds the power moments of weight w over a piece: sum of w t^b, b < p. w is 1 where it is null.
-// Powers come four at a time, t^(4q + r) = t^4q * t^r, so most cost one multiply-add.
+// Adds the power moments of a piece: the sums of w t^b, b < p; w is 1 if `weight` is null. As
+// t^(4q + r) = t^4q * t^r, most powers cost one multiply-add.
 template <class T>
 void add_moments(const T* scores, const T* weight, int64_t count, PanelCentre<T> centre, T scale,
                  double* moments) {
   constexpr int p = kPanelOrder<T>, lanes = kLanes<T>;
-  constexpr int64_t kBlock = 32 * lanes;  // sums in T drift by their length
+  constexpr int64_t kBlock = 32 * lanes;  // longer sums in T have too much rounding error
   for (int64_t begin = 0; begin < count; begin += kBlock) {
     const int64_t end = std::min(begin + kBlock, count);
     Vec<T> sums[p] = {};

@@ -1,14 +1,14 @@
-// A row's scores in the order of their panels: a counting sort where the row has few panels, a
-// radix sort where outliers or a tiny temperature would make most of them empty. From there on only
-// occupied panels exist, and a panel's items are contiguous. Included once for each instruction
-// set, hence no include guard.
+// Orders a row's scores by panel: a counting sort if the row has few panels, a radix sort if
+// outliers or a tiny temperature would leave most of them empty. The result lists only occupied
+// panels, and a panel's items are contiguous. Included once for each instruction set, hence no
+// include guard.
 
 #include "cpu/isa/sorted_order.h"
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-constexpr int64_t kIndexBlock = 1024;      // panel indices at a time, in cache
+constexpr int64_t kIndexBlock = 1024;      // panel indices computed at a time, in cache
 constexpr int64_t kParallelItems = 16384;  // shorter rows are not worth a second thread
 
 template <class T>
@@ -32,8 +32,8 @@ void visit_panels(const T* scores, int64_t begin, int64_t end, double lo, double
   }
 }
 
-// Counting sort by panel; stable, so the result does not depend on the number of chunks, of which
-// there are no more than their counts are linear in the row for.
+// Counting sort by panel. It is stable, so the result does not depend on the number of chunks. That
+// is limited so that the size of all chunks' counts stays linear in the row's length.
 template <class T>
 void order_by_counting(const T* scores, int64_t n, double lam, double lo, int64_t panels,
                        OrderScratch<T>& scratch, OrderedRow<T>& row) {
@@ -88,8 +88,9 @@ void order_by_score(const T* scores, int64_t n, OrderScratch<T>& scratch, Ordere
   for (int64_t i = 0; i < n; ++i) row.scores[i] = scores[row.origin[i]];
 }
 
-// Cuts a sorted row into panels, and into segments wherever neighbours are saturated; each segment
-// has its own anchor, so an outlier costs the others no precision.
+// Cuts a sorted row into panels, and into segments wherever neighbours are so far apart that the
+// sigmoid is saturated. Each segment has its own anchor, so an outlier costs the others no
+// precision.
 template <class T>
 void cut_panels(int64_t n, double lam, OrderedRow<T>& row) {
   constexpr int reach = kPanelReach<T>;
@@ -114,7 +115,7 @@ void cut_panels(int64_t n, double lam, OrderedRow<T>& row) {
   }
 }
 
-// Range is that of the scores in units of 1 / lam.
+// `range` is that of the scores, in units of 1 / lam.
 template <class T>
 void order_by_panel(const T* scores, int64_t n, double lam, T lo, double range,
                     OrderScratch<T>& scratch, OrderedRow<T>& row) {

@@ -1,4 +1,4 @@
-// What the items of all panels add up to at one panel: near panels by a table, far ones by
+// Sums over the items of all panels, as seen from one panel: near panels by a table, far ones by
 // exponentials; see math/sigmoid_panels.h and math/far_panels.h. Included once for each instruction
 // set, hence no include guard.
 
@@ -7,7 +7,7 @@
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-// Those of a derivative of the sigmoid.
+// The tables of one derivative of the sigmoid.
 struct PanelTables {
   const double *near, *far;
 };
@@ -19,7 +19,7 @@ PanelTables panel_tables() {
   return {near.data(), far.data()};
 }
 
-// Which of a list of panels are near one.
+// The panels of a list that are near a given one.
 struct PanelWindow {
   int64_t begin, end;
 };
@@ -29,11 +29,11 @@ class PanelSums {
  public:
   static constexpr int p = kPanelOrder<T>, kMoments = kWeights * p;
 
-  // Room for what find_far finds.
+  // The size of the far sums, which find_far writes.
   static int64_t far_size(int64_t points) { return points * kWeights * kSums; }
 
-  // From the moments [item_count][weight][power] of panels to the coefficients of others, both in
-  // order of their places.
+  // From the moments [item_count][weight][power] of the panels `items` to coefficients at the
+  // panels `points`, both in order of their places.
   PanelSums(const Panel* items, int64_t item_count, const double* moments, const Panel* points,
             double* far)
       : items_(items), item_count_(item_count), moments_(moments), points_(points), far_(far) {
@@ -41,14 +41,14 @@ class PanelSums {
     powers_ = powers.data(), decays_ = decays.data();
   }
 
-  // What is far from the points begin to end, one at least.
+  // Computes the far sums of the points from begin to end, of which there is at least one.
   void find_far(int64_t begin, int64_t end) {
     add_far<false>(begin, end);
     add_far<true>(begin, end);
   }
 
-  // Coefficients, at a point whose far sums are found, by each of several tables. Its window starts
-  // as {} and is handed on from point to point, in order.
+  // The coefficients at a point by each of several tables, after find_far. The window starts as {}
+  // and is passed on from point to point, in order.
   template <int kTables>
   void gather(int64_t point, const PanelTables (&tables)[kTables], PanelWindow& window,
               double (&coefficients)[kTables][kWeights][p]) const {
@@ -62,7 +62,7 @@ class PanelSums {
     while (window.end < item_count_ && items_[window.end].place < place + kPanelNear) ++window.end;
 
     Vec<double> sums[kChains][kTables][kWeights][p / lanes] = {};
-    // `terms` rows of a table, of `given` [weight][terms].
+    // Adds `terms` rows of a table, times given[weight][term].
     const auto add = [&](auto terms, const auto& table, const double* given) {
       for (int b = 0; b < terms(); ++b)
         for (int t = 0; t < kTables; ++t)
@@ -92,8 +92,8 @@ class PanelSums {
  private:
   static constexpr int kTerms = kFarTerms<T>, kSums = kFarSums<T>;
 
-  // Running sums over the items on one side of the points. They start within reach of the first
-  // point, so that parts of the points are independent of each other.
+  // Running sums over the panels on one side of the points. They start within reach of the first
+  // point, so that different ranges of points are independent of each other.
   template <bool kAbove>
   void add_far(int64_t begin, int64_t end) {
     constexpr int kSign = kAbove ? -1 : 1;

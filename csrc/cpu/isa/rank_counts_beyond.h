@@ -1,5 +1,5 @@
 // Sums over the items beyond a threshold, which in sorted order are those on one side of a cut: one
-// pass over the items leaves running sums, from which each point takes those at its cut. Included
+// pass over the items computes running sums, of which each point takes those at its cut. Included
 // once for each instruction set, hence no include guard.
 
 #include "cpu/isa/rank_counts_windows.h"
@@ -7,8 +7,8 @@
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-// Items q and points p, both ascending. Beyond a point's threshold are the items before (kBelow) or
-// from cut[i] on.
+// Items q and points p, both ascending. The items beyond the threshold of point i are those before
+// cut[i] if kBelow, otherwise those from cut[i] on.
 template <class T, bool kBelow>
 struct Threshold {
   const T* q;
@@ -20,7 +20,7 @@ struct Threshold {
 
   int64_t beyond(int64_t i) const { return kBelow ? cut[i] : items - cut[i]; }
 
-  // From the farthest item to the nearest, and so the points, whose `beyond` then rises.
+  // Items from the farthest to the nearest, and points in the order in which `beyond` rises.
   int64_t item(int64_t k) const { return kBelow ? k : items - 1 - k; }
   int64_t point(int64_t i) const { return kBelow ? i : points - 1 - i; }
 };
@@ -36,7 +36,7 @@ inline Vec<double> lane_powers(double x) {
   return power;
 }
 
-// exp(x) for x <= 0; 0 where it is below any rounding. Whole vectors.
+// exp(x) for x <= 0; 0 where it is negligible. Reads and writes whole vectors.
 template <class T>
 inline void exponentials(double* x, int64_t n) {
   for (int64_t i = 0; i < n; i += kLanes<double>) {
@@ -45,16 +45,16 @@ inline void exponentials(double* x, int64_t n) {
   }
 }
 
-// The sums over a point's items beyond, of weights w at distances d.
+// Sums over the items beyond a point's threshold, with weights w and distances d from the point.
 struct BeyondSums {
   double weight;    // of w
   double distance;  // of w d
   double decayed;   // of w times the sum over k of c_k e^(-k d / tau)
 };
 
-// Calls use(point, channel, sums) for every point that has an item beyond, for each of kChannels
-// weights; of several fits, each of kTerms terms, for those of the next one behind. `decay` is room
-// for the points and a vector.
+// Calls use(point, fit * kChannels + channel, sums) for every point with an item beyond, each of
+// kFits fits of kTerms terms, and each of kChannels weights. `decay` has room for the points and
+// one more vector.
 template <class T, int kChannels, int kFits, int kTerms, bool kBelow, class Use>
 void for_each_beyond(const Threshold<T, kBelow>& side, double tau, const SaturatingSigmoid* fits,
                      double* decay, const Use& use) {
@@ -66,7 +66,7 @@ void for_each_beyond(const Threshold<T, kBelow>& side, double tau, const Saturat
   RunningSum<T, Vec<double>> power_sum[kChannels][kPowers] = {};
   RunningSum<T, double> weight_sum[kChannels] = {}, distance_sum[kChannels] = {};
 
-  const auto distance = [&](int64_t i) {  // from the nearest item, negative if it is not beyond
+  const auto distance = [&](int64_t i) {  // from the nearest item beyond
     const double q = static_cast<double>(side.q[side.item(side.beyond(i) - 1)]);
     const double p = static_cast<double>(side.p[i]);
     return kBelow ? p - q : q - p;

@@ -1,5 +1,5 @@
-// All items of one level against a few targets of one level: items in lanes, the targets the same
-// in every lane. Included once for each instruction set, hence no include guard.
+// Compares all items of one level with a few targets of one level: lanes hold items, a target is
+// the same in every lane. Included once for each instruction set, hence no include guard.
 
 #include "cpu/isa/rank_counts_group.h"
 #include "cpu/isa/rank_counts_pairs.h"
@@ -14,7 +14,7 @@ struct Targets {
   int64_t place[4];  // among the grouped items, or -1
 };
 
-// The items of one level: all from begin to end or, where levels are given, those that have it.
+// The items of one level: all from begin to end or, if levels are given, those with that level.
 template <class T>
 struct Group {
   const T *scores, *exponentials, *tangent;  // from the row's first (grouped) item on
@@ -24,19 +24,20 @@ struct Group {
   int64_t begin, end;
 };
 
-// Sums over lanes in T drift by their length, so they are kept this short, then go to double.
+// The rounding error of a sum in T grows with its length: such sums are kept this short, and then
+// added in double.
 template <class T>
 constexpr int64_t kBlock = 64 * kLanes<T>;
 
-// Calls visit(first item, whether its vector holds others too) for the vectors of a group, and
-// block_done() now and then.
+// Calls visit(first item, whether its vector also holds other groups' items) for the vectors of a
+// group, and block_done() after at most kBlock items.
 template <class T, class Visit, class Done>
 inline void for_each_block(const Group<T>& group, const Visit& visit, const Done& block_done) {
   constexpr int lanes = kLanes<T>;
   for (int64_t k = group.begin; k < group.end;) {
     const int64_t stop = std::min(k + kBlock<T>, group.end);
     for (; k < stop; k += lanes) {
-      // Behind the last item there may be no levels to read.
+      // Beyond the last item, there may be no levels to read.
       if (k + lanes > stop || (group.levels && !are_alike<T>(group.levels + k, group.level)))
         visit(k, std::true_type{});
       else
@@ -78,7 +79,7 @@ inline Vec<T> compare(const Pairs& pairs, Scored<T> item, Scored<T> own) {
 }
 
 // kCounts, kTangent: adds to sums[t] what the group adds to target t.
-// kBackward, kDoubleBackward: adds to the items' gradient, and to sums[t] all of that for target t.
+// kBackward, kDoubleBackward: adds to the items' gradient, and to sums[t] all that target t adds.
 template <class T, class Pairs, CountsPass pass, int kTargets, bool kOwn>
 __attribute__((noinline)) void direct_group(const Pairs& pairs, const Group<T>& group,
                                             const Targets<T>& targets, const T* weights,
@@ -92,7 +93,7 @@ __attribute__((noinline)) void direct_group(const Pairs& pairs, const Group<T>& 
     weight[t] = broadcast<T>(to_items(pass) ? weights[t] : 0);
   }
   const auto visit = [&](int64_t k, auto is_mixed) {
-    // Behind grouped items is room for a vector.
+    // Grouped items are followed by room for a vector.
     const int64_t count = is_mixed() && group.levels ? group.end - k : kLanes<T>;
     const Vec<T> zero = {};
     Scored<T> items{load_first<T>(group.scores + k, count), zero};
@@ -128,7 +129,7 @@ __attribute__((noinline)) void direct_group(const Pairs& pairs, const Group<T>& 
 template <class T, class Pairs, CountsPass pass>
 void direct_tile(const Pairs& pairs, const Group<T>& group, const Targets<T>& targets, int count,
                  bool own, const T* weights, double* sums) {
-  // Each target leaves itself out, at a lane of its own.
+  // Each target excludes itself, in its own lane, so targets are visited one by one.
   for (int t = 0; own && t < count; ++t) {
     const Targets<T> one{
         {targets.scores[t]}, {targets.exponentials[t]}, {targets.tangent[t]}, {targets.place[t]}};
@@ -142,8 +143,8 @@ void direct_tile(const Pairs& pairs, const Group<T>& group, const Targets<T>& ta
   kernels[count - 1](pairs, group, targets, weights, sums);
 }
 
-// The temperature whose exponentials are worth keeping, or 0: one exponential for each item and
-// target saves nothing for a single target.
+// The temperature for which one exponential is computed per item and target, or 0. With a single
+// target, that saves nothing.
 template <class T>
 double factored_temperature(const RankCountsRow<T>& row, double range) {
   for (int c = 0; c < 3 && row.num_targets > 1; ++c) {
@@ -170,7 +171,7 @@ Group<T> group_of(const RankCountsRow<T>& row, const GroupedRow<T>& grouped, int
           row.end - row.begin};
 }
 
-// Whether so few items are counted that targets had better be in the lanes.
+// Whether a level has so few items that it is faster to have targets in the lanes.
 template <class T, CountsPass pass>
 bool are_few(const GroupedRow<T>& grouped, const Comparator& comparator, int64_t level,
              int64_t target_level) {
@@ -179,7 +180,7 @@ bool are_few(const GroupedRow<T>& grouped, const Comparator& comparator, int64_t
          grouped.first[target_level + 1] - grouped.first[target_level] >= kLanes<T>;
 }
 
-// Counts the items of a level that are ahead of each target of another one, or the same.
+// Counts the items of a level that are ahead of each target of another level, or of the same one.
 template <class T>
 void count_few(const RankCountsRow<T>& row, const GroupedRow<T>& grouped, double at_zero,
                int64_t level, int64_t target_level) {
@@ -201,11 +202,11 @@ void count_few(const RankCountsRow<T>& row, const GroupedRow<T>& grouped, double
   }
 }
 
-// Takes the exponentials for a temperature, and returns it, or 0.
+// Computes the exponentials for a temperature, which it returns, or returns 0.
 template <class T>
 double factor_row(const RankCountsRow<T>& row, const GroupedRow<T>& grouped,
                   const CountsPlan& plan) {
-  // Where most goes through sums, too few pairs are left to be worth an exponential for each item.
+  // If sums do most of the work, too few pairs are left to be worth an exponential per item.
   const double factored = plan.any ? 0 : factored_temperature(row, grouped.range());
   if (factored != 0)
     centred_exponentials<T>(grouped.scores, grouped.size, grouped.centre(), 1 / factored,
@@ -216,8 +217,8 @@ double factor_row(const RankCountsRow<T>& row, const GroupedRow<T>& grouped,
   return factored;
 }
 
-// What the plan does not leave to sums, for targets of level `least` and more; `factored` is of
-// factor_row.
+// Computes what the plan does not leave to sums, for targets of level `least` or more; `factored`
+// is the result of factor_row.
 template <class T, CountsPass pass>
 void rank_counts_direct(const RankCountsRow<T>& row, const GroupedRow<T>& grouped,
                         const CountsPlan& plan, double factored, int64_t least = 0) {

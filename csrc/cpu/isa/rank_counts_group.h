@@ -1,23 +1,22 @@
-// A row's items brought together by level, and behind them its targets. The items of a level that
-// nearly all have stay where they are. Included once for each instruction set, hence no include
-// guard.
+// Groups a row's items by level, followed by its targets. If nearly all items have the same level,
+// those stay where they are. Included once for each instruction set, hence no include guard.
 
 #include "cpu/isa/centred_exponential.h"
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-// Each level's items begin with a new vector; behind all levels come the targets, by level too.
+// Each level's items begin with a new vector; after all levels come the targets, also by level.
 template <class T>
 struct GroupedRow {
-  T *scores, *tangent, *gradient, *exponentials;  // [size]; gradient has one place more
+  T *scores, *tangent, *gradient, *exponentials;  // [size], and room for items that take no part
   T* row_exponentials;                            // [items] as in the row, if a level stays there
   int64_t begin[256], count[256];                 // of the items of each level
   int64_t first[257];                             // target in `order` of each level
   int64_t items;                                  // that take part
   int64_t room, size;                             // places of items; of items and targets
-  int64_t* order;                                 // [targets] as the caller numbers them
-  int64_t* place;                                 // [targets] of its own item, or -1; as numbered
+  int64_t* order;                                 // [targets] the caller's numbers
+  int64_t* place;                                 // [caller's number] of the target's item, or -1
   int staying;                                    // the level whose items stay in the row, or -1
   T lo, hi;                                       // of all scores
 
@@ -26,7 +25,7 @@ struct GroupedRow {
   double centre() const { return 0.5 * (static_cast<double>(lo) + static_cast<double>(hi)); }
 };
 
-// What tau H' and tau^2 H'' lack.
+// The power of 1 / tau that turns tau H' or tau^2 H'' into H' or H''.
 template <CountsPass pass>
 double derivative_scale(const Comparator& comparator) {
   double scale = 1;
@@ -34,8 +33,8 @@ double derivative_scale(const Comparator& comparator) {
   return scale;
 }
 
-// Calls visit(first item, how many, level) for runs of items of one level: long ones where a whole
-// block is alike, which is most of a row with few relevant items.
+// Calls visit(first item, number, level) for runs of items of one level. Blocks of a single level
+// are one run, which is most of a row with few relevant items; other items are runs of one.
 template <class Visit>
 inline void for_each_run(const uint8_t* levels, int64_t items, const Visit& visit) {
   constexpr int kRun = 16;
@@ -53,7 +52,7 @@ inline void for_each_run(const uint8_t* levels, int64_t items, const Visit& visi
   for (; k < items; ++k) visit(k, std::integral_constant<int, 1>{}, levels[k]);
 }
 
-// Whether a vector of items are all of one level.
+// Whether the items of a vector all have this level.
 template <class T>
 inline bool are_alike(const uint8_t* levels, int level) {
   constexpr int word = std::min<int>(kLanes<T>, 8);
@@ -66,7 +65,8 @@ inline bool are_alike(const uint8_t* levels, int level) {
   return differ == 0;
 }
 
-// Widens lo..hi to the scores of items below level `num_levels`; false if one is not finite.
+// Widens lo..hi to include the scores of items below level `num_levels`; false if one is not
+// finite.
 template <class T>
 bool widen_range(const T* scores, const uint8_t* levels, int64_t items, int num_levels, T& lo,
                  T& hi) {
@@ -86,7 +86,7 @@ bool widen_range(const T* scores, const uint8_t* levels, int64_t items, int num_
   return reduce<T>(poison, [](T a, T b) { return a + b; }) == 0;
 }
 
-// Adds up how many of the bytes are each of the first `num_levels` levels.
+// Adds to count[l] the number of bytes equal to l, for the first `num_levels` levels.
 inline void count_levels(const uint8_t* levels, int64_t items, int64_t num_levels, int64_t* count) {
   // This many comparisons of a vector take less time than one visit to each item.
   constexpr int64_t kFewLevels = 16;
@@ -165,17 +165,18 @@ bool survey_row(const RankCountsRow<T>& row, RankCountsScratch<T>& scratch,
                                static_cast<int>(L), grouped.lo, grouped.hi);
 }
 
-// The level of so many items that its pairs among the others cost less than moving it, or -1.
+// The level with so many items that comparing these in place, between the others, costs less than
+// moving them; or -1.
 template <class T>
 int staying_level(const RankCountsRow<T>& row, const GroupedRow<T>& grouped) {
-  constexpr int64_t kOthers = 16;  // one item in so many
+  constexpr int64_t kOthers = 16;  // at most one item in 16 has another level
   const int64_t items = row.end - row.begin;
   const auto* most = std::max_element(grouped.count, grouped.count + row.num_levels);
   return items - *most <= items / kOthers ? static_cast<int>(most - grouped.count) : -1;
 }
 
-// Groups the items begin..end of a row but those of the level `staying`; places[k] is where item
-// begin + k went, one place behind all others if it takes no part.
+// Groups the items begin..end of a row, except those of the level `staying`. places[k] is where
+// item begin + k went; items that take no part go to places after all others.
 template <class T, CountsPass pass>
 void group_row(const RankCountsRow<T>& row, RankCountsScratch<T>& scratch, uint32_t* places,
                GroupedRow<T>& grouped) {
@@ -192,7 +193,7 @@ void group_row(const RankCountsRow<T>& row, RankCountsScratch<T>& scratch, uint3
   const int64_t taking_part = grouped.first[L];
   grouped.size = grouped.room + taking_part;
 
-  // What takes no part goes behind, run by run over the same places.
+  // Items that take no part go after all others, each run overwriting the one before.
   constexpr int kRun = 16;
   std::fill(cursor + L, cursor + 256, grouped.size);
   const int64_t stride = (grouped.size + lanes - 1) / lanes * lanes + kRun;
@@ -222,7 +223,7 @@ void group_row(const RankCountsRow<T>& row, RankCountsScratch<T>& scratch, uint3
   }
   if constexpr (to_items(pass)) std::fill(grouped.gradient, grouped.gradient + stride, T(0));
 
-  // Padding is one of the targets, so that it widens no range.
+  // Padding repeats the score of a target, so that it widens no range.
   for (int64_t l = 0; l < L; ++l) {
     if (l == grouped.staying) continue;
     const int64_t from = grouped.end(l), to = l + 1 < L ? grouped.begin[l + 1] : grouped.room;

@@ -1,8 +1,8 @@
-// The counts of a row, or a derivative, without visiting the pairs: its items and targets are put
-// in order together, and each level's items meet the targets through panels (the sigmoid) and
-// running sums (what lies beyond a threshold). Backward takes the same sums the other way round,
-// with the targets' gradients as weights. Several passes may follow on one order. Included once for
-// each instruction set, hence no include guard.
+// Computes the counts of a row, or a derivative, without visiting pairs. Items and targets are
+// ordered together, and each level's items are summed for the targets by panels (the sigmoid) and
+// running sums (what lies beyond a threshold). The backward takes the same sums with items and
+// targets exchanged, weighted by the targets' gradients. Several passes may share one order.
+// Included once for each instruction set, hence no include guard.
 
 #include "cpu/isa/rank_counts_order.h"
 #include "cpu/isa/rank_counts_sums.h"
@@ -10,13 +10,13 @@
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-// The targets whose comparator for items of a level is a given one, in order.
+// The targets that compare items of a level by the current comparator, in order.
 template <class T>
 struct ChosenTargets {
   T *scores, *tangent, *weight, *weighted;  // s, v, g, g v
   uint32_t *number, *before;  // among the ordered targets; [targets + 1] chosen before each target
   int64_t count;
-  int64_t level;  // that they are chosen for
+  int64_t level;  // of the items
   std::array<bool, 3> used;
 };
 
@@ -61,10 +61,11 @@ class LinearRow {
   LinearRow(const LinearRow&) = delete;
   LinearRow& operator=(const LinearRow&) = delete;
 
-  // What the plan leaves to sums.
+  // Computes what the plan leaves to sums.
   template <CountsPass pass>
   void run(const CountsPlan& plan) {
-    // Steps, which have no backward, first: what it needs too is then found last.
+    // Comparators of higher levels first. Those are often steps, which have no backward: what is
+    // found last, and kept, is then what the backward needs too.
     for (int which = 2; which >= 0; --which) {
       const Comparator& comparator = row_.comparators[which];
       Used used;
@@ -116,7 +117,7 @@ class LinearRow {
     }
   }
 
-  // False if there are none.
+  // Chooses the targets that compare items of level l by the current comparator; false if none.
   template <CountsPass pass>
   bool choose(int64_t l, const Used& used) {
     ChosenTargets<T>& to = chosen_;
@@ -135,7 +136,7 @@ class LinearRow {
     bool wanted[256];
     for (int64_t level = 0; level < row_.num_levels; ++level)
       wanted[level] = is_used(used, l, level);
-    const ChosenTargets<T> to = chosen_;  // a copy, which no store can alter
+    const ChosenTargets<T> to = chosen_;  // a local copy, which stores cannot change
     const T* scores = split_.scores + first_target_;
     uint32_t count = 0;
     for (int64_t k = 0; k < targets_; ++k) {
@@ -216,7 +217,7 @@ class LinearRow {
   TargetCuts<T> cuts_;
   double panels_of_ = 0;  // the temperature whose panels a sorted row is cut into
   ChosenTargets<T> chosen_;
-  uint32_t* target_;   // [targets] in order, as the caller numbers them
+  uint32_t* target_;   // [targets] in order, the caller's numbers
   uint32_t* counted_;  // [entries + 1] items of a level before each place in the order
   int64_t counted_level_ = -1;
   uint8_t* target_level_;  // [targets] in order

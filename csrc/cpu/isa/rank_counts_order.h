@@ -1,4 +1,4 @@
-// Items and targets of a row in one order, which is that of their panels. Included once for each
+// Orders the items and targets of a row together, by score or by panel. Included once for each
 // instruction set, hence no include guard.
 
 #include "cpu/isa/panel_order.h"
@@ -6,31 +6,31 @@
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-// Items, and targets that are none of them, together in order; and then apart: items by level, and
-// behind them all targets.
+// First `together`, items and those targets that are not among them, in order. Then split: items by
+// level, followed by all targets.
 template <class T>
 struct SplitOrder {
   T *scores, *tangent;  // [size]
   uint32_t* slot;       // [size] place in the grouped row
   int64_t begin[257];   // of the items of each level, and of the targets
-  bool sorted;          // or in the order of their panels alone
+  bool sorted;          // by score; otherwise by panel only
   int64_t size;         // items and targets
   OrderedRow<T> together;
   int64_t entries;           // of `together`
   uint8_t* classes;          // [entries] of `together`: level of an item, num_levels of a target
-  uint32_t* targets_before;  // [entries + 1] of `together`
+  uint32_t* targets_before;  // [entries + 1] targets before each place of `together`
   uint32_t* target_at;       // [targets] where in `together` each is
 };
 
-// Finds for each target i, in order, the first of `together` with s_k - s_i > threshold;
-// differences as the direct method takes them, so that both decide alike.
+// Finds for each target i, in order, the first entry of `together` with s_k - s_i > threshold. The
+// difference is computed as in the direct method, so that both decide alike.
 template <class T>
 void first_beyond(const SplitOrder<T>& split, int64_t targets, T threshold, uint32_t* first) {
   constexpr int lanes = kLanes<T>;
-  constexpr int64_t kFew = 10 * lanes;  // comparisons of a vector take less time than a search
+  constexpr int64_t kFew = 10 * lanes;  // vector comparisons take less time than searches
   const auto n = static_cast<int32_t>(split.entries);
   const T *scores = split.together.scores, *target_scores = split.scores + split.size - targets;
-  // From `at`, which is not after it.
+  // Searches from `at`, which must not be after the result.
   const auto search = [&](int32_t at, T score) {
     int32_t step = 1;
     for (; at + step <= n && !(scores[at + step - 1] - score > threshold); step *= 2) at += step;
@@ -55,7 +55,7 @@ void first_beyond(const SplitOrder<T>& split, int64_t targets, T threshold, uint
   }
 }
 
-// The same for s_k > s_i and, in `level`, for s_k >= s_i.
+// The same for s_k > s_i (above) and s_k >= s_i (level).
 template <class T>
 void first_above(const SplitOrder<T>& split, int64_t targets, uint32_t* level, uint32_t* above) {
   const T* scores = split.together.scores;
@@ -74,7 +74,7 @@ void first_above(const SplitOrder<T>& split, int64_t targets, uint32_t* level, u
   }
 }
 
-// What of a row's comparators decides how it is ordered.
+// How a row must be ordered for its comparators.
 struct OrderNeeds {
   bool sorted = false;
   double steepest = 0;  // the largest 1 / tau; 0 where no panels are needed
@@ -98,7 +98,7 @@ SplitOrder<T> split_order(const RankCountsRow<T>& row, const GroupedRow<T>& grou
   constexpr uint32_t kNone = std::numeric_limits<uint32_t>::max();
   const int64_t L = row.num_levels, targets = grouped.first[L];
   SplitOrder<T> split{};
-  int64_t items = 0, base[257] = {};  // base: first slot of each level less its first entry
+  int64_t items = 0, base[257] = {};  // base: first slot of each level minus its first entry
   for (int64_t l = 0; l < L; ++l) {
     split.begin[l] = items;
     base[l] = grouped.begin[l] - items;
@@ -106,7 +106,7 @@ SplitOrder<T> split_order(const RankCountsRow<T>& row, const GroupedRow<T>& grou
   }
   split.begin[L] = items;
   split.size = items + targets;
-  const int64_t stride = split.size + targets + 16;  // room for targets that are no items
+  const int64_t stride = split.size + targets + 16;  // room for targets that are not items
   split.scores = scratch.split.reserve(3 * stride);
   split.tangent = split.scores + stride;
   T* entries = split.tangent + stride;
@@ -127,7 +127,7 @@ SplitOrder<T> split_order(const RankCountsRow<T>& row, const GroupedRow<T>& grou
     for (int64_t at = grouped.first[l]; at < grouped.first[l + 1]; ++at) {
       const int64_t own = grouped.place[grouped.order[at]];
       int64_t entry = begin + own - grouped.begin[l];
-      if (own < 0 || target_of[entry] != kNone) {  // of another part, or a target twice
+      if (own < 0 || target_of[entry] != kNone) {  // in another part, or a repeated target
         entry = n++;
         entries[entry] = grouped.scores[grouped.room + at];
         classes[entry] = static_cast<uint8_t>(L);
@@ -147,9 +147,9 @@ SplitOrder<T> split_order(const RankCountsRow<T>& row, const GroupedRow<T>& grou
 
   int64_t cursor[257];
   std::copy(split.begin, split.begin + L, cursor);
-  cursor[L] = split.size;  // an entry that is no item goes behind everything
+  cursor[L] = split.size;  // entries that are not items go after everything else
   uint32_t target = 0;
-  const auto place = [&](const SplitOrder<T> to) {  // a copy, which no store can alter
+  const auto place = [&](const SplitOrder<T> to) {  // a local copy, which stores cannot change
     T* target_scores = to.scores + items;
     uint32_t* target_slots = to.slot + items;
     const auto room = static_cast<uint32_t>(grouped.room);

@@ -1,17 +1,17 @@
-// H(x), tau H'(x) and tau^2 H''(x) of pairs, items in lanes. Scores are compared rather than x with
-// 0, which x may have been flushed to. Included once for each instruction set, hence no include
-// guard.
+// H(x), tau H'(x) and tau^2 H''(x) of pairs, items in lanes. The sign of x is taken by comparing
+// the scores, as x itself may have been flushed to 0. Included once for each instruction set, hence
+// no include guard.
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-// What is known of an item or of a target, the exponential where the row's range allows it.
+// An item or a target: its score and, if the row's range allows it, its exponential.
 template <class T>
 struct Scored {
   Vec<T> score, exponential;
 };
 
-// One exponential for each item and target.
+// One exponential per item and per target.
 template <class T>
 struct FactoredSigmoid {
   static constexpr bool kFactored = true;
@@ -32,7 +32,7 @@ struct FactoredSigmoid {
   }
 };
 
-// One exponential for each pair, any range.
+// One exponential per pair, for any range.
 template <class T>
 struct ExactSigmoid {
   static constexpr bool kFactored = false;

@@ -1,10 +1,10 @@
-// Which comparisons of a row go through sums and which pair by pair: what is expected to take less
-// time. Included once for each instruction set, hence no include guard.
+// Decides which comparisons of a row go through sums and which pair by pair, by expected time.
+// Included once for each instruction set, hence no include guard.
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-// Panels need a width, and positions inside them, that T can hold.
+// Whether T can hold the width of panels and positions in them.
 template <class T>
 bool has_panels(const Comparator* comparators) {
   const double largest = std::numeric_limits<T>::max();
@@ -13,7 +13,8 @@ bool has_panels(const Comparator* comparators) {
   });
 }
 
-// Whether a comparator has the sums of a derivative: in double none serve a threshold near 0.
+// Whether a derivative of a comparator can be computed by sums. In double, that of a Sup with a
+// threshold near 0 cannot; see saturating_sigmoid.h.
 template <class T>
 bool has_sums(const Comparator& comparator, int derivative) {
   return sizeof(T) == 4 || comparator.kind != Comparison::kSup ||
@@ -22,7 +23,7 @@ bool has_sums(const Comparator& comparator, int derivative) {
 
 // Expected costs in ns on one AVX-512 core, fitted to timings of both methods (Granite Rapids,
 // 2026-11): 256 to 8192 items, 8 to 2048 targets, 2 and 3 levels, ranges of 20 to 500 temperatures.
-// Pairs gain most from width.
+// Pairs gain most from wider vectors.
 template <class T, CountsPass pass>
 class CountsCosts {
  public:
@@ -34,7 +35,7 @@ class CountsCosts {
         entries_(static_cast<double>(grouped.items + grouped.first[row.num_levels])),
         factored_(factored_temperature(row, grouped.range())) {}
 
-  // Of ordering a row, and of the exponentials of one that is not ordered.
+  // The costs of ordering a row, and of the exponentials of a row that is not ordered.
   double order() const {
     const bool sorted = OrderNeeds(row_.comparators, kDerivative).sorted;
     return 1500 + entries_ * (sorted ? (kSingle ? 10 : 14) : (kSingle ? 3.5 : 5));
@@ -50,7 +51,7 @@ class CountsCosts {
     return cost * kNarrower;
   }
 
-  // Of the sums of a comparator over so many items of a level for so many targets.
+  // The cost of a comparator's sums over `items` of a level, for `targets`.
   double sums(const Comparator& comparator, double items, double targets) const {
     constexpr double wide = kSingle ? 1 : 2;
     double cost = (kValue ? 9.5 : 14) * wide * targets;
@@ -75,7 +76,7 @@ class CountsCosts {
   double entries_, factored_;
 };
 
-// For several passes over one order.
+// Plans several passes over one order.
 template <class T, CountsPass... passes>
 CountsPlan make_plan(const RankCountsRow<T>& row, const GroupedRow<T>& grouped) {
   CountsPlan plan;
@@ -85,7 +86,7 @@ CountsPlan make_plan(const RankCountsRow<T>& row, const GroupedRow<T>& grouped) 
   double direct = std::get<0>(costs).exponentials(), ordered = std::get<0>(costs).order();
   for (int64_t l = 0; l < row.num_levels; ++l) {
     const int64_t* first = grouped.first;
-    // Targets of a higher, the same and a lower level, which meet comparators 0, 1 and 2.
+    // Targets of a higher, the same and a lower level, to which comparators 0, 1 and 2 apply.
     const int64_t by_relation[3] = {first[row.num_levels] - first[l + 1], first[l + 1] - first[l],
                                     first[l]};
     const auto items = static_cast<double>(grouped.count[l]);

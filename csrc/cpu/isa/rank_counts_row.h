@@ -1,4 +1,4 @@
-// One row from the caller's memory to the caller's memory: groups, choice of method. Included once
+// Computes one row from and to the caller's memory: grouping and choice of method. Included once
 // for each instruction set, hence no include guard.
 
 #include "cpu/isa/rank_counts_direct.h"
@@ -8,7 +8,7 @@
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-// Whether no comparator can tell a difference below the normal numbers from none.
+// Whether subnormal differences may be flushed: no comparator can tell them from zero.
 template <class T>
 bool may_flush(const Comparator* comparators) {
   return std::all_of(comparators, comparators + 3, [](const Comparator& c) {
@@ -16,7 +16,7 @@ bool may_flush(const Comparator* comparators) {
   });
 }
 
-// Brings the gradient of the items that were grouped to where they are in the row.
+// Copies the gradients of grouped items to their places in the row.
 template <class T>
 void scatter_gradient(const RankCountsRow<T>& row, const GroupedRow<T>& grouped,
                       const uint32_t* places) {

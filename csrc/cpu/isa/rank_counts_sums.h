@@ -1,4 +1,4 @@
-// The sums of a comparator over items in order, at points in order: panels for the sigmoid, running
+// The sums of a comparator over ordered items, at ordered points: panels for the sigmoid, running
 // sums for what lies beyond a threshold, windows for a ramp. Included once for each instruction
 // set, hence no include guard.
 
@@ -17,7 +17,7 @@ struct Side {
   Panel* runs;  // the panels that they occupy
   int64_t run_count;
 
-  // before(place) is how many of them the order has before a place.
+  // before(place) is the number of them before a place in the order.
   template <class Before>
   void find_runs(const OrderedRow<T>& order, const Before& before) {
     run_count = 0;
@@ -31,8 +31,8 @@ struct Side {
   }
 };
 
-// out[c][i] = sum over the items k of w_c[k] sigmoid^(m)((s_k - s_i) / tau), for each point i; of
-// several derivatives m, those of the next one come behind.
+// out[c][i] = sum over the items k of w_c[k] sigmoid^(m)((s_k - s_i) / tau), for each point i. With
+// two derivatives m, the channels of kFirst are followed by those of kLast.
 template <class T, int kFirst, int kLast, int kChannels>
 void sigmoid_sums(const Side<T>& items, const Side<T>& points, double lam, Buffer<double>& memory,
                   T* const (&out)[2]) {
@@ -82,12 +82,12 @@ void sigmoid_sums(const Side<T>& items, const Side<T>& points, double lam, Buffe
   }
 }
 
-// Where the comparisons of a comparator break for each target, found once for all passes over an
+// For each target, the places in the order at which H breaks, found once for all passes over that
 // order.
 template <class T>
 class TargetCuts {
  public:
-  // [targets] the first place in the order level with it, above it, beyond delta or a ramp's end.
+  // [targets] the first place with s_k >= s_i, s_k > s_i, and s_k - s_i > delta or the ramp's end.
   uint32_t *level, *above, *beyond;
 
   TargetCuts(const SplitOrder<T>& split, int64_t targets, uint32_t* memory)
@@ -99,7 +99,7 @@ class TargetCuts {
 
   static int64_t size(int64_t targets) { return 3 * (targets + 1); }
 
-  // As one of its derivatives needs them.
+  // Finds those that a derivative of the comparator needs.
   void find(const Comparator& comparator, int derivative) {
     const bool is_sup = comparator.kind == Comparison::kSup;
     if (comparator.kind == Comparison::kSigmoid) return;
@@ -121,9 +121,8 @@ class TargetCuts {
   bool has_above_ = false, has_beyond_ = false;
 };
 
-// The same sums of H or derivatives of H for a comparator that has any, exact where it breaks. For
-// a reversed comparison, of H(s_i - s_k), which is what backward needs, they are at least the
-// first.
+// The same sums, of H or its derivatives instead of the sigmoid's, exact where H breaks. Reversed
+// comparisons, of H(s_i - s_k), are what the backward needs: they are derivatives, never H itself.
 template <class T, int kFirst, int kLast, int kChannels>
 class ComparedSums {
  public:
@@ -141,8 +140,8 @@ class ComparedSums {
     cuts.find(comparator, kFirst);
   }
 
-  // Calls use(i, sums of the channels) for every point. Of items and points, one are the items of
-  // the level counted, the other (kReversed: the items) targets, `number` of all.
+  // Calls use(i, sums of the channels) for every point. Points are targets, and items are those of
+  // the counted level; kReversed exchanges the two. `number` has the targets' numbers among all.
   template <bool kReversed, class Use>
   void visit(const Side<T>& items, const Side<T>& points, const uint32_t* number, const Use& use) {
     const bool has_sigmoid = comparator_.has_sigmoid();
@@ -186,8 +185,9 @@ class ComparedSums {
     if (kFirst == 0 && comparator_.start != 0) add_start(points, number);
   }
 
-  // Where among the items a place `first` of each target lies, for targets as points; reversed, for
-  // the level's items as points, how many targets have it before or at them.
+  // For targets as points: cut[i] is the number of items before place first[number[i]]. Reversed,
+  // for the level's items as points: cut[k] is the number of targets with that place at or before
+  // item k.
   template <bool kReversed>
   void find_cut(const uint32_t* first, int64_t items, int64_t points, const uint32_t* number,
                 uint32_t* cut) {
@@ -200,7 +200,7 @@ class ComparedSums {
     }
   }
 
-  // For every item above a target; beyond delta that is undone again.
+  // Adds `start` for every item above a target; add_beyond_delta subtracts it again beyond delta.
   void add_start(const Side<T>& targets, const uint32_t* number) {
     const uint32_t count = counted_[split_.entries];
     for (int64_t i = 0; i < targets.count; ++i)
@@ -208,8 +208,8 @@ class ComparedSums {
           comparator_.start * static_cast<double>(count - counted_[cuts_.above[number[i]]]);
   }
 
-  // Between the cuts the items that are met on the slope right of 0; those left of 0 before them
-  // or, reversed, behind.
+  // Between the cuts are the items with 0 < x <= the ramp's end; those with x <= 0 are before them
+  // or, reversed, after.
   template <bool kReversed>
   void add_ramp(const Side<T>& items, const Side<T>& points, const uint32_t* number) {
     find_cut<kReversed>(cuts_.above, items.count, points.count, number, cut_[kReversed]);
@@ -228,7 +228,7 @@ class ComparedSums {
     }
   }
 
-  // Of items that all count 1.
+  // For items that all have weight 1.
   void add_ramp_values(const Side<T>& items, const Side<T>& points) {
     const double leak = comparator_.leak, beta = comparator_.beta, gamma = comparator_.gamma;
     const auto begin = [&](int64_t i) { return cut_[0][i]; };
@@ -248,7 +248,7 @@ class ComparedSums {
                            [&](int64_t i, double sum) { beyond_[0][i] -= leak * sum; });
   }
 
-  // Adds the slope for every item from begin(i) to end(i).
+  // Adds the slope, times its weight, for every item from begin(i) to end(i).
   template <class Begin, class End>
   void add_slope(const Side<T>& items, const Side<T>& points, double slope, const Begin& begin,
                  const End& end) {
@@ -265,7 +265,7 @@ class ComparedSums {
     }
   }
 
-  // Adds, with x = |p - q| and y = x / tau,
+  // Adds for every item beyond delta, with x = |p - q| and y = x / tau,
   //
   //   derivative 0:  rho (x - delta) + offset - start - sigmoid(y)
   //   derivative 1:  rho tau - sigmoid'(y)

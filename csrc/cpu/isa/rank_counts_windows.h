@@ -1,11 +1,11 @@
 // Sums over the items between two cuts that move along an order with the points. Nothing is
-// subtracted from a sum, as the rest would keep the rounding errors of what was removed. Included
+// subtracted from a sum, as the result would keep the rounding errors of what was removed. Included
 // once for each instruction set, hence no include guard.
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-// A long sum; for T = double its rounding errors are summed beside it (Knuth's two-sum).
+// A long sum; for T = double, its rounding errors are summed separately (Knuth's two-sum).
 template <class T, class V>
 struct RunningSum {
   V total, error;
@@ -24,12 +24,12 @@ struct RunningSum {
 };
 
 // Calls use(i, origin, sum of term(k, origin) over the items k from begin(i) to end(i)) for each
-// point i. Neither cut ever falls; the origin is a point whose window shares an item with that of
-// point i, or i itself. `front` is room for the items and one more.
+// point i. Neither cut ever decreases. The origin is i itself, or an earlier point whose window
+// shares an item with that of i. `front` has room for the items and one more.
 template <class T, class Begin, class End, class Term, class Use>
 void for_each_window(int64_t points, const Begin& begin, const End& end, double* front,
                      const Term& term, const Use& use) {
-  // Up to the middle, sums from each item on; from there on, the sum so far.
+  // front[k] is the sum from item k to the middle, `back` that from the middle to the end.
   uint32_t middle = 0, next = 0;
   int64_t origin = 0;
   RunningSum<T, double> back{};

@@ -13,7 +13,7 @@ inline void shared_labels_row(const int64_t* own, const int64_t* labels, int64_t
   for (int64_t level = 0; level < levels; ++level, labels += items) {
     const int64_t label = own[level];
     int64_t k = 0;
-#if SODEEP_FAST_VECTOR_BYTES == 64  // the compiler would widen and narrow what are masks here
+#if SODEEP_FAST_VECTOR_BYTES == 64  // the compiler would widen and narrow instead of using masks
     constexpr int kBytes = 64, kLabels = 8;
     const __m512i wanted = _mm512_set1_epi64(label), one = _mm512_set1_epi8(1);
     for (; k + kBytes <= items; k += kBytes) {

@@ -1,8 +1,8 @@
 // Vectors of one register's width, as compiler vector extensions: the same source for every
 // instruction set. Included once for each by foreach_isa.h, hence no include guard.
 
-// For what works in registers, where a call would go through memory: files with many instruction
-// sets are too large for the compiler to inline it by itself.
+// For functions of registers, which a call would pass through memory. In files with many
+// instruction sets, which are large, the compiler does not inline them by itself.
 #undef SODEEP_FAST_INLINE
 #define SODEEP_FAST_INLINE inline __attribute__((always_inline))
 
@@ -18,7 +18,7 @@ struct Simd<float> {
   typedef int32_t I __attribute__((vector_size(SODEEP_FAST_VECTOR_BYTES)));
   static constexpr int kLanes = SODEEP_FAST_VECTOR_BYTES / 4;
   static constexpr int kMantissaBits = 23;
-  // 1.5 * 2^23: adding it rounds to an integer, and 127 more leaves the bits of its power of two.
+  // Adding 1.5 * 2^23 rounds to an integer k; with 127 more, the low bits are the exponent of 2^k.
   static constexpr float kRound = 12582912.0f + 127;
   static constexpr float kLn2Hi = 0.693359375f, kLn2Lo = -2.12194440e-4f, kExpLimit = 87.0f;
 };
@@ -58,7 +58,7 @@ inline Vec<T> broadcast(T x) {
   return x - Vec<T>{};
 }
 
-// b where either is NaN.
+// Returns b where either is NaN.
 template <class V>
 inline V minimum(V a, V b) {
 #if SODEEP_FAST_VECTOR_BYTES == 64
@@ -77,8 +77,8 @@ inline V maximum(V a, V b) {
   return a > b ? a : b;
 }
 
-// a * b + c, rounded once where the instruction set does. For sums of two products, of which the
-// compiler would choose the one that is not rounded by itself, here this one and there that one.
+// a * b + c, rounded once if the instruction set can. For sums of two products: the compiler would
+// fuse one of them by itself, but not always the same one.
 template <class T>
 inline Vec<T> fused_multiply_add(Vec<T> a, Vec<T> b, Vec<T> c) {
 #if SODEEP_FAST_VECTOR_BYTES == 64
@@ -118,7 +118,7 @@ inline Vec<T> reciprocal(Vec<T> x) {
 #endif
 }
 
-// Terms of the exponential series on [-ln2/2, ln2/2] for a result that is rounded to T.
+// Terms of the exponential series on [-ln2/2, ln2/2] if the result is rounded to T.
 template <class T>
 constexpr int kExponentialTerms = sizeof(T) == 4 ? 7 : 13;
 
@@ -139,7 +139,7 @@ struct SplitExponent {
   }
 };
 
-// The series of exp(x) on [-ln2/2, ln2/2] from x^kFirst / kFirst! on, over x^kFirst.
+// The series of exp(x) on [-ln2/2, ln2/2] from x^kFirst / kFirst! on, divided by x^kFirst.
 template <class T, int kFirst, int kTerms = kExponentialTerms<T>>
 inline Vec<T> exponential_series(Vec<T> x) {
   T inverse_factorial[kTerms + 1] = {1};
@@ -158,7 +158,7 @@ inline Vec<T> exponential(Vec<T> x) {
   return exponential_series<T, 0, kTerms>(split.rest) * split.scale;
 }
 
-// The lanes folded into one by halves.
+// Folds the lanes into one, half of them at a time.
 template <class T, class F>
 inline T reduce(Vec<T> v, F fold) {
   T lane[kLanes<T>];
@@ -178,14 +178,14 @@ inline IntVec<T> first_lanes(int64_t count) {
 }
 
 #if SODEEP_FAST_VECTOR_BYTES == 64
-// The same for fewer than all lanes, in the processor's masks.
+// The same as a processor mask, for fewer than all lanes.
 inline uint16_t mask_of_first(int64_t count) {
   return static_cast<uint16_t>((1u << std::max<int64_t>(0, count)) - 1);
 }
 #endif
 
-// The first `count` lanes from memory, none if it is negative, the rest zero. Nothing behind them
-// is read.
+// Loads the first `count` lanes (none if it is negative); the rest are zero. Reads nothing beyond
+// them.
 template <class T>
 inline Vec<T> load_first(const T* from, int64_t count) {
   if (count >= kLanes<T>) return load<T>(from);
@@ -204,8 +204,8 @@ inline Vec<T> load_first(const T* from, int64_t count) {
 #endif
 }
 
-// The levels of the first `count` items, as lanes; the rest have 255, the level of none. By arrays,
-// of which GCC 12 makes better code than of vectors of bytes: 5% of H-AP, a third of a histogram.
+// The levels of the first `count` items, as lanes; the rest are 255, which takes no part. GCC 12
+// makes better code of arrays than of vectors of bytes: 5% of H-AP, a third of a histogram.
 template <class T>
 inline IntVec<T> load_levels(const uint8_t* from, int64_t count) {
   using Int = std::remove_reference_t<decltype(std::declval<IntVec<T>>()[0])>;
@@ -251,7 +251,7 @@ template <class T>
 inline Vec<double> load_as_double(const T* from) {
   typename Narrow<T>::V v;
   __builtin_memcpy(&v, from, sizeof(v));
-#if SODEEP_FAST_VECTOR_BYTES == 64  // the compiler would convert it by halves
+#if SODEEP_FAST_VECTOR_BYTES == 64  // the compiler would convert it in two halves
   if constexpr (sizeof(T) == 4) return (Vec<double>)_mm512_cvtps_pd((__m256)v);
 #endif
   return __builtin_convertvector(v, Vec<double>);
@@ -263,8 +263,8 @@ inline void store_as(T* to, Vec<double> v) {
   __builtin_memcpy(to, &narrow, sizeof(narrow));
 }
 
-// A long sum of vectors of T, in double, the rounding errors of its additions summed beside it
-// (Knuth's two-sum).
+// A long sum of vectors of T, in double, with the rounding errors of its additions summed
+// separately (Knuth's two-sum).
 template <class T>
 class LongSum {
  public:
@@ -313,8 +313,8 @@ bool find_range(const T* values, int64_t n, T& lo, T& hi) {
   return reduce<T>(poison, [](T a, T b) { return a + b; }) == 0;
 }
 
-// Half-way from the smallest to the largest of n > 0 values; NaN if one is not finite. Differences
-// of values round less from there.
+// Half-way from the smallest to the largest of n > 0 values; NaN if one is not finite. Subtracting
+// it from the values reduces the rounding errors of their differences.
 template <class T>
 T middle_of(const T* values, int64_t n) {
   T smallest, largest;
@@ -328,7 +328,8 @@ T middle_of(const T* values, int64_t n) {
 #define SODEEP_FAST_SHUFFLE(T, a, b, ...) __builtin_shuffle(a, b, IntVec<T>{__VA_ARGS__})
 #endif
 
-// Lanes with the bit `half` unset hold neighbouring sums of a, those with it set sums of b.
+// Sums of pairs of lanes that are `half` apart: those of a in lanes whose number has the bit `half`
+// unset, those of b in the others.
 template <class T, int half, size_t... lane>
 inline Vec<T> fold(Vec<T> a, Vec<T> b, std::index_sequence<lane...>) {
   constexpr int n = kLanes<T>;
@@ -336,7 +337,7 @@ inline Vec<T> fold(Vec<T> a, Vec<T> b, std::index_sequence<lane...>) {
          SODEEP_FAST_SHUFFLE(T, a, b, ((lane & half ? n : 0) + (lane | half))...);
 }
 
-// Lane L of rows[i] and lane i of rows[L] change places.
+// Exchanges the lanes of a whose number has the bit `half` set with those of b that have it unset.
 template <class T, int half, size_t... lane>
 inline void exchange(Vec<T>& a, Vec<T>& b, std::index_sequence<lane...>) {
   constexpr int n = kLanes<T>;
@@ -351,7 +352,7 @@ inline Vec<T> turned(Vec<T> v, std::index_sequence<lane...>) {
 }
 #undef SODEEP_FAST_SHUFFLE
 
-// Every lane takes the place of the one before it, the first that of the last.
+// Rotates the lanes: each moves to the place before it, the first to the last.
 template <class T>
 inline Vec<T> turned(Vec<T> v) {
   return turned<T>(v, std::make_index_sequence<kLanes<T>>());

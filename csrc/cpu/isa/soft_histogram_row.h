@@ -1,4 +1,4 @@
-// The soft histogram of a slice: vectors find the items' cells, scalars visit them.
+// The soft histogram of a slice: cells are found in vectors and added to one by one.
 // Included once for each instruction set, hence no include guard.
 
 #include "cpu/isa/simd.h"
@@ -6,7 +6,7 @@
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-constexpr int64_t kHistogramBlock = 256;  // items: 2 or 4 KiB of notes, within the first cache
+constexpr int64_t kHistogramBlock = 256;  // items: 2 or 4 KiB per block, within the L1 cache
 
 // An integer of the size of T.
 template <class T>
@@ -18,8 +18,8 @@ struct HistogramBlock {
   T fraction[kHistogramBlock];
 };
 
-// Notes cells and fractions of `count` items from `first` on. Those beyond the axis are at its
-// ends, or take no part.
+// Finds the cells and fractions of `count` items from `first` on. Items beyond the axis are put at
+// its ends or, unless kBeyondTakesPart, take no part.
 template <class T, bool kBeyondTakesPart>
 inline void find_cells(const SoftHistogramSlice<T>& slice, int64_t first, int64_t count,
                        HistogramBlock<T>& block) {
@@ -30,7 +30,7 @@ inline void find_cells(const SoftHistogramSlice<T>& slice, int64_t first, int64_
   for (int64_t i = 0; i < count; i += kLanes<T>) {
     const Vec<T> score = load_first<T>(slice.scores + first + i, count - i);
     const Vec<T> position = (score - axis.low) * axis.scale;
-    // A NaN fails both comparisons and ends as 0.
+    // NaN becomes 0, as it fails the comparison.
     const Vec<T> limited = minimum(maximum(position, Vec<T>{}), broadcast<T>(axis.last));
     IntVec<T> cell =
         minimum(__builtin_convertvector(limited, IntVec<T>), IntVec<T>{} + (intervals - 1));
@@ -51,8 +51,8 @@ inline void find_cells(const SoftHistogramSlice<T>& slice, int64_t first, int64_
 
 template <class T, bool kTangent>
 void add_slice(const SoftHistogramSlice<T>& slice, Buffer<CellSums>& scratch, CellSums* sums) {
-  // Neighbouring items often share a cell: in copies of the sums they need not wait for each other,
-  // which takes 0.7 ns an item instead of 1.5 (AVX-512, 20 bins, 2026-11).
+  // Neighbouring items often share a cell. With several copies of the sums they need not wait for
+  // each other, which takes 0.7 ns an item instead of 1.5 (AVX-512, 20 bins, 2026-11).
   constexpr int kCopies = 4;
   const int64_t cells = slice.cells(), copies = cells <= slice.items ? kCopies : 1;
   CellSums* memory = scratch.reserve(copies * cells);

@@ -6,19 +6,19 @@
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-// How a pair (i, j) is compared, x = lam (s_j - s_i). `Items` is what is kept of the items; lanes
-// hold items i, and an item j is the same in every lane. The slope and curvature are sigmoid'(x)
-// and sigmoid''(x).
+// Two ways to compare a pair (i, j), with x = lam (s_j - s_i). Lanes hold items i, and an item j is
+// the same in every lane. The slope and curvature are sigmoid'(x) and sigmoid''(x).
 
-// One exponential for each item: sigmoid(x) = e_j / (e_i + e_j) with e = exp(lam (s - centre)), for
-// rows in which no product of kGroup of the e overflows or underflows. The forward sum takes kGroup
-// items j at a time over their common denominator, for one reciprocal: with E_k their elementary
-// symmetric polynomials and x = e_i, the sum over the group is
+// One exponential per item: sigmoid(x) = e_j / (e_i + e_j) with e = exp(lam (s - centre)), for rows
+// in which no product of kGroup of the e overflows or underflows. The forward sum puts g = kGroup
+// items j over their common denominator, and so needs one reciprocal for all of them: with E_k
+// their elementary symmetric polynomials and x = e_i, the sum over the group is
 //
 //     sum_k k E_k x^(g - k)  /  (x^g + sum_k E_k x^(g - k)),   k = 1 .. g,
 //
-// in which nothing cancels. The groups of a tile of m g items are every m-th of them, so that
-// vectors of neighbours make them up; the items left over at its end are on their own.
+// in which nothing cancels. In a tile of m g items, a group is every m-th item, so that a vector
+// operation on neighbours serves neighbouring groups. Items left over at the end of the tile are
+// added one by one.
 template <class T, int kGroup>
 struct FactoredPairs {
   // In units of 1 / lam.
@@ -31,7 +31,7 @@ struct FactoredPairs {
   const T* symmetric;  // [2 kGroup, stride] E_k, then k E_k; none where kGroup is 1
   int64_t stride;
 
-  // Items j to j + kGroup - 1 in number, those of group j / kGroup in fact.
+  // Takes kGroup items at once: not items j to j + kGroup - 1, but those of group j / kGroup.
   inline Vec<T> outranked_by(Vec<T> e_i, int64_t j) const {
     if constexpr (!kPaired) return outranked_by_last(e_i, j);
     const T* group = symmetric + j / kGroup;
@@ -51,14 +51,15 @@ struct FactoredPairs {
     return slope(e_i, j, sum) * ((e_i - e[j]) * reciprocal<T>(sum));
   }
 
-  // Each e meets an inverse before a weight does, as inverse^2 may be near the ends of T's range.
+  // Each e is multiplied by an inverse first: inverse^2 alone may be near the ends of T's range,
+  // with no room for a weight.
   inline Vec<T> slope(Vec<T> e_i, int64_t j, Vec<T> sum) const {
     const Vec<T> inverse = reciprocal<T>(sum);
     return (e[j] * inverse) * (e_i * inverse);
   }
 
   static int64_t extra_size(int64_t n) { return kPaired ? 2 * kGroup * group_stride(n) : 0; }
-  // Whole vectors are read and written, so up to one more than there is.
+  // Whole vectors are read and written, so up to one vector more than there are groups.
   static int64_t group_stride(int64_t n) { return n / kGroup + kLanes<T>; }
 
   FactoredPairs(const T* scores, int64_t n, double lam, T lo, T hi, T* memory, T* extra)
@@ -112,8 +113,8 @@ struct ExactPairs {
   }
 };
 
-// Sums over the items j from begin to end, for kVectors vectors of items i; apart from its caller
-// so that all of it stays in registers.
+// Sums over the items j from begin to end, for kVectors vectors of items i; not inlined, so that
+// all of it stays in registers.
 template <class T, int kDerivative, int kVectors, class Pairs>
 __attribute__((noinline)) void direct_tile(const Pairs& pairs, const Vec<T>* items,
                                            const Vec<T> (*item_weights)[2],
@@ -152,7 +153,8 @@ template <class T, int kDerivative, int kVectors, class Pairs>
 void direct_vectors(const Pairs& pairs, const T* items, const T* const (&weights)[2], int64_t n,
                     int64_t first, double scale, T* out) {
   constexpr int lanes = kLanes<T>;
-  // An item against itself added sigmoid(0) = 1/2 to its rank, and nothing to a derivative.
+  // A rank is 1 + the sum over the other items; the sum over all items includes sigmoid(0) = 1/2
+  // for the item itself. To a derivative, it adds nothing.
   constexpr double kSelf = kDerivative == 0 ? 0.5 : 0.0;
 
   Vec<T> own[kVectors], own_w[kVectors][2] = {}, partial[kVectors];
@@ -196,7 +198,7 @@ void direct_with(const T* scores, const T* const (&weights)[2], int64_t n, doubl
                                                 out);
       begin += vectors();
     };
-    // One vector alone waits for its own sum at every step, so none is left over if avoidable.
+    // A single vector waits for its own sum at every step, so avoid leaving one over.
     while (begin < end) {
       const int64_t left = end - begin;
       switch (left >= 8 ? 4 : left > 4 ? (left + 1) / 2 : left) {
@@ -224,7 +226,7 @@ void soft_rank_direct(const T* scores, const T* const (&weights)[2], int64_t n, 
   using Grouped = FactoredPairs<T, 4>;
   using Paired = FactoredPairs<T, 2>;
   using Factored = FactoredPairs<T, 1>;
-  // Turning pairs of two vectors or fewer would cost what it saves.
+  // With two vectors or fewer, taking each pair only once would cost what it saves.
   if constexpr (kDerivative == 1)
     if (n > 2 * kLanes<T> && n <= kTile && range <= Paired::kMaxRange)
       return symmetric_gradient<T>(scores, weights[0], n, lam, lo, hi, scale, scratch.direct, out);

@@ -17,7 +17,7 @@ void cut_pieces(const OrderedRow<T>& row, std::vector<Piece>& pieces) {
       pieces.push_back({panel, at, std::min(at + kPartItems, row.panels[panel].end)});
 }
 
-// The weights of a part of a piece, in its order: g, v and g v, as many as the derivative takes.
+// The weights of a part of a piece, in its order: g, v and g v, as many as the derivative needs.
 template <class T, int kDerivative>
 struct PartWeights {
   static constexpr int kWeights = 1 << kDerivative;  // {1}, {1, g}, {1, g, v, g v}
@@ -39,7 +39,8 @@ void for_each_part(const Piece& piece, F&& use) {
     use(from, std::min(kPartItems, piece.end - from));
 }
 
-// Writes the values of a part, each to where its item stood, by its panel's power coefficients.
+// Evaluates a part by its panel's power coefficients, and writes each value to its item's place in
+// the row.
 template <class T, int kDerivative>
 void evaluate(const T* scores, const uint32_t* origin, const PartWeights<T, kDerivative>& weights,
               int64_t count, PanelCentre<T> centre, T to_t,
@@ -85,7 +86,7 @@ void soft_rank_linear(const T* scores, const T* const (&weights)[2], int64_t n, 
     cut_pieces(row, pieces);
   }
   const auto piece_count = static_cast<int64_t>(pieces.size());
-  // Pieces of about a quarter of what is worth a thread; their lengths vary with the scores.
+  // A task has about a quarter of the items that are worth a thread, as the lengths of pieces vary.
   const int64_t grain = n < kParallelItems
                             ? piece_count
                             : std::max<int64_t>(1, piece_count * kParallelItems / (4 * n));
@@ -142,12 +143,12 @@ void soft_rank_linear(const T* scores, const T* const (&weights)[2], int64_t n, 
     const Panel& panel = row.panels[index];
     double wide[1][kWeights][p];
     sums.gather(index, tables, window, wide);
-    // Items of the panels above count in full; the item itself counted one half.
+    // Items of the panels above count in full; the item itself has counted only one half.
     if constexpr (kDerivative == 0) wide[0][0][0] += static_cast<double>(n - panel.end) + 0.5;
     for (int w = 0; w < kWeights; ++w)
       for (int a = 0; a < p; ++a) narrow[w][a] = static_cast<T>(scale * wide[0][w][a]);
   };
-  // Every block comes back to every panel.
+  // Every block has pieces of every panel, so all coefficients are computed first.
   std::vector<T> ready(in_blocks ? row.panel_count * moment_size : 0);
   const auto ready_at = [&](int64_t panel) -> Coefficients& {
     return *reinterpret_cast<Coefficients*>(ready.data() + panel * moment_size);

@@ -1,12 +1,12 @@
-// The sums of a narrow row in linear time, by few and wide panels. Included once for each
-// instruction set that can choose lanes, hence no include guard.
+// The sums of a narrow row in linear time, by a few wide panels. Included once for each instruction
+// set that can select lanes, hence no include guard.
 
 #include "cpu/isa/wide_panel_sums.h"
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-// The panels of a row, which lies in their middle: there sums are the most accurate.
+// The panels of a row, which lies in the middle of them, where sums are the most accurate.
 struct NarrowPanels {
   int64_t count;
   float lo, to_panel;
@@ -24,8 +24,8 @@ struct NarrowPanels {
   }
 };
 
-// Neighbours in a row, in the row's order and by panel. What is computed of them stays in a core's
-// cache.
+// Neighbouring items of a row, in the row's order and by panel, few enough that all that is
+// computed from them stays in a core's cache.
 template <bool kWeighted>
 struct NarrowBlock {
   static constexpr int64_t lanes = kLanes<float>, kMost = 2048;
@@ -36,8 +36,8 @@ struct NarrowBlock {
   int64_t n, vectors;
   alignas(64) float t[kRoom];  // place in the panel, from -1 to 1
   alignas(64) float g[kWeighted ? kRoom : 1];
-  alignas(64) int32_t panel[kRoom];  // -1 behind the last item
-  // A panel after the other, each in vectors of its own, with zeros behind its last item.
+  alignas(64) int32_t panel[kRoom];  // -1 after the last item
+  // Panel by panel, each in its own vectors, with zeros after its last item.
   alignas(64) float panel_t[kRoomByPanel];
   alignas(64) float panel_g[kWeighted ? kRoomByPanel : 1];
   int64_t count[kMostWidePanels];  // items by panel
@@ -115,7 +115,7 @@ struct NarrowBlock {
   }
 };
 
-// Whether the panels are few enough, and numbers of theirs not too small or large.
+// Whether the panels are few enough, and their positions and widths within the range of float.
 inline bool has_wide_panels(double range, double lam, float lo, float hi) {
   return range < kWideWidth * kMostWidePanels &&
          lam >= kWideWidth * std::numeric_limits<float>::min() &&
@@ -133,7 +133,8 @@ constexpr NarrowCosts kNarrowCosts = SODEEP_FAST_VECTOR_BYTES == 64
                                          ? NarrowCosts{145, 41, 104, 3.0, 201, 34, 0.098, 0.156}
                                          : NarrowCosts{71, 33, 150, 2.8, 114, 24, 0.164, 0.316};
 
-// Where there are wide panels, narrower ones take longer than either.
+// Where wide panels are possible, soft_rank_linear's take longer than these and than pairs, so only
+// these two are compared.
 inline bool narrow_is_faster(int64_t n, double range) {
   constexpr const NarrowCosts& cost = kNarrowCosts;
   const auto vectors = static_cast<double>((n + kLanes<float> - 1) / kLanes<float>);

@@ -1,5 +1,5 @@
-// One row from the caller's memory to the caller's memory: mask, range, choice of method.
-// Included once for each instruction set, hence no include guard.
+// Computes one row from and to the caller's memory: mask, range, choice of method. Included once
+// for each instruction set, hence no include guard.
 
 #include "cpu/isa/soft_rank_direct.h"
 #include "cpu/isa/soft_rank_linear.h"
@@ -12,7 +12,7 @@ namespace SODEEP_FAST_ISA {
 
 // Expected costs in ns for value and gradient on one AVX-512 core, fitted to timings of both
 // methods over n from 32 to 2048 and ranges from 1 to 3000 (Granite Rapids, 2026-11). In double a
-// panel pays for every occupied panel near it; pairs gain most from width.
+// panel costs more for every occupied panel near it; pairs gain most from wider vectors.
 template <class T>
 bool linear_is_faster(int64_t n, double range) {
   constexpr bool single = sizeof(T) == 4;
@@ -61,7 +61,7 @@ void soft_rank_row(const SoftRankRow<T>& row, SoftRankScratch<T>& scratch) {
     double scale = row.normalize ? 1.0 / static_cast<double>(n) : 1.0;
     for (int k = 0; k < kDerivative; ++k) scale *= row.lam;
     const double range = row.lam * (static_cast<double>(hi) - static_cast<double>(lo));
-    // Panels need a width, and positions inside them, that T can hold.
+    // T must hold the width of panels and positions in them.
     const double largest = std::numeric_limits<T>::max();
     const bool has_panels = 1 / row.lam <= largest && 2 * row.lam <= largest;
     const bool linear =

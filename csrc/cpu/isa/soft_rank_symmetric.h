@@ -1,21 +1,22 @@
 // The gradient of a short row, each pair once: with d = (g_j - g_i) / (e_i + e_j)^2 the pair adds
-// e_i e_j d to item i and takes it from item j. Included once for each instruction set, hence no
-// include guard.
+// e_i e_j d to item i and subtracts it from item j. Included once for each instruction set, hence
+// no include guard.
 
 #include "cpu/isa/centred_exponential.h"
 
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-// The rounding error of sums in T grows with their length, most for nearly tied rows. So this many
-// terms are added one by one, such sums up to this many items, and sums of items go to a long sum.
+// The rounding error of sums in T grows with their length, most for nearly tied rows. So kChain
+// terms are summed one by one, such sums are added up for kTile items, and those in a long sum.
 constexpr int64_t kChain = 16, kTile = 128;
 
-// A vector is stored twice in a row, so that one load turns it by any number of lanes.
+// Vectors are stored twice, side by side, so that one load rotates them by any number of lanes.
 template <class T>
 constexpr int64_t kTurning = 2 * kLanes<T>;
 
-// What is known of a row. The vectors that an item is paired with take turns at its sums.
+// A row's exponentials, weights and sums. An item has kSums sums, which the vectors that it is
+// paired with use in turn, so that none gets long.
 template <class T>
 struct SymmetricRow {
   static constexpr int64_t kSums = std::max<int64_t>(1, kTile / (kChain * kLanes<T>));
@@ -39,8 +40,8 @@ struct SymmetricRow {
   }
 };
 
-// sigmoid' (g_j - g_i). Each e meets an inverse before anything else does: inverse^2 alone may be
-// near the ends of T's range, where it has no room for a weight.
+// sigmoid' (g_j - g_i). Each e is multiplied by an inverse first: inverse^2 alone may be near the
+// ends of T's range, with no room for a weight.
 template <class T>
 inline Vec<T> sloped_difference(Vec<T> e_i, Vec<T> e_j, Vec<T> g_i, Vec<T> g_j) {
   const Vec<T> inverse = reciprocal<T>(e_i + e_j);
@@ -57,7 +58,7 @@ __attribute__((noinline)) void pair_vectors(const SymmetricRow<T>& row, int64_t 
     e[v] = row.exponential(first + v);
     g[v] = row.weight(first + v);
   }
-  // In lane k is item k + turn of the other vector; after all turns that is item k again.
+  // Lane k holds item k + turn of the other vector; after all turns, that is item k again.
   Vec<T> others = {};
   for (int turn = 0; turn < lanes; ++turn) {
     const Vec<T> e_j = row.exponential(other, turn), g_j = row.weight(other, turn);
@@ -74,7 +75,7 @@ __attribute__((noinline)) void pair_vectors(const SymmetricRow<T>& row, int64_t 
   for (int v = 0; v < kVectors; ++v) row.add(first + v, other, sums[v]);
 }
 
-// All pairs within each of kVectors vectors, from both sides; the first to touch their sums.
+// All pairs within each of kVectors vectors, from both sides. Runs first, and initializes the sums.
 template <class T, int kVectors>
 __attribute__((noinline)) void pair_within(const SymmetricRow<T>& row, int64_t first) {
   constexpr int lanes = kLanes<T>;
@@ -125,7 +126,7 @@ void symmetric_gradient(const T* scores, const T* weight, int64_t n, double lam,
   T *e = exponentials + padded, *g = e + 2 * padded, *sums = g + 2 * padded;
   const double centre = 0.5 * (static_cast<double>(lo) + static_cast<double>(hi));
   centred_exponentials<T>(scores, n, centre, lam, exponentials);
-  // Items behind the end add nothing.
+  // Items beyond the end add nothing.
   std::fill(exponentials + n, exponentials + padded, T(0));
   for (int64_t v = 0; v < vectors; ++v) {
     const Vec<T> own = load<T>(exponentials + v * lanes);

@@ -10,7 +10,7 @@ struct KeyedItem {
   uint32_t origin;
 };
 
-// From how many items have each digit to where the first of them goes.
+// Replaces the number of items with each digit by the place of the first of them.
 inline void to_positions(uint32_t* counts, int64_t digits) {
   uint32_t position = 0;
   for (int64_t d = 0; d < digits; ++d) {
@@ -20,7 +20,7 @@ inline void to_positions(uint32_t* counts, int64_t digits) {
   }
 }
 
-// By all bits of the numbers, a byte at a time.
+// Radix sort by all bits of the numbers, a byte at a time.
 template <class T>
 void order_by_bits(const T* values, int64_t n, Buffer<char>& scratch, uint32_t* order) {
   using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
@@ -51,8 +51,8 @@ void order_by_bits(const T* values, int64_t n, Buffer<char>& scratch, uint32_t* 
   for (int64_t i = 0; i < n; ++i) order[i] = from[i].origin;
 }
 
-// By where the numbers are in their range, in two digits, which leaves few neighbours to exchange
-// unless most numbers share a small part of the range. False if it gave up for that.
+// Radix sort by position in the range, in two digits, then insertion sort. That has few neighbours
+// to exchange unless most numbers share a small part of the range; then this gives up: false.
 template <class T>
 bool order_by_place(const T* values, int64_t n, Buffer<char>& scratch, uint32_t* order) {
   constexpr int kBits = 10, kDigits = 1 << kBits;
@@ -97,7 +97,7 @@ bool order_by_place(const T* values, int64_t n, Buffer<char>& scratch, uint32_t*
 
 template <class T>
 void sorted_order(const T* values, int64_t n, Buffer<char>& scratch, uint32_t* order) {
-  // Fewer numbers than that do not pay for the digits of a place (AVX-512, 2026-11).
+  // Fewer numbers take less time by bits (AVX-512, 2026-11).
   constexpr int64_t kFew = 512;
   if (n < kFew || !order_by_place(values, n, scratch, order))
     order_by_bits(values, n, scratch, order);

@@ -1,6 +1,6 @@
-// The sums over the items of a few wide panels; see math/wide_panels.h. One register holds all the
-// moments of a panel, or its coefficients, or two of them do. Included once for each instruction
-// set that can choose lanes, hence no include guard.
+// The sums over the items of a few wide panels; see math/wide_panels.h. The moments of a panel, or
+// its coefficients, fill one register or two. Included once for each instruction set that can
+// select lanes, hence no include guard.
 
 #include "cpu/isa/lanes.h"
 
@@ -10,15 +10,15 @@ namespace SODEEP_FAST_ISA {
 constexpr int64_t kMostWidePanels = kLanes<float>;
 constexpr int kWideParts = kWideOrder / kLanes<float>;  // registers
 
-// The functions phi are t^a u^b.
+// The functions phi_k are t^a u^b, k = a + 4 b, with u = T_4(t), a Chebyshev polynomial.
 SODEEP_FAST_INLINE Vec<float> wide_u(Vec<float> t2) { return 8 * t2 * t2 + (1 - 8 * t2); }
 
-// The moments sum of w phi_k(t) of a panel, a register of them from k = first on; w is 1 where it
-// is null.
+// A register of a panel's moments, the sums of w phi_k(t), from k = first on; w is 1 unless
+// kWeighted.
 template <bool kWeighted, int first>
 __attribute__((noinline)) Vec<float> wide_moments(const float* t, const float* w, int64_t vectors) {
   constexpr int lanes = kLanes<float>;
-  constexpr int64_t kTogether = 32;  // longer sums drift
+  constexpr int64_t kTogether = 32;  // longer sums have too much rounding error
   Vec<float> total = {};
   for (int64_t begin = 0; begin < vectors; begin += kTogether) {
     Vec<float> sums[lanes], rows[lanes];
@@ -35,7 +35,7 @@ __attribute__((noinline)) Vec<float> wide_moments(const float* t, const float* w
 #pragma GCC unroll 16
       for (int k = 0; k < lanes; ++k) sums[k] += of_t[k % 4] * of_u[(first + k) / 4];
     }
-    // Copied, or the compiler would keep the sums in memory all along.
+    // Copied, as the compiler would otherwise keep the sums in memory throughout.
 #pragma GCC unroll 16
     for (int k = 0; k < lanes; ++k) rows[k] = sums[k];
     total += transposed_sum<float>(rows);
@@ -43,7 +43,7 @@ __attribute__((noinline)) Vec<float> wide_moments(const float* t, const float* w
   return total;
 }
 
-// All of them, less what `padding` places behind the last item, at t = 0 and of weight 1, add.
+// Stores all moments, minus those of `padding` places after the last item, with t = 0 and weight 1.
 template <bool kWeighted>
 void store_wide_moments(const float* t, const float* w, int64_t vectors, float padding, float* to) {
   const auto store_part = [&](auto first) {
@@ -67,17 +67,17 @@ SODEEP_FAST_INLINE Vec<float> evaluate_wide(const float* c, IntVec<float> panel,
   return value;
 }
 
-// What the items of panels, side by side, add up to at each of them, with kWeights weights of an
-// item: one, which comes first, and others.
+// Sums over the items of adjacent panels, as coefficients at each panel, for kWeights weights, of
+// which the first is 1.
 template <int kDerivative, int kWeights>
 class WidePanelSums {
   static constexpr int p = kWideOrder, lanes = kLanes<float>;
 
  public:
-  // Of the moments [panel, weight, k], and of the coefficients.
+  // The size of the moments [panel, weight, k], and of the coefficients.
   static constexpr int64_t size(int64_t panels) { return panels * kWeights * p; }
 
-  // From the moments of several parts of the items.
+  // Adds up the moments of several parts of the items.
   WidePanelSums(int64_t panels, const float* moments, int64_t parts) : panels_(panels) {
     static const std::vector<float> table = make_wide_table<kDerivative>();
     table_ = table.data();
@@ -95,8 +95,8 @@ class WidePanelSums {
     }
   }
 
-  // scale times the coefficients [weight, k, panel], for a row of n items; each of them counts
-  // itself, and one half to its rank.
+  // Writes scale times the coefficients [weight, k, panel] for a row of n items. The sums count an
+  // item itself as one half; its rank needs one half more.
   void find(int64_t n, float scale, float* coefficients) {
     for (int64_t panel = 0; panel < panels_; ++panel) sum_others(panel);
     for (int w = 0; w < kWeights; ++w)
@@ -110,7 +110,8 @@ class WidePanelSums {
           const Vec<float> above = of(above_) * signs();
           Vec<float> sum = of(below_) + sum_own(panel, w, part);
           if constexpr (kDerivative == 0) {
-            // Items of the panels above count in full, less what the table says.
+            // For items of the panels above: sigmoid(x) = 1 - sigmoid(-x), of which the table has
+            // the latter.
             not_above += static_cast<int64_t>(moments_[panel][0][0]);
             sum -= above;
             if (part == 0) sum[0] += static_cast<float>(n - not_above) + 0.5f;
@@ -128,17 +129,17 @@ class WidePanelSums {
  private:
   using Numbers = float[kMostWidePanels][kWeights][p];
 
-  // Of the functions at -t.
+  // The signs of the functions at -t.
   static Vec<float> signs() {
     Vec<float> result;
     for (int k = 0; k < lanes; ++k) result[k] = k % 2 ? -1.0f : 1.0f;
     return result;
   }
 
-  // What the panels below add to one, and those above to its mirror image: the same rows of the
-  // table serve both.
+  // Sums what the panels below add to a panel, and what those above add to its mirror image: both
+  // use the same rows of the table.
   void sum_others(int64_t panel) {
-    // Of additions, to hide their latency.
+    // Chains of additions, to hide their latency.
     constexpr int kChains = std::max(1, 4 / (kWeights * kWideParts));
     const int64_t mirror = panels_ - 1 - panel;
     Vec<float> below[kWeights][kWideParts][kChains] = {}, above[kWeights][kWideParts][kChains] = {};
@@ -150,7 +151,7 @@ class WidePanelSums {
 #pragma GCC unroll 2
           for (int part = 0; part < kWideParts; ++part) {
             Vec<float> row = load<float>(rows + (first + k) * p + part * lanes);
-            // Or the compiler would load it once for each product.
+            // Otherwise the compiler would load it once for each product.
             __asm__("" : "+v"(row));
 #pragma GCC unroll 2
             for (int w = 0; w < kWeights; ++w) {
