@@ -74,7 +74,7 @@ struct Weights {
   }
 };
 
-// Of a layer's input, its gradient alike.
+// The type of a layer's input, and of its gradient.
 template <class T, class S>
 ScalarType input_dtype(const Weights& weights) {
   return weights.features == 1 ? dtype_of<T>() : dtype_of<LstmValue<T, S>>();

@@ -20,8 +20,8 @@ constexpr torch::headeronly::ScalarType dtype_of() {
                                  : torch::headeronly::ScalarType::Half;
 }
 
-// For as many steps as there are, all that the backward reads of one; or fewer states, between
-// equal segments of the steps, from which it computes that anew.
+// If `count` is the number of steps, all that the backward reads of every step. Otherwise `count`
+// states between equal segments of the steps, from which the backward recomputes that.
 struct LstmKept {
   int64_t count;
   bool all_steps;
@@ -38,7 +38,7 @@ struct LstmKept {
     const auto dtype = all_steps ? dtype_of<S>() : dtype_of<T>();
     torch::stable::Tensor values =
         torch::stable::new_empty(like, {2, count, layer.batch, row, layer.hidden}, dtype);
-    // Where the steps do not make so many segments.
+    // If the steps make fewer segments, nothing is written to some states.
     if (!all_steps && (layer.steps - 1) / segment(layer.steps) < count)
       torch::stable::zero_(values);
     return values;

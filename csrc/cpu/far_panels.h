@@ -2,13 +2,14 @@
 // math/sigmoid_panels.h), so that a panel costs the same however many are within its reach.
 //
 // From a distance of five panels on, the sigmoid is a short sum of exponentials of the distance, to
-// rounding, and an exponential falls apart into a factor for each side: x = d + (t_j - t_i) / 2,
+// rounding, and an exponential is a product of a factor for each side: with x = d + (t_j - t_i) /
+// 2,
 //
 //     e^(-k x)  =  e^(-k d)  e^(-k t_j / 2)  e^(k t_i / 2)
 //
 // The sums over all panels above (and, with the signs of t changed, below) are therefore running
-// sums, which decay from panel to panel. The powers of t that a panel is given and gives are those
-// of its moments and coefficients; the terms left out are as small as e^(-k d) makes them.
+// sums, which decay from panel to panel. Exponentials of t are expanded in those powers of t that
+// moments and coefficients have; with the factor e^(-k d), the terms left out are negligible.
 #pragma once
 
 #include <vector>
@@ -18,7 +19,7 @@
 
 namespace sodeep_fast {
 
-// Panels nearer than that take the table.
+// Panels nearer than this use the table.
 constexpr int kPanelNear = 5;
 
 // Exponentials of either side: those of panels above are 0 to kFarTerms - 1, then those below.
@@ -52,8 +53,8 @@ std::vector<double> make_far_moments() {
   return moments;
 }
 
-// Entry [k * p + a]: what sum k at a panel adds to its coefficient a of sigmoid^(m), less 1 for
-// m = 0 and panels above.
+// Entry [k * p + a]: what sum k at a panel adds to its coefficient a of sigmoid^(m); of sigmoid - 1
+// for m = 0 and panels above.
 template <class T, int kDerivative>
 std::vector<double> make_far_table() {
   constexpr int p = kPanelOrder<T>, K = kFarTerms<T>;

@@ -1,4 +1,4 @@
-// Which bytes of a matrix are not 0, on the CPU. Few are expected: many are looked at together.
+// Which bytes of a matrix are not 0, on the CPU. Few are expected, so many are tested together.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -23,8 +23,8 @@ inline uint64_t marked_bytes(uint64_t word) {
   return (word | ((word & low) + low)) & ~low;
 }
 
-// Calls visit(first byte, marked_bytes of a word) for the words that have one; behind the end are
-// zeros.
+// Calls visit(first byte, marked_bytes of a word) for the words with a marked byte; the last word
+// is padded with zeros.
 template <class Visit>
 inline void for_each_word(const uint8_t* marks, int64_t n, const Visit& visit) {
   constexpr int64_t kWords = 8;
@@ -52,7 +52,7 @@ int64_t count_marked(const uint8_t* marks, int64_t n) {
   return count;
 }
 
-// Rows and columns of what is marked, row by row, and where each row's begin.
+// Rows and columns of the marked bytes, row by row, and the offset of each row's first.
 std::tuple<Tensor, Tensor, Tensor> find_marked(Tensor given) {
   STD_TORCH_CHECK(given.dim() == 2, "marks must have two dimensions, got ", given.dim());
   STD_TORCH_CHECK(given.element_size() == 1, "marks must be bytes");

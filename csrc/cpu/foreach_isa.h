@@ -4,10 +4,10 @@
 // compiled for a newer instruction set could be shared with code for older processors.
 //
 // Inside, SODEEP_FAST_VECTOR_BYTES is the width of a vector register. With SODEEP_FAST_WITH_BF16,
-// once more for processors that multiply pairs of bfloat16, as avx512_bf16, where inside
-// SODEEP_FAST_BF16_PAIRS says so, and again for those that multiply tiles of them, as amx, where
-// SODEEP_FAST_BF16_TILES does too. There numbers are rounded to one bfloat16; in amx_float32 each
-// is the sum of three, with all the digits of float: SODEEP_FAST_BF16_PIECES says how many.
+// it is also compiled as avx512_bf16, for processors that multiply pairs of bfloat16, with
+// SODEEP_FAST_BF16_PAIRS defined, and as amx and amx_float32, for those that multiply tiles of
+// them, with SODEEP_FAST_BF16_TILES defined too. SODEEP_FAST_BF16_PIECES says how many bfloat16
+// stand for a number: one, or in amx_float32 three, whose sum has all the digits of float.
 
 #include <algorithm>
 #include <array>

@@ -8,8 +8,8 @@
 namespace sodeep_fast {
 
 // The sum over targets i, all of level >= 1, of (rel_i + sum over levels l of M[i, l] min(rel_i,
-// rel_l)) / (1 + sum over l of N[i, l]), over the sum of the rel_i; N are the rank counts, and so
-// is M of targets below the level `least`; M of the others is counted by `step`.
+// rel_l)) / (1 + sum over l of N[i, l]), divided by the sum of the rel_i. N are the rank counts. M
+// is N for targets below the level `least`, and counted by `step` for the others.
 template <class T>
 struct GradedRow {
   const T* scores;        // [items]
@@ -20,8 +20,8 @@ struct GradedRow {
   int64_t least;
   Comparator step;
   const T* relevances;  // [num_levels] rel_l
-  bool is_shared;       // among the targets of a level
-  bool soft;            // whether N as M has a gradient too
+  bool is_shared;       // whether rel_l is divided by the number of targets of level l
+  bool soft;            // whether M, where it is N, has a gradient too
   T* value;             // NaN if there is no target, or a score is not finite
   T* gradient;          // [items], or null
 };

@@ -21,7 +21,7 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// The rows of scores (B, M), and which of their items are what.
+// The rows of scores (B, M), with their positives and mask.
 template <class T>
 class MarginRows {
  public:

@@ -26,7 +26,7 @@ struct MarginSums {
 template <class T>
 using MarginSumsKernel = MarginSums (*)(const MarginRow<T>& row);
 
-// Writes the slope of a positive, or of a negative, to out [n] wherever one is active, and 0.
+// Writes to out [n] the slope of a positive or a negative where it is active, and 0 elsewhere.
 template <class T>
 using MarginSlopesKernel = void (*)(const MarginRow<T>& row, T pos_slope, T neg_slope, T* out);
 

@@ -13,15 +13,15 @@ struct Panel {
   int64_t begin, end;    // its items
 };
 
-// Items of one panel that stand together: what one task works on.
+// Consecutive items of one panel: a unit of work.
 struct Piece {
   int64_t panel, begin, end;
 };
 
 template <class T>
 struct OrderedRow {
-  T* scores;         // [n] by panel, or block by block and there by panel
-  uint32_t* origin;  // [n] where each stood
+  T* scores;         // [n] by panel, or by block and then by panel
+  uint32_t* origin;  // [n] where each was in the row
   Panel* panels;     // [panel_count] by place
   int64_t panel_count;
 };
@@ -35,7 +35,7 @@ struct OrderScratch {
   void trim() { sorted.trim(), origin.trim(), counts.trim(), panels.trim(), keys.trim(); }
 };
 
-// How many occupied panels a row can have at most.
+// The most occupied panels that a row can have.
 inline int64_t panel_limit(double range, int64_t n) {
   return range < static_cast<double>(n) ? std::min<int64_t>(n, static_cast<int64_t>(range) + 1) : n;
 }

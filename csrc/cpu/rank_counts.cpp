@@ -172,7 +172,7 @@ class Run {
     finish(row_of(r, 0, items_, sums.data()), all, parts);
   }
 
-  // From the sums of all parts, one behind the other, to the result.
+  // Adds up the sums of all parts, which follow one another, and writes the result.
   void finish(const RankCountsRow<T>& row, bool finite, int64_t parts) const {
     constexpr T nan = std::numeric_limits<T>::quiet_NaN();
     const int64_t size = row.num_targets * width_;

@@ -16,13 +16,13 @@ struct Comparator {
   Comparison kind;
   double tau, rho, delta, start, offset, at_zero;
   double leak, beta, gamma;  // kRamp
-  // kSup, linear method: from delta / tau on, the derivatives that are asked for.
+  // kSup, linear method: the derivatives of the sigmoid from delta / tau on, as far as needed.
   SaturatingSigmoid beyond[3];
 
   bool has_sigmoid() const { return kind == Comparison::kSigmoid || kind == Comparison::kSup; }
   // Where a ramp ends.
   double end() const { return (1 - gamma) / beta; }
-  // Whether its derivative of an order is anything but 0.
+  // Whether its derivative of this order is not 0 everywhere.
   bool has_derivative(int order) const {
     return order == 0 || has_sigmoid() || (order == 1 && kind == Comparison::kRamp);
   }

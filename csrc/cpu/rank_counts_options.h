@@ -1,4 +1,4 @@
-// What the operators over rank counts are told of comparators and method.
+// How the operators over rank counts receive comparators and method.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -51,7 +51,7 @@ inline Comparators parse_comparators(const std::vector<int64_t>& kinds,
   return comparators;
 }
 
-// With what sums of some of their derivatives take.
+// Adds what the sums of derivatives `first` to `last` need.
 template <class T>
 Comparators for_derivatives(Comparators comparators, Method method, int first, int last) {
   for (Comparator& c : comparators)

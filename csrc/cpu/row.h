@@ -29,7 +29,7 @@ class Buffer {
     return memory_.get();
   }
 
-  // Gives memory back that is too large to sit on until the next call.
+  // Frees memory that is too large to keep until the next call.
   void trim() {
     constexpr int64_t kKeptBytes = 8 << 20;
     if (capacity_ * static_cast<int64_t>(sizeof(T)) > kKeptBytes) release();
@@ -62,7 +62,7 @@ inline int64_t find_valid(const bool* mask, int64_t n, uint32_t* valid) {
   return count;
 }
 
-// The sizes of (..., n) scores as a matrix; no rows where there is nothing in them.
+// The sizes of (..., n) scores as a matrix; it has no rows if there are no scores.
 struct Rows {
   int64_t rows, n;
 

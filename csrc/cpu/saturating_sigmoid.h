@@ -13,9 +13,9 @@
 
 namespace sodeep_fast {
 
-// Terms that serve where u <= 0.03 (y >= 3.5), and those that serve everywhere: the truncation
-// error falls with the number of terms like 131^-k for u <= 0.03, like 5.83^-k for u <= 1. There
-// double would need so many that they cancel, and has none.
+// The terms needed for u <= 0.03 (y >= 3.5), and those needed everywhere: with k terms, the
+// truncation error falls like 131^-k for u <= 0.03, like 5.83^-k for u <= 1. For that, double would
+// need so many that they cancel, so it has no such fit.
 template <class T>
 constexpr int kFewTerms = sizeof(T) == 4 ? 4 : 8;
 template <class T>

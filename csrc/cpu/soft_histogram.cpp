@@ -136,7 +136,7 @@ Tensor accumulate(const Tensor* tangent, const Tensor& scores, const Call& call)
   const AddSliceKernel<T> kernel =
       pick_isa<AddSliceKernel<T>>(baseline::add_slice<T, kTangent>, avx2::add_slice<T, kTangent>,
                                   avx512::add_slice<T, kTangent>);
-  // A slice that others wait for has sums of its own.
+  // If threads share a row, each of its slices has its own sums.
   const bool threads = threads_inside(size) && cells <= kSliceItems;
   const int64_t parts = threads ? divide_up(size.n, kSliceItems) : 1;
   size.for_each_range(threads, [&](int64_t begin, int64_t end) {
@@ -157,7 +157,7 @@ Tensor accumulate(const Tensor* tangent, const Tensor& scores, const Call& call)
   return out;
 }
 
-// The slopes of a row's cells: what the gradient of the bins says of a step along the axis.
+// The slopes of a row's cells: the derivative along the axis, from the gradient of the bins.
 template <class T>
 void fill_slopes(const T* grad, const Call& call, const HistogramAxis<T>& axis, T* slopes) {
   for (int64_t level = 0; level < call.num_levels; ++level, grad += call.bins)

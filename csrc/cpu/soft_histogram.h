@@ -1,8 +1,8 @@
 // A slice of a row of the soft histogram or of a derivative, as the instruction sets implement it.
 //
 // A score lies in an interval between two neighbouring bin centres, and its level and interval are
-// its cell. What the items of a cell add up to says what its two bins receive; so an item touches
-// one cell. Behind the cells of all levels there are two more: one for items that take no part, and
+// its cell. The sums over a cell's items determine what its two bins receive, so an item touches
+// only one cell. After the cells of all levels come two more: one for items that take no part, and
 // one for NaNs.
 #pragma once
 
@@ -33,13 +33,13 @@ struct SoftHistogramSlice {
   int64_t cells() const { return num_levels * axis.intervals + 2; }
 };
 
-// Adds a slice's items to sums [cells]: their fractions, beyond the axis 0 or 1; or, if there are
-// tangents, the tangents of those that are not beyond.
+// Adds a slice's items to sums [cells]: their fractions, which are 0 or 1 beyond the axis; or, if
+// there are tangents, the tangents of items within the axis.
 template <class T>
 using AddSliceKernel = void (*)(const SoftHistogramSlice<T>& slice, Buffer<CellSums>& scratch,
                                 CellSums* sums);
 
-// Gives every item, in out [items], the slope of its cell, of [cells]; 0 to those beyond the axis.
+// Writes to out [items] the slope, of slopes [cells], of every item's cell; 0 beyond the axis.
 template <class T>
 using SpreadSliceKernel = void (*)(const SoftHistogramSlice<T>& slice, const T* slopes, T* out);
 

@@ -87,7 +87,8 @@ Tensor soft_rank(Tensor scores, std::optional<Tensor> mask, double lam, bool nor
 
 Tensor soft_rank_backward(Tensor grad, Tensor scores, std::optional<Tensor> mask, double lam,
                           bool normalize, std::string method) {
-  // Ranks keep the precision that they were computed in; gradients take that of the scores.
+  // Ranks keep the precision that they are computed in; gradients are converted to the scores'
+  // dtype.
   return as_type(dispatch<1>(scores, {&grad, nullptr}, mask, lam, normalize, method),
                  scores.scalar_type());
 }

@@ -8,10 +8,10 @@
 
 namespace sodeep_fast {
 
-// Item w of row i:                               value
-//   derivative 0: -                              1 + sum_j sigmoid(lam (s_j - s_i))
-//   derivative 1: g                              lam sum_j sigmoid' (g_j - g_i)
-//   derivative 2: g, v                           lam^2 sum_j sigmoid'' (g_j - g_i) (v_j - v_i)
+// The value of item i, with sums over j != i:
+//   derivative 0, no weights:    1 + sum_j sigmoid(lam (s_j - s_i))
+//   derivative 1, weights g:     lam sum_j sigmoid' (g_j - g_i)
+//   derivative 2, weights g, v:  lam^2 sum_j sigmoid'' (g_j - g_i) (v_j - v_i)
 template <class T>
 struct SoftRankRow {
   const T* scores;      // [n]

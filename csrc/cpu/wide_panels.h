@@ -1,10 +1,10 @@
-// The arithmetic of sigmoid_panels.h for short rows, on which few and wide panels cost least: width
+// The arithmetic of sigmoid_panels.h for short rows, for which a few wide panels cost least: width
 // 4 in z = lam * s, with as many functions of the position in [-1, 1] as an AVX-512 register has
 // floats.
 //
 // The nearest pole of the sigmoid is now pi / 2 away in t. The truncation error falls like 3.4^-p,
-// and powers lose digits against Chebyshev polynomials nearly as fast, so neither do powers serve
-// nor, at twice the operations, Chebyshev polynomials. The functions are
+// and powers lose digits against Chebyshev polynomials nearly as fast. So powers are not accurate
+// enough, and Chebyshev polynomials would take twice the operations. The functions used instead are
 //
 //     phi_(4b + a)(t)  =  t^a u^b,   u = T_4(t) = 8 t^4 - 8 t^2 + 1,   a, b < 4,
 //
@@ -44,8 +44,8 @@ inline PanelMatrix<kWideOrder> chebyshev_in_wide_functions() {
 }
 
 // K_-d for d < reach: entry [(d * p + b) * p + a] of phi_b(t_j) phi_a(t_i) for an item j that is d
-// panels below i. Above it, signs change: sigmoid(x) - 1 = -sigmoid(-x), sigmoid'(x) =
-// sigmoid'(-x), and so do those of t_j and t_i.
+// panels below i. For items above, the signs of t_j and t_i change, and sigmoid(x) - 1 =
+// -sigmoid(-x), sigmoid'(x) = sigmoid'(-x).
 template <int kDerivative>
 std::vector<float> make_wide_table() {
   constexpr int p = kWideOrder;

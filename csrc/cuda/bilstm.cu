@@ -1,15 +1,14 @@
 // One layer of a bidirectional LSTM, forward and backward: the equations of kernels/bilstm.py, all
-// steps of both directions in one launch. These are the entry points, and which kernel serves a
-// call.
+// steps of both directions in one launch. This file has the entry points, which choose the kernel.
 //
 // A block has 8 rows of one direction and runs all the steps; blocks never wait for one another.
-// Its threads hold the recurrent weights in registers, as the left factors of tensor cores'
-// products, so that a step reads no more than what the step before left in shared memory: 2 KB of
-// hidden states, or 8 KB of the gates' gradients, for all 8 warps, behind one barrier. State, sums
-// and scores are float32; the two factors of a product are rounded to float16 or bfloat16.
+// Its threads hold the recurrent weights in registers, as the left factors of tensor core products.
+// So a step only reads what the step before left in shared memory for all 8 warps: 2 KB of hidden
+// states, or 8 KB of the gates' gradients. It has one barrier. State, sums and scores are float32;
+// the two factors of a product are rounded to float16 or bfloat16.
 //
 // Expected on an H200 for (512, 100) scores, 128 hidden units and one layer, in float16: 128
-// blocks, one to a multiprocessor, whose cycles at a step, as compiled for sm_90, are
+// blocks, one per multiprocessor. The cycles of a step, as compiled for sm_90, are
 //
 //                                              bilstm_forward   bilstm_backward
 //   256 products, at 62 % of the peak               413               413
@@ -52,7 +51,7 @@ cudaError_t dispatch(const Call& call, Visit visit) {
   return call.bf16 ? with_type(Bfloat16()) : with_type(Float16());
 }
 
-// A block for every tile of rows and direction.
+// Launches a block for every tile of rows in each direction.
 template <class Call>
 cudaError_t launch_tiles(void (*kernel)(Call), const Call& call, int padded, void* stream) {
   const int64_t tiles = ceil_div(call.batch, kTileRows);

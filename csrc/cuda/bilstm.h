@@ -6,15 +6,15 @@
 extern "C" {
 
 // All steps of one layer of a bidirectional LSTM, of 1 to 128 hidden units. Every buffer is dense
-// where no stride is given, on the current device, owned by the caller, and none overlaps another.
-// T is bfloat16 where `bf16`, else float16; pairs are of the first direction and of the second.
+// unless strides are given, on the current device, owned by the caller, and none overlaps another.
+// T is bfloat16 if `bf16`, otherwise float16. Pairs of pointers: first and second direction.
 struct SodeepFastBilstmForward {
   int64_t steps;
   int64_t batch;
   int32_t hidden;
   int32_t bf16;
-  int32_t scalar;    // whether the input has one feature, or else products of several
-  int64_t per_step;  // how far apart steps of the input lie, and rows
+  int32_t scalar;    // whether the input is one feature; otherwise, products of several
+  int64_t per_step;  // strides of the input's steps and rows
   int64_t per_row;
   const float* input;  // [steps, batch] scores, or [steps, batch, 2, 4, hidden], what the features
                        // add to the gates, the last three dense
@@ -23,8 +23,8 @@ struct SodeepFastBilstmForward {
   const float* bias[2];    // [4, hidden]
   const float* more[2];    // [4, hidden] the second bias
   const float* head;       // [2, hidden], or null
-  float* output;           // [steps, batch, 2, hidden], or, of their products with the head, the
-                           // part that each direction has, [2, steps, batch]
+  float* output;           // [steps, batch, 2, hidden] or, with a head, each direction's part of
+                           // their products with it, [2, steps, batch]
   void* saved;             // float16 [2, steps, tiles of 8 rows, 5, padded hidden, 8], or null
 };
 
@@ -41,12 +41,12 @@ struct SodeepFastBilstmBackward {
   const float* column[2];  // [4, hidden]; unused without `by_scores`
   const float* weight[2];  // [4, hidden, hidden]
   float* by_scores;        // [2, steps, batch] gradient of the scores by direction, or null
-  void* gates;             // instead, T [steps, batch, 2, 4, hidden], of the gates over their scale
-  float* scale;            // [batch] that scale, with `largest` alone
+  void* gates;             // otherwise, T [steps, batch, 2, 4, hidden]: that of the gates / scale
+  float* scale;            // [batch] that scale, written only with `largest`
 };
 
-// They put their kernel on `stream` (a cudaStream_t) and return without waiting: null, or what went
-// wrong.
+// Put the kernel on `stream` (a cudaStream_t) and return without waiting. Return null, or an error
+// message.
 const char* sodeep_fast_bilstm_forward(const SodeepFastBilstmForward* call, void* stream);
 const char* sodeep_fast_bilstm_backward(const SodeepFastBilstmBackward* call, void* stream);
 }

@@ -7,18 +7,20 @@
 
 namespace sodeep_fast {
 
-// A row's largest gradient is scaled to this before rounding to float16: the backward may grow it
-// by 2^19 before it overflows, and rounds small values to 2^-20 of it.
+// Before rounding to float16, a row's gradients are scaled so that the largest is 1 / kTop to
+// 2 / kTop: the backward may grow it by 2^19 before it overflows, and rounds small values to 2^-20
+// of it.
 constexpr float kTop = 16.0f;
 
-// The power of two at or below |x|, within 2^-100 and 2^100.
+// The power of two at or below |x|, clamped to 2^-100 and 2^100.
 __device__ inline float power_below(float x) {
   const unsigned bits = __float_as_uint(x) & 0x7F800000u;
   const unsigned least = 27u << 23, most = 227u << 23;
   return __uint_as_float(bits < least ? least : bits > most ? most : bits);
 }
 
-// What a thread's cells have at a step: the gradient of their output, and what the forward saved.
+// What a thread reads for its cells at a step: the gradient of their output, and what the forward
+// saved.
 template <int kHidden>
 struct Given {
   float2 grad[2];  // of both rows
@@ -49,7 +51,7 @@ __global__ void __launch_bounds__(2 * kHidden)
   constexpr int kProducts = kHidden / 4;    // of the four gates of 4 units each
   constexpr int kChains = 4;                // of sums: a product need not wait for the one before
   constexpr int kPadded = 4 * kHidden + 8;  // rows begin in different banks
-  // Of every two neighbouring units, both gradients of i, of f, of g and of o.
+  // For every two neighbouring units: both gradients of i, then of f, of g and of o.
   alignas(16) __shared__ uint16_t grads[2][kTileRows][kPadded];
   __shared__ float parts[2][RowSums<kHidden>::kWarps][kTileRows];
   RowSums<kHidden> sums_of_rows = {parts};
@@ -94,7 +96,7 @@ __global__ void __launch_bounds__(2 * kHidden)
   const uint2* saved = static_cast<const uint2*>(call.saved) + first * numbers +
                        Saved<kHidden>::offset(own, call.steps, call.batch);
   const bool paired_grad = in_pairs(call.grad, hidden);
-  uint16_t* gates = nullptr;  // the first
+  uint16_t* gates = nullptr;  // those of the first row
   float* by_scores = nullptr;
   if (kIsToScores)
     by_scores =
@@ -104,7 +106,7 @@ __global__ void __launch_bounds__(2 * kHidden)
   const int rows = RowSums<kHidden>::rows(own, call.batch);
   const bool paired_gates = in_pairs(static_cast<const uint16_t*>(call.gates), hidden);
 
-  // From here on how far apart steps are, backwards.
+  // From here on, the strides from step to step in the backward's order.
   int64_t gates_apart = 4 * outputs, scores_apart = call.batch;
   for (int64_t* apart : {&grads_apart, &numbers, &gates_apart, &scores_apart}) {
     if (own.direction == 0) *apart = -*apart;

@@ -1,4 +1,4 @@
-// The CUDA implementation of bilstm's steps: torch's tensors in, plain launchers called.
+// The CUDA implementation of bilstm's steps: checks torch's tensors and calls the plain launchers.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -18,7 +18,7 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Raises unless a tensor is dense, of a type, a size and on a device: kernels take it by address.
+// Raises unless a tensor is dense and has this type, size and device: kernels only get its address.
 void check_dense(const char* name, const Tensor& tensor, ScalarType type, int64_t numel,
                  int32_t device) {
   STD_TORCH_CHECK(tensor.scalar_type() == type, name, " is of another type");
@@ -39,7 +39,8 @@ struct Weights {
                     "a layer must have 1 to 128 hidden units");
   }
 
-  // Raises unless they are on a device, and of a layer whose input is the scores, if it is.
+  // Raises unless they are on the device and have a layer's sizes; if `scalar`, that of one
+  // feature.
   void check(int32_t device, bool scalar) const {
     for (int k = 0; k < 8; ++k) {
       const int64_t columns = k % 4 == 0   ? (scalar ? 1 : tensors[k].numel() / (4 * hidden()))
@@ -51,7 +52,7 @@ struct Weights {
 
   int64_t hidden() const { return tensors[1].size(1); }
 
-  // One of the four, of both directions.
+  // Points to one of a direction's four, for both directions.
   void point(const float* (&both)[2], int which) const {
     for (int direction = 0; direction < 2; ++direction)
       both[direction] = static_cast<const float*>(tensors[4 * direction + which].const_data_ptr());
@@ -78,7 +79,7 @@ int64_t saved_numel(int64_t steps, int64_t batch, int64_t hidden) {
   return 2 * steps * ((batch + 7) / 8) * 5 * padded * 8;
 }
 
-// A grid has so many blocks at most, two for every 8 rows.
+// A grid has fewer than 2^31 blocks, two for every 8 rows.
 void check_rows(int64_t batch) {
   STD_TORCH_CHECK(batch < (int64_t{1} << 33) - 8, "a layer of 2^33 rows");
 }

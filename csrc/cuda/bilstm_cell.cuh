@@ -1,5 +1,5 @@
-// The cell of an LSTM: gates from what enters them, and their derivatives. As where products are
-// rounded in kernels/_lstm_cell.py, which says why: good to about five digits of 1.
+// The cell of an LSTM: gates from their preactivations, and their derivatives. As for rounded
+// products in kernels/_lstm_cell.py, which says why: accurate to about 1e-5.
 #pragma once
 
 #include "cuda/bilstm_mma.cuh"
@@ -36,8 +36,8 @@ __device__ inline Gates gates_of(const Gates& sums) {
   return {f * by_if, i * by_if, (1.0f - e) * (o * by_go), g * by_go};
 }
 
-// The gradients of what enters the gates, from those of the hidden state and, by later steps, of
-// the cell state, which becomes that of the step before. The cell state of the step before is never
+// The gradients of the preactivations, from those of the hidden state and, through later steps, of
+// the cell state; grad_c becomes that of the step before. The cell state of the step before is not
 // needed by itself: f times it is c - i g.
 __device__ inline Gates gate_gradients(const Gates& gates, float c, float grad_h, float& grad_c) {
   const float tanh = hyperbolic_tangent(c);

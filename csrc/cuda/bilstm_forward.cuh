@@ -49,8 +49,8 @@ __global__ void __launch_bounds__(2 * kHidden)
   const Cells own(call.batch, call.hidden);
   const int lane = threadIdx.x % kWarp, hidden = call.hidden;
 
-  // Of the even units gates i and f, then g and o; and of the odd ones. A branch for each product:
-  // the assembler rounds its weights before it loads others, and spills none.
+  // Gates i and f of the even units, then g and o; then those of the odd units. A branch for every
+  // product makes the assembler round its weights before it loads others, so that it spills none.
   uint32_t weights[4][kProducts][4] = {};
   const Recurrent recurrent = {own.of_direction(call.weight), hidden};
 #pragma unroll
@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(2 * kHidden)
   if (call.saved != nullptr)
     saved = static_cast<uint2*>(call.saved) + first * numbers +
             Saved<kHidden>::offset(own, call.steps, call.batch);
-  // From here on how far apart steps are in the order of the direction.
+  // From here on, the strides from step to step in the direction's order.
   int64_t inputs = call.per_step;
   for (int64_t* stride : {&inputs, &outputs, &numbers}) {
     if (own.direction == 1) *stride = -*stride;
@@ -146,7 +146,7 @@ __global__ void __launch_bounds__(2 * kHidden)
     if (projects)
       sums_of_rows.add(
           now, own, {y[0][0] * head[0] + y[1][0] * head[1], y[0][1] * head[0] + y[1][1] * head[1]});
-    // The next step reads what this one wrote, and writes where nothing is read any more.
+    // The next step reads what this one wrote, and writes where no thread reads any more.
     __syncthreads();
 
     if (projects)

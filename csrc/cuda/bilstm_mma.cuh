@@ -57,8 +57,8 @@ struct Bfloat16 {
   }
 };
 
-// Loads four matrices of 8 by 8 halves from shared memory, whose rows of 16 bytes the lanes point
-// to, eight lanes for each: a lane gets two neighbours of row lane / 4 of each.
+// Loads four matrices of 8 by 8 halves from shared memory. Eight lanes point to the rows, of 16
+// bytes, of each matrix; a lane gets two neighbouring halves of row lane / 4 of each.
 __device__ inline void load_matrices(uint32_t (&matrices)[4], const void* row) {
   const auto at = static_cast<uint32_t>(__cvta_generic_to_shared(row));
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -77,7 +77,7 @@ __device__ inline float reciprocal(float x) {
   return x;
 }
 
-// Hides where a number comes from, or the compiler would recompute it at every step.
+// Hides where a number comes from, as the compiler would otherwise recompute it at every step.
 __device__ inline void hide(int& x) { asm("" : "+r"(x)); }
 __device__ inline void hide(int64_t& x) { asm("" : "+l"(x)); }
 

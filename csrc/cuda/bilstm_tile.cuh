@@ -12,16 +12,16 @@ namespace sodeep_fast {
 constexpr int kTileRows = 8;
 
 // A warp has 16 units of all rows of its block. A thread has two neighbouring units of two
-// neighbouring rows: there its products' results lie, if of 16 rows of weights the first 8 belong
-// to the even units of the warp, or to one gate of them, and the last 8 to the odd ones, or to
-// another gate.
+// neighbouring rows. It gets exactly their results from a product, if the first 8 of 16 rows of
+// weights belong to the warp's even units and the last 8 to the odd ones, or the first 8 to one
+// gate of 8 units and the last 8 to another.
 struct Cells {
   int direction;
   int unit;      // the first of the two
-  int pair;      // the first row, over 2, in the tile
+  int pair;      // the first row in the tile, divided by 2
   int64_t tile;  // of its block
   int64_t row;   // the first
-  int units[2];  // that there are in either row; the others are 0
+  int units[2];  // how many exist in each of the rows; numbers of others are 0
 
   __device__ Cells(int64_t batch, int hidden)
       : direction(blockIdx.x % 2),
@@ -41,7 +41,7 @@ struct Cells {
     return direction == 0 ? both[0] : both[1];
   }
 
-  // Where the first cell's number lies in [batch, 2, numbers of a row and direction].
+  // The offset of the first cell's number in [batch, 2, numbers of a row and direction].
   __device__ int64_t offset(int64_t numbers) const {
     return (2 * row + direction) * numbers + unit;
   }
@@ -53,7 +53,7 @@ __device__ bool in_pairs(const V* first, int hidden) {
   return hidden % 2 == 0 && reinterpret_cast<uintptr_t>(first) % (2 * sizeof(V)) == 0;
 }
 
-// Calls visit(paired) as a constant, behind one branch for all pairs that it reads or writes.
+// Calls visit(paired) with a constant: one branch for all pairs that it reads or writes.
 template <class Visit>
 __device__ void visit_pairs(bool paired, Visit visit) {
   if (paired)
@@ -62,7 +62,7 @@ __device__ void visit_pairs(bool paired, Visit visit) {
     visit(false);
 }
 
-// One number, or two neighbours, or none: the others are 0.
+// Loads two neighbouring numbers, or one, or none; the others are 0.
 __device__ inline float2 load_pair(const float* at, int units, bool paired) {
   float2 pair = {0.0f, 0.0f};
   if (paired) {
@@ -97,7 +97,7 @@ __device__ inline void load_units(float (&numbers)[2], const float* first, int h
   for (int u = 0; u < 2; ++u) numbers[u] = unit + u < hidden ? first[unit + u] : 0.0f;
 }
 
-// Of each gate, [4, hidden].
+// The same for each gate, [4, hidden].
 __device__ inline void load_units(float (&gates)[4][2], const float* first, int hidden, int unit) {
   for (int gate = 0; gate < 4; ++gate) load_units(gates[gate], first + gate * hidden, hidden, unit);
 }
@@ -106,9 +106,9 @@ __device__ inline void load_units(float (&gates)[4][2], const float* first, int 
 template <int kHidden>
 struct RowSums {
   static constexpr int kWarps = kHidden / 16;
-  float (&parts)[2][kWarps][kTileRows];  // in shared memory, of every second step
+  float (&parts)[2][kWarps][kTileRows];  // in shared memory, used by steps in turn
 
-  // Every thread's part; a barrier must follow.
+  // Adds up the threads' parts in each warp; a barrier must follow.
   __device__ void add(int now, const Cells& own, const float (&by_row)[2]) {
     for (int r = 0; r < 2; ++r) {
       float sum = by_row[r];
@@ -117,7 +117,7 @@ struct RowSums {
     }
   }
 
-  // After it the first threads have a row each.
+  // After the barrier: each of the first `rows` threads adds up and stores a row.
   __device__ void store(int now, float* first, int rows) const {
     if (static_cast<int>(threadIdx.x) < rows) {
       float sum = 0.0f;
@@ -136,7 +136,7 @@ struct RowSums {
   }
 };
 
-// Two recurrent weights of a direction, [4, hidden, hidden], 0 beyond.
+// The recurrent weights of a direction, [4, hidden, hidden]; 0 beyond.
 struct Recurrent {
   const float* weight;
   int hidden;
@@ -146,14 +146,14 @@ struct Recurrent {
   }
 };
 
-// How far apart a forward's numbers for the backward lie: of every step and tile i, f, g, o and c
-// in float16, of each four for every thread.
+// The layout of what a forward saves for the backward: for every step and tile i, f, g, o and c in
+// float16, for each of these four numbers per thread.
 template <int kHidden>
 struct Saved {
   static constexpr int kThreads = 2 * kHidden;
   static constexpr int kNumbers = 5;
 
-  // Where a thread's lie, of the first step in memory; they are as far apart as the next number is.
+  // Where a thread's numbers begin at the first step in memory; they lie kThreads apart.
   static __device__ int64_t offset(const Cells& own, int64_t steps, int64_t batch) {
     return own.direction * steps * per_step(batch) + own.tile * (kNumbers * kThreads) + threadIdx.x;
   }

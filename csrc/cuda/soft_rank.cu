@@ -1,4 +1,4 @@
-// The entry points of soft_rank.h: which kernels serve a call.
+// The entry points of soft_rank.h, which choose the kernels.
 
 #include <algorithm>
 #include <limits>
@@ -63,7 +63,7 @@ Rows<T> rows_of(const SodeepFastSoftRank& call) {
           static_cast<T*>(call.out)};
 }
 
-// Whether panels have a width, and positions inside them, that T can hold.
+// Whether T can hold the width of panels and positions in them.
 template <class T>
 bool has_panels(double lam) {
   const double most = std::numeric_limits<T>::max();

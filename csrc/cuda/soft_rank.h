@@ -7,7 +7,7 @@
 extern "C" {
 
 // One call of the soft rank or of one of its derivatives. Every buffer is dense, on the current
-// device, owned by the caller, and none overlaps another. T is double where `is_double`, else
+// device, owned by the caller, and none overlaps another. T is double if `is_double`, otherwise
 // float.
 struct SodeepFastSoftRank {
   int64_t rows;
@@ -25,10 +25,10 @@ struct SodeepFastSoftRank {
   void* workspace;        // workspace: [sodeep_fast_soft_rank_workspace] scratch, aligned to 256
 };
 
-// Bytes of scratch that a call needs; its contents mean nothing before and after.
+// Bytes of scratch that a call needs; it need not be initialized, and holds nothing afterwards.
 size_t sodeep_fast_soft_rank_workspace(const SodeepFastSoftRank* call);
 
-// Puts the kernels on `stream` (a cudaStream_t) and returns without waiting. Returns null, or what
-// went wrong.
+// Puts the kernels on `stream` (a cudaStream_t) and returns without waiting. Returns null, or an
+// error message.
 const char* sodeep_fast_soft_rank(const SodeepFastSoftRank* call, void* stream);
 }

@@ -1,5 +1,4 @@
-// The CUDA implementation of soft_rank's operators: torch's tensors in, plain launchers called,
-// tensors out.
+// The CUDA implementation of soft_rank's operators: calls the plain launchers with torch's tensors.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -20,7 +19,7 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Ranks keep the precision that they were computed in; gradients take that of the scores.
+// Ranks keep the precision that they are computed in; gradients are converted to the scores' dtype.
 Tensor run(int derivative, const Tensor& scores, const Tensor* grad, const Tensor* grad_grad,
            const std::optional<Tensor>& mask, double lam, bool normalize,
            const std::string& method) {
@@ -61,7 +60,8 @@ Tensor run(int derivative, const Tensor& scores, const Tensor* grad, const Tenso
   if (grad_grad) call.grad_grad = data(dense_grad_grad);
   call.out = out.mutable_data_ptr();
 
-  // Scratch from torch's allocator, which keeps it alive for the stream's sake after we return.
+  // Scratch from torch's allocator: freed when we return, it is reused only after the stream's
+  // work.
   Tensor workspace;
   const auto bytes = static_cast<int64_t>(sodeep_fast_soft_rank_workspace(&call));
   if (bytes > 0) {

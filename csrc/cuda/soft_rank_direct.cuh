@@ -2,12 +2,12 @@
 //   rank_i = 1/2 + sum_j sigmoid(lam (s_j - s_i))
 //   grad_k = lam   sum_j sigmoid'(lam (s_j - s_k)) (g_j - g_k)
 //   h_m    = lam^2 sum_j sigmoid''(lam (s_j - s_m)) (g_j - g_m) (v_j - v_m)
-// over the valid j. A group of threads owns as many targets of one row and walks over its sources
-// in shared memory. Two terms share one division, the slowest instruction of a pair. Where a row is
-// narrow, exp(x) is a product of one exponential per target and one per source.
+// over the valid j. Every thread of a group owns one target of a row; the group walks over the
+// row's sources in shared memory. Two terms share one division, the slowest instruction of a pair.
+// If a row is narrow, exp(x) is a product of one exponential per target and one per source.
 //
-// Expected on an H200 in float32 (3.3e13 instructions of a thread a second on 132 multiprocessors
-// at 1.98 GHz; bytes are nothing beside them), by instructions a pair counted in the code for
+// Expected on an H200 in float32 (3.3e13 thread instructions a second on 132 multiprocessors at
+// 1.98 GHz; memory traffic is negligible), from the instructions per pair counted in the code for
 // sm_90:
 //
 //                     narrow   wide   (512, 100): 7e6 pairs   (8, 100000): 8e10 pairs
@@ -15,7 +15,7 @@
 //   gradient            12      20          2 to 4 us              28 to 48 ms
 //   second                      26              5 us                   62 ms
 //
-// A launch and the scan of the row before the sums add 2 to 4 us. Nothing of this is measured.
+// A launch and the scan of the row before the sums add 2 to 4 us. None of this is measured.
 #pragma once
 
 #include "cuda/soft_rank_rows.cuh"
@@ -23,18 +23,18 @@
 namespace sodeep_fast {
 
 constexpr int kDirectBlock = 128;
-// A product of two exponentials has the relative error of lam (s - middle), eps / 2 times at most
-// half of this many powers of two: under the 4 eps n that n such terms are allowed.
+// Exponents of a narrow row are at most half of this many powers of two, with relative errors of
+// eps / 2. So a product of two exponentials has a relative error of at most 16 eps, and its sigmoid
+// an error of 4 eps: n of them stay within the 4 eps n that they are allowed.
 constexpr int kNarrow = 46;
-// Sources between compensated additions: how long a plain sum gets.
+// Sources between compensated additions: the length of a plain sum.
 constexpr int kFlush = 32;
-// Sources in a row of unrolled code: four divisions in flight, two where a value is two registers.
+// Sources of an unrolled step: four divisions in flight, or two if a value takes two registers.
 template <class T>
 constexpr int kStep = sizeof(T) == 4 ? 8 : 4;
 static_assert(kWarp % kFlush == 0 && kFlush % kStep<float> == 0, "a tile is whole steps");
 
-// What a pair needs to know of its source: `x` is half the score or, in a narrow row, the
-// exponential.
+// What a pair needs of its source: `x` is half the score or, in a narrow row, the exponential.
 template <class T, int kDerivative>
 struct Source;
 template <class T>
@@ -72,7 +72,7 @@ __device__ __forceinline__ Fraction<T> pair_term(const Source<T, kDerivative>& s
   return term;
 }
 
-// Adds the terms of at least `count` sources of a tile to a target's sum; the others weigh nothing.
+// Adds the terms of at least `count` sources of a tile to a target's sum; the others have weight 0.
 template <class T, int kDerivative, bool kIsNarrow>
 __device__ __forceinline__ void add_tile(const Source<T, kDerivative>* tile, int count,
                                          const Target<T>& target, Compensated<T>& sum) {
@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(kDirectBlock, 4) soft_rank_direct_kernel(Rows<
   const int64_t offset = row_exists ? row * n : 0;
 
   T low = kLargest<T>, high = -kLargest<T>;
-  int64_t counts = 0;  // valid in the low bits, non-finite in the high ones: rows are below 2^31
+  int64_t counts = 0;  // valid in the low bits, non-finite in the high ones: n is below 2^31
   for (int64_t j = lane; j < n && row_exists; j += kGroup) {
     if (!call.valid(offset + j)) continue;
     const T score = call.half_score(offset + j);
@@ -185,7 +185,7 @@ cudaError_t launch_direct_groups(Rows<T> call, cudaStream_t stream) {
   return cudaSuccess;
 }
 
-// Rows that fill half a block or less share one, a warp each: no lane waits for a longer row.
+// Rows of half a block or less share blocks, a warp each: no lane waits for a longer row.
 template <class T, int kDerivative>
 cudaError_t launch_direct(Rows<T> call, cudaStream_t stream) {
   if (call.n <= kDirectBlock / 2) return launch_direct_groups<T, kDerivative, kWarp>(call, stream);

@@ -2,7 +2,7 @@
 //
 //   survey      each chunk of a row: count, range of the scores, ranges of g and v
 //   plan        each row: where its panels start, how many, scales; clears its table
-//   accumulate  scatter every item into its panel's moments; list the items that no panel serves
+//   accumulate  add every item to its panel's moments; list the items that panels cannot serve
 //   combine     every panel: moments of those in reach -> power coefficients of the sums there;
 //               and the sums of the listed items, over all pairs
 //   evaluate    every other item: a polynomial in its position in its panel
@@ -13,18 +13,18 @@
 // memory and adds them to the row's table in global memory once.
 //
 // A row has at most `capacity` panels. Where its range needs more, the panels lie around the
-// median; items outside, and those so near an edge that they would feel items outside, are summed
-// over all pairs, block by block. That is rare (outliers, heavy tails) unless the scores spread
-// over more than capacity / lam, and always correct. No decision is made on the host.
+// median. Items outside, and those so near an edge that items outside affect them, are summed over
+// all pairs, block by block. That is always correct, and rare (outliers, heavy tails) unless the
+// scores spread over more than capacity / lam. No decision is made on the host.
 //
 // Expected on an H200 in float32, none of it measured. Five launches of 2 us are all that (512,
 // 100) costs. At (8, 100000), scores are read three times and written once: 13 MB, 3 us of the
-// caches or of memory at 4.3 TB/s, and 3 MB more for each gradient and pass. Accumulating is the
-// most: 340 instructions an item for the ranks, 560 for the gradient, 1030 for the second,
-// of 3.3e13 a second at best: 8, 13 and 25 us, perhaps twice that, since 200 blocks are two for
-// some multiprocessors and one for others. Together with plan and combine, some 40, 50 and 80 us.
-// For the ranks, with a launch of 2 us in each: survey 3 us (3 MB), plan and combine 8 us each (a
-// few blocks, whose latency it is), accumulate 10 to 18 us, evaluate 4 us (6 MB).
+// caches or of memory at 4.3 TB/s, and 3 MB more for each gradient and pass. Accumulating takes the
+// most: 340 instructions an item for the ranks, 560 for the gradient, 1030 for the second. At
+// 3.3e13 a second, that is 8, 13 and 25 us at best, perhaps twice that, since of 200 blocks some
+// multiprocessors have two and others one. Together with plan and combine, some 40, 50 and 80 us.
+// For the ranks, with a launch of 2 us in each: survey 3 us (3 MB), plan and combine 8 us each (few
+// blocks, so mostly latency), accumulate 10 to 18 us, evaluate 4 us (6 MB).
 #pragma once
 
 #include "cuda/soft_rank_plan.cuh"
@@ -162,7 +162,7 @@ __global__ void __launch_bounds__(kLinearBlock, 2)
     combine_kernel(Rows<T> call, Linear<T, kDerivative> scratch, int64_t blocks_per_row) {
   using Shape = Linear<T, kDerivative>;
   constexpr int kOrder = Shape::kOrder, kEntries = Shape::kEntries, kReach = kPanelReach<T>;
-  constexpr int kParts = kLinearBlock / kOrder;  // the neighbours are dealt out to so many threads
+  constexpr int kParts = kLinearBlock / kOrder;  // threads that share the neighbours of a panel
   __shared__ double partial[kParts][Shape::kWeights][kOrder];
   __shared__ int64_t partial_count[kLinearBlock / kWarp];
   __shared__ double partial_sum[kLinearBlock / kWarp];
@@ -260,15 +260,15 @@ __global__ void __launch_bounds__(kLinearBlock, 2)
   }
 }
 
-// Panels that a row may have: an eighth of its items, to keep the tables within a few times the
-// input; but at least 4 reaches, so that the window of a short row has an inside.
+// The most panels of a row: an eighth of its items, to keep the tables within a few times the
+// input, but at least 4 reaches, so that even a short row's window has panels away from its edges.
 template <class T>
 int64_t panel_capacity(int64_t n) {
   const int64_t least = 4 * kPanelReach<T>;
   return n / 8 > least ? n / 8 : least;
 }
 
-// Lays the scratch of `rows` rows out from `base` and returns how many bytes it takes.
+// Lays out the scratch of `rows` rows from `base` on, and returns its size in bytes.
 template <class T, int kDerivative>
 size_t lay_out(int64_t rows, int64_t n, char* base, Linear<T, kDerivative>& scratch) {
   using Shape = Linear<T, kDerivative>;
@@ -308,7 +308,7 @@ cudaError_t launch_linear(Rows<T> call, const double* table, void* workspace, cu
   scratch.table = table;
   for (int64_t first = 0; first < call.rows; first += at_once) {
     const Rows<T> slice = call.slice(first, at_once);
-    // Enough blocks to fill a large GPU; a block takes every so many-th panel of its row.
+    // Enough blocks to fill a large GPU; a block takes every combine_blocks-th panel of its row.
     const int64_t wanted = ceil_div(2048, slice.rows);
     const int64_t combine_blocks = wanted < scratch.capacity ? wanted : scratch.capacity;
     const int64_t chunks = slice.rows * scratch.chunks;

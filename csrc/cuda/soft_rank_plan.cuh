@@ -1,6 +1,6 @@
-// Where the panels of a row lie, for the linear method: the first two of its kernels, and what all
-// of them share. csrc/cuda/soft_rank_linear.cuh has the whole picture, and what each kernel should
-// take on an H200.
+// Places the panels of a row, for the linear method: the first two of its kernels, and what all of
+// them share. csrc/cuda/soft_rank_linear.cuh has the whole picture, and the time that each kernel
+// should take on an H200.
 #pragma once
 
 #include "cuda/soft_rank_rows.cuh"
@@ -15,7 +15,7 @@ constexpr int kSample = 1024;         // items whose median says where the panel
 constexpr int kCountedPanels = 256;   // panels whose items are counted together
 constexpr int64_t kPlanBlocks = 8;    // blocks that clear one row's table
 
-// What a chunk of a row holds. Ranges are of the finite valid values; low > high where none is.
+// What a chunk of a row holds. Ranges are of the finite valid values; low > high if there are none.
 template <class T>
 struct ChunkSurvey {
   int64_t count;
@@ -37,9 +37,9 @@ struct RowPlan {
   int32_t fraction_bits;  // moments are in units of 2^-fraction_bits
 };
 
-// What comes before the groups in a row's counts: items below panel 0, and items listed.
+// The counters before the groups in a row's counts: items below panel 0, and listed items.
 constexpr int kBelow = 0, kListed = 1, kCounters = 2;
-constexpr int kBatch = 4;  // listed items that share a block's walk over the row
+constexpr int kBatch = 4;  // listed items summed in one walk of a block over the row
 
 template <class T, int kDerivative>
 struct Linear {
@@ -204,7 +204,7 @@ __global__ void __launch_bounds__(kLinearBlock, 2)
   plan.count = reduce<kLinearBlock, kLinearBlock>(count, partial_count, Add());
   plan.bad = reduce<kLinearBlock, kLinearBlock>(bad, partial_count, Add()) != 0;
 
-  // Infinite where it overflows: then no panel holds anything, and all is summed over pairs.
+  // Infinite if it overflows: then the row is windowed, like others that are too wide.
   const double range = (static_cast<double>(high[0]) - static_cast<double>(low[0])) * call.lam;
   const double capacity = static_cast<double>(scratch.capacity);
   plan.is_windowed = !(range + 1 < capacity);

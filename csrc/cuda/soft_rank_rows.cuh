@@ -45,7 +45,7 @@ struct Rows {
   // Multiplies a difference of half scores to give lam (s_j - s_i) / log 2.
   __device__ T rate() const { return static_cast<T>(lam * (2 * 1.4426950408889634)); }
 
-  // What multiplies a sum over `count` valid items to give derivative number kDerivative.
+  // The factor that turns a sum over `count` valid items into derivative kDerivative.
   template <int kDerivative>
   __device__ double scale(int64_t count) const {
     double factor = normalize ? 1.0 / static_cast<double>(count > 0 ? count : 1) : 1.0;

@@ -1,4 +1,4 @@
-// Where an operator's kernels go. tests/cuda_emulator has the same for tensors of the CPU.
+// The stream for an operator's kernels. tests/cuda_emulator has the same for CPU tensors.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -10,7 +10,7 @@
 namespace sodeep_fast {
 namespace {  // like torch's types that it has as members, which are hidden in every library
 
-// Makes the device of a tensor the current one for as long as it lives, and knows its stream.
+// Makes the device of a tensor the current one for as long as it lives, and has its stream.
 struct DeviceStream {
   explicit DeviceStream(const torch::stable::Tensor& tensor) : guard(tensor.get_device_index()) {
     const int32_t device = tensor.get_device_index();

@@ -1,5 +1,5 @@
 // Sums over the items of all panels, as seen from one panel: near panels by a table, far ones by
-// exponentials; see math/sigmoid_panels.h and math/far_panels.h. Included once for each instruction
+// exponentials; see math/sigmoid_panels.h and cpu/far_panels.h. Included once for each instruction
 // set, hence no include guard.
 
 #include "cpu/isa/panel_moments.h"

@@ -1,4 +1,4 @@
-// The sums over the items of a few wide panels; see math/wide_panels.h. The moments of a panel, or
+// The sums over the items of a few wide panels; see cpu/wide_panels.h. The moments of a panel, or
 // its coefficients, fill one register or two. Included once for each instruction set that can
 // select lanes, hence no include guard.
 
