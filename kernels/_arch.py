@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def arch_of(tensor: Tensor) -> int:
-    """Returns the compute capability, times ten, of a tensor's GPU; 0 for a tensor of the CPU."""
+    """Returns the compute capability, times ten, of a tensor's GPU; 0 for a CPU tensor."""
     if not tensor.is_cuda:
         return 0
     major, minor = torch.cuda.get_device_capability(tensor.device)

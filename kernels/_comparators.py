@@ -73,8 +73,9 @@ def _numbers(bits, DTYPE: tl.constexpr):
 def load_comparators(bits, COUNT: tl.constexpr, DTYPE: tl.constexpr):
     """Returns the comparators for items of a lower level than the target, the same, and a higher.
 
-    They come as the integers with the bits of each float64, since Triton passes a float in a tuple
-    as float32. One of them is for all levels; of two, the second is for the same and higher levels.
+    Parameters are passed as integers with the bits of float64, since Triton passes a float in a
+    tuple as float32. A single comparator is for all levels; of two, the second is for the same and
+    higher levels.
     """
     second: tl.constexpr = COUNT // 2
     last: tl.constexpr = COUNT - 1
@@ -97,7 +98,7 @@ def compare(
     b_s, b_level, b_t, b_own, comparators, KINDS: tl.constexpr, ORDER: tl.constexpr,
     TARGETS: tl.constexpr, ITEMS: tl.constexpr,
 ):  # fmt: skip
-    """H(s - t), H'(s - t) or H''(s - t), [TARGETS, 1, ITEMS], by what load_comparators returns."""
+    """H(s - t), H'(s - t) or H''(s - t), [TARGETS, 1, ITEMS]; comparators from load_comparators."""
     count: tl.constexpr = len(KINDS)
     second: tl.constexpr = count // 2
     last: tl.constexpr = count - 1
@@ -121,9 +122,9 @@ def encode_comparators(
     """Returns KINDS and comparators of `compare`, as few as possible.
 
     Arguments:
-        kinds: (3,) as the operators are called with.
-        parameters: five for each kind, likewise.
-        largest: number of the type that is computed with.
+        kinds: (3,) as passed to the operators.
+        parameters: five for each kind, as passed to the operators.
+        largest: the largest number of the type that the kernels compute in.
     """
     comparators = []
     for which, kind in enumerate(kinds):
@@ -138,7 +139,7 @@ def encode_comparators(
 
 
 def _parameters(kind: int, values: Sequence[float]) -> Sequence[float]:
-    """Returns tau, rho, delta, start and offset, in which the kernels find those of other kinds."""
+    """Returns tau, rho, delta, start and offset; other kinds pass their parameters in these."""
     # Comparators without a temperature may have any.
     if kind == STEP.value:
         return 1.0, 0.0, 0.0, 0.0, values[0]

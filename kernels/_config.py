@@ -38,18 +38,18 @@ class HistogramBlocks(NamedTuple):
 
 
 class LstmBlocks(NamedTuple):
-    """The tile of one program of the LSTM: its rows, and the hidden units that a warp takes."""
+    """The tile of one program of the LSTM: its rows, and the hidden units of a warp."""
 
     rows: int
     units: int
 
     def warps(self, padded: int) -> int:
-        """Returns how many warps take so many hidden units, 8 at most."""
+        """Returns the number of warps for `padded` hidden units, at most 8."""
         return min(8, padded // self.units)
 
 
 class ConvBlocks(NamedTuple):
-    """The tile of one program of a convolution: its sums, and the numbers of each at a time."""
+    """The tile of one program of a convolution: its sums, and the terms of each per step."""
 
     positions: int
     channels: int
@@ -73,7 +73,7 @@ class Entry(NamedTuple):
 
 
 def entries_of(table: tuple[Entry, ...], arch: int) -> list[Entry]:
-    """Returns the rows for `arch`, shortest first; its own replace general ones of equal `n`."""
+    """Returns the rows for `arch`, shortest first; its own rows replace general ones of equal n."""
     found = {entry.n: entry for kind in (0, arch) for entry in table if entry.arch == kind}
     return [found[n] for n in sorted(found)]
 
@@ -100,14 +100,14 @@ PAIRWISE_FLOAT32 = (
     Entry(0, UNLIMITED, Blocks(1, 128, 8, 8), "untuned, chosen by count of pairs per thread"),
 )
 
-# Two registers a value.
+# A value takes two registers.
 PAIRWISE_FLOAT64 = (
     Entry(0, 16, Blocks(4, 16, 4, 8), "untuned, chosen by count of registers"),
     Entry(0, UNLIMITED, Blocks(1, 32, 8, 4), "untuned, chosen by count of registers"),
 )
 
-# The most targets and levels that a program of the rank counts takes at a time; two items a thread,
-# which share a division.
+# The most targets and levels that a program of the rank counts takes at a time. A thread has two
+# items, which share a division.
 COUNTS_FLOAT32 = (
     Entry(0, 128, CountsBlocks(4, 4, 64, 1), "untuned, chosen by count of registers"),
     Entry(0, UNLIMITED, CountsBlocks(4, 4, 256, 4), "untuned, chosen by count of registers"),
@@ -116,7 +116,7 @@ COUNTS_FLOAT64 = (
     Entry(0, 128, CountsBlocks(1, 4, 64, 1), "untuned, chosen by count of registers"),
     Entry(0, UNLIMITED, CountsBlocks(1, 4, 256, 4), "untuned, chosen by count of registers"),
 )
-# The most targets times levels: a thread has three running values for each, and for two items.
+# The most targets times levels: a thread has three running values for each.
 COUNTS_SUMS = 8
 # Approximate number of programs of the backward's second kernel: about 15 for each place on 132
 # multiprocessors that hold four of them.
@@ -141,13 +141,13 @@ def pairwise_blocks(float64: bool, n: int, arch: int) -> Blocks:
 
 @functools.cache
 def counts_blocks(float64: bool, items: int, targets: int, levels: int, arch: int) -> CountsBlocks:
-    """Returns the tile for rows of `items` items with, on average, so many targets.
+    """Returns the tile for rows of `items` items with, on average, `targets` targets.
 
     Arguments:
         float64: whether it is computed in float64.
         items: per row.
         targets: per row, rounded up.
-        levels: how many levels each target's sums are kept apart by.
+        levels: the number of levels for which each target has separate sums.
         arch: compute capability, times ten.
     """
     most = _blocks(COUNTS_FLOAT64 if float64 else COUNTS_FLOAT32, items, arch)
@@ -194,10 +194,10 @@ LSTM_FORWARD_HALF = (
     Entry(0, 528, LstmBlocks(8, 16), "untuned, chosen by count of programs per wave"),
     Entry(0, UNLIMITED, LstmBlocks(16, 16), "untuned, chosen by count of registers"),
 )
-# Of inputs of several features, whose products fill registers on their way.
+# For inputs of several features: their products, prefetched for the next step, fill registers.
 LSTM_PRODUCTS_HALF = (Entry(0, UNLIMITED, LstmBlocks(8, 16), "untuned, chosen by registers"),)
 LSTM_BACKWARD_HALF = (Entry(0, UNLIMITED, LstmBlocks(8, 16), "untuned, chosen by registers"),)
-# Of both passes.
+# For both passes.
 LSTM_FULL = (Entry(0, UNLIMITED, LstmBlocks(8, 8), "untuned, chosen by registers"),)
 
 
@@ -217,7 +217,7 @@ def lstm_table(backward: bool, full: bool, scalar: bool) -> tuple[Entry, ...]:
 
 @functools.cache
 def lstm_blocks(backward: bool, full: bool, scalar: bool, batch: int, arch: int) -> LstmBlocks:
-    """Returns the tile for so many rows; see `lstm_table`."""
+    """Returns the tile for `batch` rows; see `lstm_table`."""
     return _blocks(lstm_table(backward, full, scalar), batch, arch)
 
 
@@ -241,14 +241,14 @@ CONV_ALIGN = 4
 def conv_blocks(
     full: bool, positions: int, width: int, depth: int, align: int, arch: int
 ) -> ConvBlocks:
-    """Returns the tile for so many positions of all rows.
+    """Returns the tile for a number of positions of all rows.
 
     Arguments:
         full: whether it multiplies in float32.
         positions: of all rows.
         width: sums at each position.
-        depth: numbers of each sum.
-        align: divides the sums and numbers of a position, 8 at most: so many are moved at a time.
+        depth: terms of each sum.
+        align: numbers that are moved at a time: a divisor of the channels of a position, at most 8.
         arch: compute capability, times ten.
     """
     most = _blocks(CONV_FULL if full else CONV_HALF, positions, arch)

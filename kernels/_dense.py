@@ -1,8 +1,8 @@
-"""Memory as the kernels take it."""
+"""Memory in the layout that the kernels need."""
 
 from torch import Tensor
 
 
 def dense(tensor: Tensor | None) -> Tensor | None:
-    """Returns a tensor, if there is one, with its numbers one after the other."""
+    """Returns a tensor, if there is one, as contiguous memory."""
     return None if tensor is None else tensor.contiguous()

@@ -1,4 +1,4 @@
-"""The cell of an LSTM in Triton: gates from what enters them, and their derivatives."""
+"""The cell of an LSTM in Triton: gates from their preactivations, and their derivatives."""
 
 import triton
 import triton.language as tl
@@ -8,7 +8,7 @@ from sodeep_fast.kernels._numbers import LOG2_E
 # sigmoid(-30 log 2) = 2^-30 is 0 to the rounding of half types, and four such denominators multiply
 # without overflow.
 SATURATED_HALF = tl.constexpr(30.0)
-# exp(-x) of what is below -100 log 2 makes a sigmoid of 0 to the rounding of float32.
+# sigmoid(x) for x < -100 log 2 is 0 to the rounding of float32.
 SATURATED = tl.constexpr(100.0)
 # Below this the tanh is a polynomial: the difference of exponentials would lose digits.
 SMALL = tl.constexpr(0.625)
@@ -22,7 +22,7 @@ def _decay(b_x, rate: tl.constexpr, most: tl.constexpr):
 
 @triton.jit
 def hyperbolic_tangent(b_x, EXACT: tl.constexpr):
-    """tanh(x): to a few roundings of its value if EXACT, else to those of 1."""
+    """tanh(x): to a few rounding errors of its value if EXACT, else to those of 1."""
     if not EXACT:
         b_e = _decay(b_x, 2.0, SATURATED_HALF)
         return (1.0 - b_e) / (1.0 + b_e)
@@ -39,9 +39,9 @@ def hyperbolic_tangent(b_x, EXACT: tl.constexpr):
 
 @triton.jit
 def gates(b_i, b_f, b_g, b_o, EXACT: tl.constexpr):
-    """The gates i, f, g, o from the sums that enter them.
+    """The gates i, f, g, o from their preactivations.
 
-    Where they are not EXACT, all four share one division, the slowest of their instructions.
+    Unless EXACT, all four share one division, the slowest of their instructions.
     """
     if EXACT:
         b_i = 1.0 / (1.0 + _decay(b_i, 1.0, SATURATED))
@@ -61,11 +61,11 @@ def gates(b_i, b_f, b_g, b_o, EXACT: tl.constexpr):
 
 @triton.jit
 def gate_gradients(b_i, b_f, b_g, b_o, b_c, b_grad_h, b_grad_c, EXACT: tl.constexpr):
-    """The gradients of what enters the gates, and of the cell state of the step before.
+    """The gradients of the preactivations, and of the cell state of the step before.
 
-    Arguments: the gates, the cell state, and the gradients of the hidden state and, by later steps,
-    of the cell state. The cell state of the step before is never needed by itself: f times it is
-    c - i g.
+    Arguments: the gates, the cell state, and the gradients of the hidden state and, through later
+    steps, of the cell state. The cell state of the step before is not needed by itself: f times it
+    is c - i g.
     """
     b_tanh = hyperbolic_tangent(b_c, EXACT)
     b_grad_c += b_grad_h * b_o * (1.0 - b_tanh * b_tanh)

@@ -23,9 +23,9 @@ def _product(left: Tensor, right: Tensor, products: str) -> Tensor:
 
 
 class Layer:
-    """One call: the arguments that both passes share, and what surrounds the steps."""
+    """One call: the arguments that both passes share, and the computations around the steps."""
 
-    # Whether the kernels multiply with a head, [2, hidden], or PyTorch does.
+    # Whether the kernels multiply with a head, [2, hidden]; otherwise PyTorch does.
     takes_head = False
 
     def __init__(self, input: Tensor, weights: Sequence[Tensor], products: str) -> None:
@@ -50,9 +50,9 @@ class Layer:
     def run(
         self, entering: Tensor, head: Tensor | None, output: Tensor, saved: Tensor | None
     ) -> None:
-        """Runs all steps: from scores or, of several features, from the products by gate.
+        """Runs all steps, from scores or, with several features, from their products by gate.
 
-        To the hidden states or, with a head, to their products with it, of either direction.
+        Writes the hidden states or, with a head, each direction's products with it.
         """
         raise NotImplementedError  # abstract: every kind has its own
 
@@ -66,9 +66,10 @@ class Layer:
         gates: Tensor | None,
         scale: Tensor | None,
     ) -> None:
-        """Runs all steps backwards, to one of `by_scores` and `gates`.
+        """Runs all steps backwards, and writes either `by_scores` or `gates`.
 
-        With the largest of each row's gradient those of the gates are over a scale, which it finds.
+        Given `largest`, the largest of each row's gradient, it divides the gates' gradients by a
+        scale, which it writes too.
         """
         raise NotImplementedError  # abstract: every kind has its own
 
@@ -129,7 +130,7 @@ class Layer:
         return for_input, *self.weight_gradients(gates, scale, output)
 
     def no_weights(self, gates: int) -> tuple[Tensor, ...]:
-        """Returns gradients of 0, or of no weights at all."""
+        """Returns the weights' gradients as zeros: `gates` rows, or none if they are not wanted."""
         device = self.input.device
         shapes = ((2, gates, self.features), (2, gates, self.hidden), (2, gates))
         return tuple(torch.zeros(shape, device=device) for shape in shapes)
@@ -140,7 +141,7 @@ class Layer:
         """Returns the gradients of the weights from those of the gates of all steps."""
         common = None
         if scale is not None:
-            # One scale for all rows; what it rounds to 0 is below the rounding of the others.
+            # One scale for all rows; what it rounds to 0 is negligible beside the other rows.
             common = scale.max()
             gates = gates * (scale / common).to(gates.dtype)[:, None]
         gates = gates.view(self.steps, self.batch, 2, 4 * self.hidden)

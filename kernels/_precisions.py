@@ -1,4 +1,4 @@
-"""The precisions that networks are multiplied in.
+"""The precisions of the products in networks.
 
 This module does not need Triton, so that operators can use it before Triton is imported.
 """

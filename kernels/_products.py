@@ -1,4 +1,4 @@
-"""The types that kernels compute and multiply in, as Triton has them."""
+"""The types that kernels compute and multiply in, as Triton types."""
 
 import torch
 import triton
@@ -18,7 +18,7 @@ TRITON_DTYPES = {products: triton_dtype(dtype) for products, dtype in DTYPES.ite
 def operand_dtype(products: str) -> tl.dtype:
     """Returns the type that rounded numbers are multiplied in.
 
-    It is the type that they are rounded to, but for Triton's interpreter, which cannot multiply
+    It is the type that they are rounded to, except in Triton's interpreter, which cannot multiply
     bfloat16.
     """
     interpreted = triton.knobs.runtime.interpret and products == "bf16"

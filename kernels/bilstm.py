@@ -4,25 +4,25 @@
     c_t = f c_{t-1} + i g                           h_t = o tanh(c_t)
 
 A program owns a tile of rows of one direction and runs all the steps; programs never wait for one
-another. It holds the recurrent weights, which it reads once: hidden units lie along the rows of
-the products, so that 8 rows of scores are a whole tile. State, sums and scores are float32, and
-only the two factors of a product are rounded, to float16 or bfloat16, or not ("full": each product
-is three of TF32, which together have float32's digits). One score a step is an outer product; of
+another. It holds the recurrent weights, which it reads once. Hidden units lie along the rows of
+the products, so that 8 rows of scores fill a tile. State, sums and scores are float32. Only the two
+factors of a product are rounded, to float16 or bfloat16, or not at all ("full": each product is
+three of TF32, which together have float32's digits). One score per step is an outer product; for
 several features, PyTorch multiplies all steps beforehand, and the kernel reads the products.
 
-The forward saves the gates and the cell state for the backward. The backward writes the gradient of
-the scores, each a sum over the gates. For inputs of several features, or if the weights require
-gradients, it writes those of the gates instead, from which PyTorch computes the rest by matrix
-products. In float16 each row's gradients are scaled by a power of two, so that none underflows: see
-TOP.
+The forward saves the gates and the cell state for the backward. The backward writes the gradients
+of the scores, which are sums over the gates. For inputs of several features, or if the weights
+require gradients, it writes those of the gates instead, from which PyTorch computes the rest by
+matrix products. In float16, each row's gradients are scaled by a power of two against underflow:
+see TOP.
 
 What it should cost on an H200 for (512, 100) scores, 128 hidden units and one layer, in float16:
-128 programs of 8 rows, one to a multiprocessor. At a step each of them reads its weights from
-shared memory, 128 KB in 1024 cycles; takes 7 special-function results for each of 1024 cells, 16 a
-cycle, 448 cycles; and issues some 400 instructions a warp, 8 warps on 4 schedulers, 800 cycles
-(backward: 2 results a cell, 128 cycles, and 510, 1020 cycles). With full overlap a step takes 0.52
-us at 1.98 GHz; with none, 1.15 us. None of this is measured; instructions are counted in the loops
-compiled for sm_90.
+128 programs of 8 rows, one per multiprocessor. In a step, each of them reads its weights from
+shared memory, 128 KB in 1024 cycles; needs 7 special-function results for each of 1024 cells, at 16
+a cycle 448 cycles; and issues some 400 instructions per warp, for 8 warps on 4 schedulers 800
+cycles (backward: 2 results per cell, 128 cycles, and 510 instructions, 1020 cycles). With full
+overlap, a step takes 0.52 us at 1.98 GHz; with none, 1.15 us. None of this is measured;
+instructions are counted in the loops compiled for sm_90.
 
     pass                      launches   GFLOP   MB moved       expected
     inference                     1       13.4    53, 12 us    52 to 115 us
@@ -48,12 +48,12 @@ from sodeep_fast.kernels._arch import arch_of
 from sodeep_fast.kernels._lstm_cell import gate_gradients, gates, hyperbolic_tangent
 from sodeep_fast.kernels._products import TRITON_DTYPES, operand_dtype
 
-# Rows that lie next to each other in what is saved, and numbers of each.
+# Rows that lie next to each other in what is saved, and the numbers per step and unit.
 GRANULE = tl.constexpr(_layouts.LSTM_GRANULE)
 SAVED = tl.constexpr(_layouts.LSTM_SAVED)
 LARGEST_HALF = tl.constexpr(65504.0)
-# A row's largest gradient is scaled to this before rounding to float16: the backward may grow it by
-# 2^19 before it overflows, and rounds small values to 2^-20 of it.
+# Before rounding to float16, a row's gradients are scaled so that the largest is 1 / TOP to 2 /
+# TOP: the backward may grow it by 2^19 before it overflows, and rounds small values to 2^-20 of it.
 TOP = tl.constexpr(16.0)
 
 
@@ -120,7 +120,7 @@ def _load_inputs(
 
 @triton.jit
 def _saved_at(saved_ptr, direction, step, steps, batch, o_row, HIDDEN: tl.constexpr):
-    """Returns where a step's saved numbers lie, [HIDDEN, ROWS] for the first of them."""
+    """Returns the pointers to a step's saved numbers, [HIDDEN, ROWS] for the first of them."""
     granules = tl.cdiv(batch, GRANULE)
     o_granule = (direction * steps + step) * granules + o_row // GRANULE
     o_number = o_granule * (SAVED * HIDDEN * GRANULE) + o_row % GRANULE
@@ -130,9 +130,9 @@ def _saved_at(saved_ptr, direction, step, steps, batch, o_row, HIDDEN: tl.conste
 @triton.jit(do_not_specialize=["per_step", "per_row", "steps", "batch"])
 def bilstm_fwd_kernel(
     input_ptr,  # scores of every step and row, or if not SCALAR their [2, 4, hidden] products
-    per_step,  # how far apart they lie
+    per_step,  # strides of steps and rows
     per_row,
-    column_a_ptr,  # [4, hidden] weights of the scores, of the first direction; unused else
+    column_a_ptr,  # [4, hidden] weights of the scores, first direction; unused unless SCALAR
     column_b_ptr,  # and of the second
     weight_a_ptr,  # [4, hidden, hidden] recurrent
     weight_b_ptr,
@@ -162,7 +162,7 @@ def bilstm_fwd_kernel(
     b_in = o_row < batch
     o_unit = tl.arange(0, HIDDEN)[:, None]
     b_out = b_in[None, :] & (o_unit < hidden)
-    # All of a granule is written, its rows beyond the batch too.
+    # A granule is written as a whole, with its rows beyond the batch.
     b_saved = (o_row < tl.cdiv(batch, GRANULE) * GRANULE)[None, :]
 
     p_weight = _of_direction(direction, weight_a_ptr, weight_b_ptr)
@@ -240,7 +240,7 @@ def _load_saved(
 
 @triton.jit
 def _power_below(b_x):
-    """The power of two at or below |x|, within 2^-100 and 2^100."""
+    """The power of two at or below |x|, clamped to 2^-100 and 2^100."""
     b_bits = tl.abs(b_x).to(tl.int32, bitcast=True) & 0x7F800000
     b_bits = tl.minimum(tl.maximum(b_bits, 27 << 23), 227 << 23)
     return b_bits.to(tl.float32, bitcast=True)
@@ -256,8 +256,8 @@ def bilstm_bwd_kernel(
     weight_a_ptr,  # [4, hidden, hidden] recurrent
     weight_b_ptr,
     out_ptr,  # [2, steps, batch] gradient of the scores by direction, or None
-    gates_ptr,  # instead, [steps, batch, 2, 4, hidden], of the gates over their scale, or None
-    scale_ptr,  # [batch] that scale, with largest_ptr alone
+    gates_ptr,  # instead, [steps, batch, 2, 4, hidden], of the gates / their scale, or None
+    scale_ptr,  # [batch] that scale, written only with largest_ptr
     steps,
     batch,
     hidden,
@@ -320,7 +320,7 @@ def bilstm_bwd_kernel(
             tl.store(gates_ptr + o_gate + hidden, a_f, mask=b_out_in)
             tl.store(gates_ptr + o_gate + 2 * hidden, a_g, mask=b_out_in)
             tl.store(gates_ptr + o_gate + 3 * hidden, a_o, mask=b_out_in)
-        # Two sums, so that one product need not wait for another.
+        # Two sums, so that a product need not wait for the one before.
         b_if = tl.dot(w_i, a_i.to(OPERAND), input_precision="tf32x3")
         b_go = tl.dot(w_g, a_g.to(OPERAND), input_precision="tf32x3")
         b_if = tl.dot(w_f, a_f.to(OPERAND), b_if, input_precision="tf32x3")

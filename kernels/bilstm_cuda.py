@@ -16,7 +16,7 @@ class _Layer(_lstm_layer.Layer):
     def run(
         self, entering: Tensor, head: Tensor | None, output: Tensor, saved: Tensor | None
     ) -> None:
-        """Runs all steps: from scores or, of several features, from the products by gate."""
+        """Runs all steps, from scores or, with several features, from their products by gate."""
         OPS.cuda_bilstm_steps(entering, self.weights, head, output, saved, self.products == "bf16")
 
     def run_backward(

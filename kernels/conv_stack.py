@@ -69,7 +69,7 @@ def _activate(
     b_row, first, o_channel, b_column, words, eps, RELU: tl.constexpr, BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Returns bias, normalization and activation of sums, and saves what sign they have."""
+    """Applies bias, normalization and activation to sums, and saves the activation's signs."""
     # What is added to a channel is one number, which takes fewer registers than its parts.
     b_added = tl.zeros([BLOCK_N], tl.float32)
     if bias_ptr is not None:
@@ -99,7 +99,7 @@ def _differentiate(
     b_x, variance_ptr, gain_ptr, slope_ptr, signs_ptr, o_signs, b_row, o_number, b_column, channels,
     eps,
 ):  # fmt: skip
-    """Multiplies by the slopes of activation and normalization."""
+    """Multiplies gradients by the slopes of activation and normalization."""
     if signs_ptr is not None:
         p = signs_ptr + o_signs[:, None] + (o_number // 8)[None, :]
         b_word = tl.load(p, mask=b_row[:, None] & b_column[None, :], other=0).to(tl.int32)
@@ -118,7 +118,7 @@ def _finish(
     o_signs, b_row, first, width, of, words, eps, DERIVED: tl.constexpr, RELU: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Stores what becomes of the sums of some channels."""
+    """Finishes and stores the sums of some channels."""
     o_number = first + tl.arange(0, BLOCK_N)
     b_column = o_number < width
     if DERIVED:
@@ -141,13 +141,13 @@ def _finish(
 def conv_stack_kernel(
     input_ptr,  # [rows, entering, channels]
     weight_ptr,  # [width, taps, channels], or if REVERSED [channels, taps, width]
-    bias_ptr,  # [of], as are the next four; each None where there is none
+    bias_ptr,  # [of], like the next four; each may be None
     mean_ptr,
     variance_ptr,
     gain_ptr,
     shift_ptr,
     slope_ptr,  # [1], None for ReLU and for no activation
-    signs_ptr,  # bytes of signs, a row's signs_row apart: written, or read if DERIVED; or None
+    signs_ptr,  # bytes of signs, rows signs_row apart: written, or read if DERIVED; or None
     output_ptr,  # [rows, leaving, width]
     rows,
     entering,  # positions
@@ -157,7 +157,7 @@ def conv_stack_kernel(
     left,  # zeros before the first position
     width,
     of,  # channels of the normalization, which divide width
-    words,  # bytes of the signs of a position
+    words,  # bytes of signs per position
     signs_row,
     eps,
     REVERSED: tl.constexpr,
@@ -253,7 +253,7 @@ def conv_stack_slopes_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """Multiplies a gradient by the slopes of the last block, after which no product comes."""
+    """Multiplies a gradient by the slopes of the last block, which no product follows."""
     tiles = tl.cdiv(channels, BLOCK_N)
     pid = tl.program_id(0)
     rows = rows.to(tl.int64)
@@ -290,12 +290,12 @@ class _Block:
         self.bends = relu or self.slope is not None
 
     def of_values(self, signs: Tensor | None) -> dict[str, Any]:
-        """Returns what a kernel takes to normalize and activate, and to save signs."""
+        """Returns the kernel arguments for normalization and activation, and for saving signs."""
         added = {"bias_ptr": self.bias, "mean_ptr": self.mean, "shift_ptr": self.shift}
         return {**self.of_slopes(signs), **added, "RELU": self.relu}
 
     def of_slopes(self, signs: Tensor | None) -> dict[str, Any]:
-        """Returns what a kernel takes to multiply by this block's slopes."""
+        """Returns the kernel arguments for multiplying by this block's slopes."""
         bytes_of = signs[:, self.offset :] if self.bends and signs is not None else None
         return {
             "variance_ptr": self.variance,
@@ -308,7 +308,7 @@ class _Block:
 
 
 PRODUCTS = {dtype: products for products, dtype in DTYPES.items()}
-# Positions and channels of a program that has no product to make: 8 numbers a thread.
+# Positions and channels of a program without a product: 8 numbers per thread.
 SLOPES_TILE = (32, 32)
 # What a kernel is passed for the parts that a block does not have.
 NOTHING = {
@@ -343,7 +343,7 @@ class _Stack:
         self.precision = "tf32" if tf32 else "tf32x3"
 
     def empty(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-        """Returns memory for so much of every row, on the device of the source."""
+        """Returns memory for `shape` numbers of every row, on the device of the source."""
         dtype = self.source.dtype if dtype is None else dtype
         return torch.empty((len(self.source), *shape), dtype=dtype, device=self.source.device)
 
@@ -352,7 +352,7 @@ class _Stack:
         return rows.view(*self.leading, *rows.shape[1:])
 
     def convolve(self, hidden: Tensor, index: int, reverse: bool, **options: Any) -> Tensor:
-        """Multiplies windows by the kernels of a block; `options` say what becomes of the sums."""
+        """Multiplies windows by the kernels of a block; `options` say how to finish the sums."""
         block = self.blocks[index]
         entering, leaving = self.positions[index : index + 2]
         width, taps, left = block.width, block.taps, block.left

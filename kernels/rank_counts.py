@@ -2,7 +2,7 @@
 
     counts    N[i, l] = sum over the items k of level l of H(s_k - s_i)
     tangent   sum over the items k of level l of H'(s_k - s_i) (v_k - v_i)
-    backward  for item k, sum over the targets i of g[i, l_k] H'(s_k - s_i), less, where k is a
+    backward  for item k, sum over the targets i of g[i, l_k] H'(s_k - s_i), minus, if k is a
               target, its own sum over the items m of g[k, l_m] H'(s_m - s_k)
     double    the same with H''(s_k - s_i) (v_k - v_i) in place of H'(s_k - s_i)
 
@@ -18,9 +18,9 @@ items and walk over the targets, writes the gradient. There are no atomic additi
 targets and an unmasked non-finite score is NaN; other rows are unaffected.
 
 What it should cost on an H200 for 4096 rows of 4096 items, 4 targets in each, 2 levels, float32:
-67 million pairs. It copies 4.3 TB/s; its 132 multiprocessors at 1.98 GHz issue 3.3e13 instructions
-of a thread a second, and give 4.2e12 special-function results, of which a pair takes 1.5. Nothing
-of this is measured; instructions are counted in the inner loops compiled for sm_90.
+67 million pairs. It copies 4.3 TB/s; its 132 multiprocessors at 1.98 GHz issue 3.3e13 thread
+instructions a second, and 4.2e12 special-function results, of which a pair takes 1.5. None of this
+is measured; instructions are counted in the inner loops compiled for sm_90.
 
     pass       launches   MB moved    special   instructions a pair   expected, the largest of these
     counts        1       84, 20 us    24 us    23, 45 us (SupAP 33)  45 us (SupAP 66 us)
@@ -78,7 +78,7 @@ def _load_targets(
     scores_ptr, tangent_ptr, levels_ptr, columns_ptr, o_row, first, end, num_levels,
     TARGETS: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Loads targets, [TARGETS, 1, 1]: which, whether they take part, column, level, score, v."""
+    """Loads targets, [TARGETS, 1, 1]: number, whether they take part, column, level, score, v."""
     b_i = first + tl.arange(0, TARGETS)[:, None, None]
     b_in = b_i < end
     b_column = tl.load(columns_ptr + b_i, mask=b_in, other=0)
@@ -127,7 +127,7 @@ def _weighted(
 
 @triton.jit
 def _fold(b_term):
-    """Adds the two halves of a tile of items: both are the same thread's."""
+    """Adds the two halves of a tile of items, which are in the same threads."""
     halves: tl.constexpr = [b_term.shape[0], b_term.shape[1], 2, b_term.shape[2] // 2]
     return tl.sum(tl.reshape(b_term, halves), axis=2)
 
@@ -157,7 +157,7 @@ def rank_counts_fwd_kernel(
     LEVELS: tl.constexpr,
     ITEMS: tl.constexpr,
 ):
-    """Counts of a few targets and levels, or, given v, their derivative along v."""
+    """Writes the counts of a few targets and levels or, given v, their derivative along v."""
     ORDER: tl.constexpr = 0 if tangent_ptr is None else 1
     row, first, _begin, end = _row_of_slot(offsets_ptr, rows, stride, TARGETS)
     if first >= end:
@@ -201,9 +201,9 @@ def rank_counts_bwd_targets_kernel(
     levels_ptr,  # [rows, items] uint8
     columns_ptr,  # [all targets] int64
     offsets_ptr,  # [rows + 1] int64: where each row's targets begin
-    own_ptr,  # [all targets] each target's own sum; of rows with more than TARGETS
-    spoilt_ptr,  # [rows] int32: 1 where a score is not finite; of rows with more than TARGETS
-    out_ptr,  # [rows, items] the gradient of the scores; of rows with 1 to TARGETS targets
+    own_ptr,  # [all targets] each target's own sum, for rows with more than TARGETS
+    spoilt_ptr,  # [rows] int32: 1 if a score is not finite, for rows with more than TARGETS
+    out_ptr,  # [rows, items] the gradient of the scores, for rows with 1 to TARGETS targets
     comparators,  # see encode_comparators
     rows,
     items,
@@ -214,7 +214,7 @@ def rank_counts_bwd_targets_kernel(
     TARGETS: tl.constexpr,
     ITEMS: tl.constexpr,
 ):
-    """Gradient of a row's scores, or, given v, of their product with v; or part of it."""
+    """Writes the gradient of a row's scores or, given v, of its product with v; or part of it."""
     ORDER: tl.constexpr = 1 if tangent_ptr is None else 2
     row, first, begin, end = _row_of_slot(offsets_ptr, rows, stride, TARGETS)
     if first >= end:
@@ -248,7 +248,7 @@ def rank_counts_bwd_targets_kernel(
     b_own = collect(total, error, 2)
     is_spoilt = tl.max(b_spoilt)
     if is_whole:
-        # This program reads and changes here what it stored above.
+        # Here this program reads and changes what it stored above.
         tl.debug_barrier()
         p_out = out_ptr + o_row + targets[2]
         b_out = tl.load(p_out, mask=targets[1], other=0)
@@ -274,18 +274,18 @@ def rank_counts_bwd_items_kernel(
     columns_ptr,  # [all targets] int64
     offsets_ptr,  # [rows + 1] int64: where each row's targets begin
     own_ptr,  # [all targets] each target's own sum
-    spoilt_ptr,  # [rows] int32: 1 where a score is not finite
-    out_ptr,  # [rows, items] the gradient of the scores, but of rows with 1 to TARGETS targets
+    spoilt_ptr,  # [rows] int32: 1 if a score is not finite
+    out_ptr,  # [rows, items] the gradient of the scores, except for rows with 1 to TARGETS targets
     comparators,  # see encode_comparators
     items,
     num_levels,
-    tiles,  # of items for one program
+    tiles,  # of items per program
     KINDS: tl.constexpr,
     DTYPE: tl.constexpr,
     TARGETS: tl.constexpr,
     ITEMS: tl.constexpr,
 ):
-    """What rank_counts_bwd_targets_kernel leaves: the gradient of some items over all targets."""
+    """Writes the gradients that rank_counts_bwd_targets_kernel leaves, of a few items."""
     ORDER: tl.constexpr = 1 if tangent_ptr is None else 2
     n_parts = tl.cdiv(items, tiles * ITEMS)
     row = (tl.program_id(0) // n_parts).to(tl.int64)
@@ -320,7 +320,7 @@ def rank_counts_bwd_items_kernel(
 
 
 class _Call:
-    """The arguments that all passes share, as the kernels take them, and how to launch one."""
+    """The arguments that all passes share, in the kernels' form, and how to launch a kernel."""
 
     def __init__(
         self,
@@ -350,13 +350,13 @@ class _Call:
         return torch.empty(shape, dtype=dtype or self.dtype, device=self.scores.device)
 
     def blocks(self, levels: int) -> _config.CountsBlocks:
-        """Returns the tile of programs that keep sums for so many levels."""
+        """Returns the tile of programs that keep separate sums for `levels` levels."""
         per_row = triton.cdiv(self.total, max(self.rows, 1))
         float64, arch = self.dtype == torch.float64, arch_of(self.scores)
         return _config.counts_blocks(float64, self.items, per_row, levels, arch)
 
     def slots(self, blocks: _config.CountsBlocks) -> tuple[int, int]:
-        """Returns how many programs search for a row, and the search's first step."""
+        """Returns the number of slots, which are programs, and the first step of their search."""
         stride = 1
         while stride * WAYS.value < self.rows:
             stride *= WAYS.value
@@ -414,7 +414,7 @@ class _Call:
             rank_counts_bwd_targets_kernel, (slots,), blocks, *buffers,
             rows=self.rows, stride=stride,
         )  # fmt: skip
-        # Enough programs for any GPU; if no work is left, each costs its launch.
+        # Enough programs for any GPU, but not more: each costs its launch even without work.
         tiles = max(1, self.rows * triton.cdiv(self.items, blocks.items) // _config.COUNTS_PROGRAMS)
         grid = (self.rows * triton.cdiv(self.items, tiles * blocks.items),)
         self.launch(rank_counts_bwd_items_kernel, grid, blocks, *buffers, tiles=tiles)

@@ -12,8 +12,8 @@ block of bins of one level, and compares every item with every bin, which costs 
 items by bin. Long rows have many slices, whose sums PyTorch adds up.
 
 What it should cost on an H200 for 4096 rows of 4096 items, 2 levels and 20 bins, padded to 32, in
-float32: 1.07e9 pairs of item and bin. Its 132 multiprocessors at 1.98 GHz issue 3.3e13 instructions
-of a thread a second, and it copies 4.3 TB/s. Nothing of this is measured; instructions are counted
+float32: 1.07e9 pairs of item and bin. Its 132 multiprocessors at 1.98 GHz issue 3.3e13 thread
+instructions a second, and it copies 4.3 TB/s. None of this is measured; instructions are counted
 in the inner loops compiled for sm_90.
 
     pass       launches   MB moved     instructions a pair    expected
@@ -46,7 +46,7 @@ def _load_items(
     scores_ptr, levels_ptr, offset, start, end, num_levels, BLOCK: tl.constexpr,
     DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Loads items start .. start + BLOCK of a row: where they are, scores and levels.
+    """Loads items start .. start + BLOCK of a row: offsets, scores and levels.
 
     Items that do not exist, or are ignored, have level num_levels.
     """
@@ -63,10 +63,10 @@ def _load_items(
 
 @triton.jit
 def _locate(b_s, low, scale, bins, DTYPE: tl.constexpr):
-    """Returns positions, the bins below them, and which lie between the first and last bin."""
+    """Returns positions, the bins below them, and whether they are between first and last bin."""
     last = tl.full([1], bins - 1, tl.int32).to(DTYPE)
     b_raw = (b_s - tl.full([1], low, DTYPE)) * tl.full([1], scale, DTYPE)
-    # A NaN fails every comparison and ends as 0.
+    # NaN becomes 0, as it fails every comparison.
     b_t = tl.where(b_raw > 0, b_raw, 0.0)
     b_t = tl.where(b_t < last, b_t, last)
     b_below = tl.minimum(b_t.to(tl.int32), tl.maximum(bins - 2, 0))
@@ -143,7 +143,7 @@ def soft_histogram_bwd_kernel(
     DTYPE: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """Gives every item the slope of the gradient between the two bins around it."""
+    """Writes every item's gradient: the slope of the bins' gradient between the two around it."""
     n_blocks = tl.cdiv(n, BLOCK_N).to(tl.int32)
     pid = tl.program_id(0)
     row = (pid // n_blocks).to(tl.int64)

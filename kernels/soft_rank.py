@@ -43,8 +43,10 @@ from sodeep_fast.kernels._dense import dense
 from sodeep_fast.kernels._numbers import LOG2_E, SATURATED
 from sodeep_fast.kernels._products import triton_dtype
 
-# A product of two exponentials has the relative error of lam (s - middle), eps / 2 times at most
-# half of this: under the 4 eps n that n such terms are allowed. It also bounds the denominators.
+# Exponents of a narrow row are at most half of this many powers of two, with relative errors of
+# eps / 2. So a product of two exponentials has a relative error of at most 16 eps, and its sigmoid
+# an error of 4 eps: n of them stay within the 4 eps n that they are allowed. This also bounds the
+# denominators.
 NARROW = tl.constexpr(46.0)
 
 
@@ -61,7 +63,7 @@ def _load(p_rows, o_rows, b_row_in, start, n, BLOCK: tl.constexpr, DTYPE: tl.con
 
 @triton.jit
 def _load_valid(mask_ptr, o_rows, b_row_in, start, n, BLOCK: tl.constexpr):
-    """Says which of columns start .. start + BLOCK of some rows exist and are valid."""
+    """Returns which of columns start .. start + BLOCK of some rows exist and are valid."""
     o_n = tl.arange(0, BLOCK)
     left = tl.minimum(n - start, BLOCK).to(tl.int32)
     b_valid = b_row_in[:, None] & (o_n < left)[None, :]
@@ -86,7 +88,7 @@ def _store(p_rows, mask_ptr, b_value, o_rows, b_row_in, start, n, BLOCK: tl.cons
 
 @triton.jit
 def _own(rows, n, BLOCK_R: tl.constexpr, BLOCK_I: tl.constexpr):
-    """Returns what this program owns: its rows' offsets, which exist, and its first target."""
+    """Returns this program's rows' offsets, which of the rows exist, and its first target."""
     # The grid is below 2^31, so this division can be 32-bit; the products cannot.
     n_blocks = tl.cdiv(n, BLOCK_I).to(tl.int32)
     pid = tl.program_id(0)
@@ -101,7 +103,7 @@ def _survey(
 ):  # fmt: skip
     """Returns each row's count of valid scores, whether all are finite, its middle and its span.
 
-    Middle and span, like all scores from here on, are halved: then no difference overflows.
+    Middle and span, like all scores that kernels use, are halved, so that no difference overflows.
     """
     b_count = tl.zeros([BLOCK_R, BLOCK], tl.int32)
     b_bad = tl.zeros([BLOCK_R, BLOCK], tl.int32)
@@ -247,7 +249,7 @@ def _slopes(
 def _gradients(
     grad_ptr, mask_ptr, o_rows, b_row_in, start, n, BLOCK: tl.constexpr, DTYPE: tl.constexpr
 ):
-    """Loads columns of an incoming gradient, 0 where masked: what lies there may be NaN."""
+    """Loads columns of an incoming gradient, 0 where masked, where it may be NaN."""
     b_g = _load(grad_ptr, o_rows, b_row_in, start, n, BLOCK, DTYPE)
     if mask_ptr is not None:
         b_valid = _load_valid(mask_ptr, o_rows, b_row_in, start, n, BLOCK)

@@ -1,5 +1,5 @@
-// The cell of an LSTM: gates from their preactivations, and their derivatives. As for rounded
-// products in kernels/_lstm_cell.py, which says why: accurate to about 1e-5.
+// The cell of an LSTM: gates from their preactivations, and their derivatives. As kernels/
+// _lstm_cell.py computes them for rounded products: accurate to about 1e-5.
 #pragma once
 
 #include "cuda/bilstm_mma.cuh"
