@@ -26,7 +26,7 @@ N = 100
 class Case:
     """A network, a batch and what is computed.
 
-    "inference"; or forward and backward, "scores" to the scores, the weights being frozen, and
+    That is "inference", or forward and backward: "scores" to the scores, with frozen weights, or
     "training" to all weights.
     """
 
@@ -48,7 +48,7 @@ CASES = [
 
 
 def calls_of(case: Case, bf16: bool) -> dict[str, Callable[[], object]]:
-    """Returns what to time, by name; all of it computes the same."""
+    """Returns the calls to time, by name; all of them compute the same."""
     torch.manual_seed(0)
     length = N if case.head == "dense" else None
     training = case.mode == "training"

@@ -11,7 +11,7 @@ from sodeep_fast.benchmark.report import bytes_text
 
 @dataclass(frozen=True)
 class Aim:
-    """What is aimed at, the bound, what was measured (None: nothing), and how to write it."""
+    """An aim: what it is about, its bound, the measured value (or None), and its format."""
 
     what: str
     measured: float | None
@@ -95,7 +95,7 @@ def aims(
 
 
 def over_cudnn(result: dict[str, Any]) -> float | None:
-    """Returns how many times faster ours is than the fastest way of cuDNN in float32 or autocast.
+    """Returns how many times faster ours is than the fastest of cuDNN in float32 or autocast.
 
     Replays of CUDA graphs are left out.
     """

@@ -37,10 +37,10 @@ from sodeep_fast.ops import _backend
 class Target:
     """What to measure of an operator: our routes, its shapes, and those also timed as graphs.
 
-    `rivals` are captured as well. `found` builds a route without its search for targets, for which
-    the host waits, so that it fits in a graph. `check` is for routes for which the operator's own
-    check is too strict. `exercise_n` bounds the rows for a memory checker, under which sequential
-    steps take far longer.
+    `rivals` are captured as well. `found` builds a route without its search for targets, which
+    makes the host wait, so that it can be captured. `check` replaces the operator's own check for
+    routes that it is too strict for. `exercise_n` limits the rows' length under a memory checker,
+    which makes sequential steps far slower.
     """
 
     routes: tuple[tuple[str, str], ...]
@@ -55,7 +55,7 @@ class Target:
 
     @property
     def names(self) -> list[str]:
-        """The names of our routes' providers, of which the first is what "ours" takes."""
+        """The names of our routes' providers; the first is the one that "ours" takes."""
         names = [f"{backend}-{method}" for backend, method in self.routes]
         names += [f"{name}-found" for name in names if self.found]
         return names or ["ours"]
@@ -81,7 +81,7 @@ TARGETS = {
         graph_shapes=((512, 100),),
         rivals=("compile",),
     ),
-    # Of one layer; all networks of the sorters are in bench/gpu_networks.py.
+    # A single layer; the sorters' whole networks are in bench/gpu_networks.py.
     "bilstm": Target(
         routes=(("triton", "fp16"), ("cuda", "fp16")),
         shapes=((512, 100), (1, 100), (16, 100), (4096, 100)),
@@ -101,7 +101,7 @@ TARGETS = {
 }
 # The rivals that compute the equations of ours, operation by operation.
 SAME_EQUATIONS = {"eager", "compile", "compile_sym", "nn.LSTM"}
-# The registry estimates times on a core or two; a large GPU is so many times faster at least.
+# The registry estimates times on a core or two; a large GPU is at least this many times faster.
 SPEEDUP = 100
 PLAN = Plan(
     seconds=0.2,
@@ -121,7 +121,7 @@ def build_route(
     method: str,
     route: Callable[[str, str], Function] | None = None,
 ) -> Callable[[str], Function]:
-    """Ours by one backend and method."""
+    """Returns what builds ours, by one backend and method."""
 
     def build(device: str) -> Function:
         reason = _backend.missing(backend, device, operator.name, method)
@@ -133,7 +133,7 @@ def build_route(
 
 
 def build_compiled(operator: Operator) -> Callable[[str], Function]:
-    """torch.compile of the plain equation, with the backward that it derives."""
+    """Returns what compiles the plain equation, with the backward that torch.compile derives."""
 
     def build(device: str) -> Function:
         torch.compiler.reset()
@@ -144,7 +144,7 @@ def build_compiled(operator: Operator) -> Callable[[str], Function]:
 
 
 def on_gpu(operator: Operator, target: Target) -> Operator:
-    """The registry's benchmark, with a provider for each of our routes, and a GPU's estimates."""
+    """Returns the registry's benchmark with a provider for each of our routes and GPU estimates."""
     ours, eager = operator.providers[operator.ours], operator.providers.get("eager")
     routes = [
         replace(
@@ -167,7 +167,7 @@ def on_gpu(operator: Operator, target: Target) -> Operator:
             )
             for backend, method in target.routes
         ]
-    # Where the plain equation does not compile as a whole, the registry has a compiled form of it.
+    # If the plain equation does not compile as a whole, the registry has a compiled form of it.
     compiled = (
         []
         if eager is None or "compile" in operator.providers
@@ -182,7 +182,7 @@ def on_gpu(operator: Operator, target: Target) -> Operator:
         provider.name: replace(
             provider,
             seconds=provider.seconds if provider in routes else scaled(provider.seconds),
-            # What is compiled gives up its buffers to its first backward.
+            # The first backward of a compiled function frees its buffers.
             modes=("forward", "both") if "compile" in provider.name else provider.modes,
         )
         for provider in (ours, *routes, *others, *compiled)
@@ -199,7 +199,7 @@ def expected_of(operator: str, route: str) -> Callable[[int, int], float]:
 
 
 def scaled(seconds: Callable[[int, int], float]) -> Callable[[int, int], float]:
-    """Returns a GPU's estimate for a processor's."""
+    """Turns an estimate for a processor into one for a GPU."""
     return lambda rows, n: seconds(rows, n) / SPEEDUP
 
 
@@ -237,7 +237,7 @@ def is_ours_failed(recipe: Recipe, row: Row) -> bool:
 
 
 def measure_all(recipes: list[Recipe], options: argparse.Namespace) -> int:
-    """Measures one recipe after the other, each within its share of the time; prints and writes.
+    """Measures the recipes in turn, each within its share of the time; prints and writes rows.
 
     Returns:
         the exit status, 1 if a result was wrong or ours failed.
@@ -278,8 +278,8 @@ def measure_each(
     """Measures what a module's command line asks for, and returns the exit status.
 
     Arguments:
-        names: of what is measured.
-        recipe: name, whether it is a dry run -> what to measure of it.
+        names: what can be measured.
+        recipe: takes a name and whether it is a dry run; returns what to measure.
         about: the module's docstring.
     """
     options = parse(about)

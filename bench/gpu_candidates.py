@@ -27,7 +27,7 @@ from sodeep_fast.kernels._config import (
 
 @dataclass(frozen=True)
 class Sweep:
-    """Candidates for one row of a table: what serves rows of at most `n` elements.
+    """Candidates for one row of a table, which serves rows of at most `n` elements.
 
     `make` takes scores and returns what to time; `table` is the name of the table in
     `kernels/_config.py`, `setting` the function that looks a tile up in it.
@@ -115,7 +115,7 @@ def conv_call(scores: Tensor, tiny: bool) -> Call:
 
 
 def sweeps(tiny: bool) -> list[Sweep]:
-    """Returns what to measure: every row of every table, with candidates; what matters first."""
+    """Returns every row of every table with its candidates, the most important first."""
     single, double, any_length = torch.float32, torch.float64, _config.UNLIMITED
 
     def of_scores(
@@ -161,7 +161,7 @@ def sweeps(tiny: bool) -> list[Sweep]:
         ]
     tiles = [CountsBlocks(t, 4, i, w) for t in (1, 2, 4) for i in (64, 256) for w in (1, 2, 4, 8)]
     recurrent = [LstmBlocks(r, u) for r in (8, 16, 32) for u in (16, 32)]
-    # By the positions that blocks leave: of 16 rows few, of 512 rows many.
+    # By the positions of all rows after a block: few for 16 rows, many for 512.
     few = [ConvBlocks(16, c, d, w, 3) for c in (16, 32, 64) for d in (64, 128) for w in (2, 4)]
     many = [
         ConvBlocks(p, c, 64, w, s)
@@ -201,7 +201,7 @@ def sweeps(tiny: bool) -> list[Sweep]:
         conv("HALF", torch.float16, 4096, (16, 100), few),
         conv("HALF", torch.float16, any_length, (512, 100), many),
         histogram(single, 32, (65536, 32), [HistogramBlocks(32, 32, w) for w in (1, 2, 4)]),
-        # Few train in float64: what comes now may be left out for lack of time.
+        # Few train in float64: what follows may be left out for lack of time.
         ranks(
             double,
             16,

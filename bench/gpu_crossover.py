@@ -39,10 +39,10 @@ def crossover(seconds: float, budget: Budget) -> list[dict[str, Any]]:
 
 
 def best_threshold(results: list[dict[str, Any]]) -> int:
-    """Returns the power of two of pairs from which "auto" should take the linear method.
+    """Returns the number of pairs, a power of two, from which "auto" should be linear.
 
-    The one with which the shapes together take the least, each time over its faster method; rows
-    of fewer than 1024 scores play no part, as in `_config.prefers_linear`.
+    It minimizes the sum over shapes of the chosen method's time divided by the faster method's.
+    Rows of fewer than 1024 scores play no part, as in `_config.prefers_linear`.
     """
 
     def cost(threshold: int) -> float:

@@ -19,7 +19,7 @@ WAITS = {
     "aten::_unique2",
     "aten::unique_dim",
     "aten::unique_consecutive",
-    # Where CPU tensors have a kernel of their own, and those on a GPU `aten::nonzero`.
+    # For these, CPU tensors have their own kernel, and GPU tensors use `aten::nonzero`.
     "sodeep_fast::find_marked",
     "sodeep_fast::margin_excess",
     "sodeep_fast::graded_precision",
@@ -27,7 +27,7 @@ WAITS = {
 
 
 class _Watch(TorchDispatchMode):
-    """Notes the operators among `WAITS` that run, in backward too."""
+    """Records which operators of `WAITS` run, in the backward too."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,8 +66,8 @@ def as_graph(call: Call, device: str, *, compiled: bool = False) -> Call:
 
     Arguments:
         call: what to capture.
-        device: "cuda"; on "cpu", which has no graphs, the call itself comes back.
-        compiled: whether torch.compile made it, which leaves no operators to look at.
+        device: "cuda"; for "cpu", which has no graphs, the call itself is returned.
+        compiled: whether torch.compile made it, which leaves no operators to check.
 
     Raises:
         Unavailable: it cannot be captured; the message names what waits for the GPU.

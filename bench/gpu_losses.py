@@ -1,10 +1,10 @@
 """Times every loss on a GPU: against the papers' all-triples programs, compiled code, and peers.
 
-Losses of embeddings at shape (batch, batch), that of their scores, and SoDeep's losses of scores.
-"products" are what any loss of embeddings has to do: the score matrix of a batch and the two
-products of its backward. Small batches are also captured as CUDA graphs, or their rows say what the
-host waits for. Without a GPU it says so and measures nothing; --dry runs its logic on the CPU,
-under TRITON_INTERPRET=1.
+Losses of embeddings have shape (batch, batch), that of their scores; SoDeep's are losses of scores.
+"products" is the minimum for any loss of embeddings: the score matrix of a batch and the two
+products of its backward. Small batches are also captured as CUDA graphs; if that is impossible,
+their rows name what the host waits for. Without a GPU it says so and measures nothing; --dry runs
+its logic on the CPU, under TRITON_INTERPRET=1.
 """
 
 import sys
@@ -19,7 +19,7 @@ from bench.retrieval import DIMENSIONS, HIERARCHY, PER_CLASS
 from sodeep_fast.benchmark import Operator, Provider
 from sodeep_fast.benchmark.model import Shape
 
-# Of Smooth-AP; what the aims speak of comes first.
+# For Smooth-AP; those with aims come first.
 MORE_BATCHES: tuple[Shape, ...] = tuple((b, b) for b in (4096, 65536, 256, 16384, 1024))
 GRAPH_BATCHES: tuple[Shape, ...] = ((256, 256),)
 ROWS: tuple[Shape, ...] = ((512, 100), (64, 1000))
@@ -50,7 +50,7 @@ def operator_of(name: str, providers: list[Provider]) -> Operator:
 
 
 def expected(name: str, mode: str, shape: Shape) -> list[Work]:
-    """Returns the work of ours: its products, its operator, and PyTorch's launches around them."""
+    """Returns our loss's work: its products, its operator, and PyTorch's launches around them."""
     each = ("forward", "backward") if mode == "both" else (mode,)
     loss = LOSSES[name]
     works = []

@@ -49,7 +49,7 @@ BY_CUDA = "ours, cuda"
 
 @dataclass(frozen=True)
 class Case:
-    """A network, a batch and what is computed; `hidden` is 0 for the convolutional one."""
+    """A network, a batch and what is computed; `hidden` is 0 for the convolutional network."""
 
     name: str
     hidden: int
@@ -60,10 +60,10 @@ class Case:
     mode: str
 
     def work(self) -> dict[str, float]:
-        """Returns the FLOP, exponentials and bytes of one call, as any implementation has them."""
+        """Returns the FLOP, exponentials and bytes that any implementation needs for one call."""
         passes = {"inference": 1, "scores": 2, "training": 3}[self.mode]
         if not self.hidden:
-            # Bytes on their way from layer to layer need not leave the chip.
+            # Values passed from layer to layer need not leave the chip.
             return {"FLOP": 2.0 * WORK * self.batch * passes, "exponentials": 0.0, "bytes": 0.0}
         numbers = float(self.batch * self.n * 2 * self.hidden)  # hidden units of a layer
         flop = lstm_products(self.hidden, self.layers, self.batch, self.n)
@@ -76,17 +76,17 @@ class Case:
         }
 
     def expected(self) -> dict[str, float]:
-        """Returns the seconds that our kernels should take on an H200; none where cuDNN serves."""
+        """Returns the seconds that our kernels should take on an H200; empty if cuDNN is used."""
         passes = (False,) if self.mode == "inference" else (False, True)
         if not self.hidden:
             works = [conv_stack_work(self.batch, backward) for backward in passes]
             return {"ours, triton, autocast": sum(work.seconds() for work in works)}
-        # The interpreter is taken to have as much as an H200.
+        # The interpreter is assumed to have as much shared memory as an H200.
         if _layouts.lstm_shared_bytes(self.hidden, False) > INTERPRETED_SHARED:
             return {}
         saves = self.mode != "inference"
         size = (self.hidden, self.layers, (self.batch, self.n))
-        # Those of the weights are a product more for each layer.
+        # Gradients of the weights take one more product per layer.
         extra = self.work()["FLOP"] / 3 if self.mode == "training" else 0.0
         return {
             name: sum(lstm(*size, backward, saves, route).seconds() for backward in passes)
@@ -106,7 +106,7 @@ def cases() -> list[Case]:
         for batch in (1, 16, 512)
         for mode in ("inference", "scores")
     ]
-    # The largest first, of which the aims speak: time may run out.
+    # The largest, which have aims, come first, as time may run out.
     return sorted(lstms + cnns, key=lambda case: -max(case.batch, case.hidden))
 
 
@@ -190,10 +190,10 @@ def cnn_networks(case: Case, device: str) -> tuple[dict[str, Network], list[Tens
             return network(rows).float()
 
     networks: dict[str, Network] = {"ours": ours, "cuDNN": by_torch, "cuDNN, as images": as_images}
-    # In Triton's interpreter it would take minutes.
+    # Triton's interpreter would take minutes.
     if device == "cuda":
         networks["ours, triton"] = by_triton
-    # Compiling takes seconds for each of them, and on a processor a minute.
+    # Compiling takes seconds per case, and a minute on a processor.
     if device == "cuda" and case.batch > GRAPH_BATCH:
         networks["compile"] = torch.compile(by_torch)
         networks["compile, as images"] = torch.compile(as_images)
@@ -202,7 +202,7 @@ def cnn_networks(case: Case, device: str) -> tuple[dict[str, Network], list[Tens
 
 
 def calls_of(case: Case, device: str) -> tuple[dict[str, Call], dict[str, float]]:
-    """Returns what to time, by name, and how far the values are from float32's, relatively."""
+    """Returns the calls to time, by name, and their values' relative errors against float32."""
     networks, wanted = (lstm_networks if case.hidden else cnn_networks)(case, device)
     scores = torch.rand(case.batch, case.n, generator=torch.Generator().manual_seed(0)) * 2 - 1
     scores = scores.to(device).requires_grad_(case.mode != "inference")
@@ -213,7 +213,7 @@ def calls_of(case: Case, device: str) -> tuple[dict[str, Call], dict[str, float]
             values = network(scores)
             if case.mode == "inference":
                 return values
-            # Without its head the convolutional network ranks nothing.
+            # Without its head, the convolutional network returns no ranks.
             target = ranks if values.shape == ranks.shape else torch.zeros_like(values)
             loss = (values - target).square().mean()
         return torch.autograd.grad(loss, [scores, *wanted])
@@ -249,7 +249,7 @@ def as_graphs(calls: dict[str, Call], device: str) -> tuple[dict[str, Call], dic
 def usage_of(calls: dict[str, Call], device: str) -> dict[str, dict[str, int]]:
     """Returns the peak memory beyond weights and input, and the launches, of every call on a GPU.
 
-    Those that memory is too small for are left out.
+    Calls that do not fit in memory are left out.
     """
     found = {}
     for name, call in calls.items() if device == "cuda" else ():
@@ -263,7 +263,7 @@ def usage_of(calls: dict[str, Call], device: str) -> dict[str, dict[str, int]]:
 
 
 def floor(case: Case, rates: dict[str, int]) -> dict[str, float]:
-    """Returns the seconds that the work must take here, by what it is spent on."""
+    """Returns the least seconds that the work must take here, for each of the machine's limits."""
     work = case.work()
     return {
         "products": work["FLOP"] / rates[BFLOAT16],
@@ -273,7 +273,7 @@ def floor(case: Case, rates: dict[str, int]) -> dict[str, float]:
 
 
 def achieved(case: Case, seconds: float, rates: dict[str, int]) -> dict[str, float]:
-    """Returns the rates of a way that takes so long, and their shares of the machine's."""
+    """Returns the rates achieved by a call that takes `seconds`, and their shares of the limits."""
     work = case.work()
     flops, bandwidth = work["FLOP"] / seconds, work["bytes"] / seconds
     return {
@@ -288,8 +288,8 @@ def measure(case: Case, device: str, seconds: float, rates: dict[str, int]) -> d
     """Times a case.
 
     Returns:
-        it, the median seconds of every way, the rates that it achieves, its memory and launches,
-        errors, the floor, the expected times of ours, and why there are no graphs of some.
+        the case, the median seconds of every way, the rates that it achieves, its memory and
+        launches, errors, the floor, the expected times of ours, and why some have no graphs.
     """
     calls, errors = calls_of(case, device)
     usage = usage_of(calls, device)  # before graphs hold memory of their own
@@ -321,7 +321,7 @@ def title(case: Case) -> str:
 
 
 def report(result: dict[str, Any]) -> str:
-    """Lays out the ways to compute a case: time, ratio to the fastest of PyTorch's, and error."""
+    """Formats the ways to compute a case: time, ratio to PyTorch's fastest, and error."""
     case, seconds = Case(**result["case"]), result["seconds"]
     known = {name: value for name, value in result["floor"].items() if value}
     parts = ", ".join(f"{name} {time_text(value)}" for name, value in known.items())
@@ -356,12 +356,12 @@ def report(result: dict[str, Any]) -> str:
 
 
 def usage_cells(usage: dict[str, int] | None) -> tuple[str, str]:
-    """Lays out what `usage_of` found of one way, if anything."""
+    """Formats what `usage_of` found for one way, if anything."""
     return (bytes_text(usage["peak bytes"]), str(usage["launches"])) if usage else ("", "")
 
 
 def rate_cells(rates: dict[str, float]) -> tuple[str, str, str, str]:
-    """Lays out what `achieved` returned."""
+    """Formats what `achieved` returned."""
     return (
         f"{rates['FLOP/s'] / 1e12:.3g} T",
         f"{100 * rates['FLOP share']:.2f} %",
@@ -392,7 +392,7 @@ def main() -> int:
         if options.json:  # after every row: the time may run out
             content = {"environment": {**environment(), **rates}, "rows": results}
             options.json.write_text(json.dumps(content, indent=1))
-        # Far above what rounding does to a half type, far below what a wrong network would.
+        # Far above the rounding of a half type, far below the error of a wrong network.
         far += [name for name, error in result["errors"].items() if not error < 0.3]
     print(f"\n{len(results)} rows, {len(far)} ways that are wrong: {', '.join(far) or 'none'}")
     print(budget.report())

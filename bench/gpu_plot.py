@@ -6,7 +6,7 @@ from sodeep_fast._colours import BLUE, GREY, PALE_GREY, VERMILION
 from sodeep_fast.benchmark.model import Row
 
 OURS, RIVAL, EXPECTED = BLUE, VERMILION, GREY
-# What something has to be compared with, but does not do the same.
+# Shown for comparison, although they compute something else.
 YARDSTICKS = ("products", "torch.sort")
 
 
@@ -16,7 +16,7 @@ def plot(rows: list[Row], path: Path, machine: str) -> None:
     Arguments:
         rows: of `bench.gpu_bench` and `bench.gpu_losses`.
         path: where to write.
-        machine: named below the title, so that the picture can travel alone.
+        machine: named below the title, so that the picture is self-contained.
     """
     import matplotlib
 

@@ -1,4 +1,4 @@
-"""Runs every operator by every route: where its time goes, or, under a checker, whether it errs.
+"""Runs every operator by every route, to show where its time goes or to check its memory accesses.
 
 Prints each kernel of a forward and backward with its time, from torch's profiler. --exercise only
 runs them, at small sizes, for compute-sanitizer to watch. Without a GPU it says so and measures
@@ -24,7 +24,7 @@ from sodeep_fast.benchmark.model import Shape
 from sodeep_fast.benchmark.registry import OPERATORS
 
 CALLS = 10
-# Odd sizes, so that tails are met: one tile, several, and a row for the linear method's phases.
+# Odd sizes, for tails of tiles: one tile, several, and a row for the linear method's phases.
 EXERCISE_SHAPES: tuple[Shape, ...] = ((3, 7), (5, 130), (2, 3001))
 
 
@@ -32,7 +32,7 @@ def routed_calls(shapes: tuple[Shape, ...] | None, device: str) -> Iterator[tupl
     """Yields a label and a forward and backward for every operator, route and shape.
 
     Arguments:
-        shapes: the same for all. Default: those that each operator is measured at.
+        shapes: the same for all. Default: each operator's own.
         device: "cuda" or "cpu".
     """
     for name, target in TARGETS.items():
@@ -42,7 +42,7 @@ def routed_calls(shapes: tuple[Shape, ...] | None, device: str) -> Iterator[tupl
             for shape in shapes or target.shapes:
                 if shapes and shape[1] > target.exercise_n:
                     continue
-                # All pairs of a long row would take the time of everything else.
+                # All pairs of a long row would take longer than everything else.
                 if method == "direct" and shape[0] * shape[1] ** 2 > 1e10:
                     continue
                 try:

@@ -52,7 +52,7 @@ def gather(folder: Path) -> tuple[dict[str, Any], dict[str, list[Row]], dict[str
 
 
 def without_samples(row: Row) -> dict[str, Any]:
-    """Returns a row as JSON has it, but for its samples, of which quantiles stay."""
+    """Returns a row for JSON without its samples; their quantiles stay."""
     return {key: value for key, value in vars(row).items() if key != "samples"}
 
 
@@ -64,7 +64,7 @@ def main() -> int:
     networks = others.get("networks", {}).get("rows", [])
     lines = [aim.cells() for aim in aims(rows["bench"], rows["losses"], networks)]
     stem = options.folder / stem_of(environment)
-    # Not with_suffix, which would take the end of a name with a dot for one.
+    # Not with_suffix, which would replace the part after a dot in the name.
     written = {end: Path(f"{stem}.{end}") for end in ("json", "txt", "png")}
     content = {
         "environment": environment,

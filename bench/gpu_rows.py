@@ -14,13 +14,13 @@ from sodeep_fast.benchmark.call import make_call
 from sodeep_fast.benchmark.measure import Call, interleave, quantiles
 from sodeep_fast.benchmark.model import Shape
 
-# What each pass of a call by a provider does, if it is known, and whether the count is its own.
+# (provider, mode, shape) -> the work of each pass of a call; empty if it is not known.
 Count = Callable[[str, str, Shape], list[Work]]
 GRAPH_NOTE = "replay of a CUDA graph"
 
 
 def no_count(provider: str, mode: str, shape: Shape) -> list[Work]:
-    """Knows of no work."""
+    """Returns no work, for providers without a count."""
     return []
 
 
@@ -31,11 +31,11 @@ class Recipe:
     Arguments:
         operator: its benchmark.
         plan: how long, and on which device.
-        graphs: the providers that are timed as CUDA graphs too.
-        graph_shapes: at which shapes.
-        counted: the work of the providers whose time is expected.
+        graphs: the providers that are also timed as CUDA graphs.
+        graph_shapes: the shapes for graphs.
+        counted: the work of the providers that have an expected time.
         equations: the work of the providers that compute the same operations; only FLOP counts.
-        flop_ceiling: which of the machine's rates their FLOP are held against.
+        flop_ceiling: the machine's rate that their FLOP are compared with.
     """
 
     operator: Operator
@@ -51,25 +51,25 @@ def measure(recipe: Recipe, limits: dict[str, int], budget: Budget) -> list[Row]
     """Measures an operator, as far as time allows.
 
     Arguments:
-        recipe: what of it.
+        recipe: what to measure.
         limits: the machine's rates, from `bench.gpu_ceilings`.
-        budget: when to stop; what was left out is noted there.
+        budget: when to stop; it records what was left out.
 
     Returns:
         its rows, those of CUDA graphs last.
     """
     name = recipe.operator.name
-    last = recipe.plan.modes[-1]  # what needs the most: forward + backward, if there is one
+    last = recipe.plan.modes[-1]  # the most demanding: forward + backward, if there is one
 
     def within(groups: list[tuple[Shape, str]]) -> Iterator[tuple[Shape, str]]:
-        # First what the aims speak of.
+        # First those with aims.
         groups = sorted(groups, key=lambda group: group[1] != last)
         return budget.each(groups, lambda group: f"{name} {group[0]} {group[1]}")
 
     rows = run(recipe.operator, recipe.plan, within)
     if recipe.plan.device == "cuda":
         timed = [row for row in rows if row.median is not None and row.mode == last]
-        timed.sort(key=lambda row: "compile" in row.provider)  # those compile anew for it
+        timed.sort(key=lambda row: "compile" in row.provider)  # those compile again for it
         for row in budget.each(timed, lambda row: f"memory of {name} {row.provider} {row.shape}"):
             add_peak_and_launches(recipe.operator, row)
     rows += graph_rows(recipe, last, budget)
@@ -79,7 +79,7 @@ def measure(recipe: Recipe, limits: dict[str, int], budget: Budget) -> list[Row]
 
 
 def add_rates(recipe: Recipe, row: Row, limits: dict[str, int]) -> None:
-    """Fills in what was achieved, its share of the machine's rates, and the expected time."""
+    """Fills in the achieved rates, their shares of the machine's, and the expected time."""
     counted = recipe.counted(row.provider, row.mode, row.shape)
     if counted:
         row.expected = sum(work.seconds() for work in counted)
@@ -108,9 +108,9 @@ def add_peak_and_launches(operator: Operator, row: Row) -> None:
 
 
 def peak_and_launches(call: Call) -> tuple[int, int]:
-    """Returns the bytes that a call on a GPU takes beyond what is held before it, and its launches.
+    """Returns the extra bytes that a call takes on a GPU, and its launches.
 
-    Its first call, which may compile, is not the one that counts.
+    They are measured after a first call, which may compile.
     """
     call()
     torch.cuda.synchronize()
@@ -128,7 +128,7 @@ def peak_and_launches(call: Call) -> tuple[int, int]:
 
 
 def graph_rows(recipe: Recipe, mode: str, budget: Budget) -> list[Row]:
-    """Times replays of CUDA graphs; a provider that cannot be captured has a row that says why."""
+    """Times replays of CUDA graphs; for a provider that cannot be captured, the row says why."""
     operator, device = recipe.operator, recipe.plan.device
     rows: list[Row] = []
     for shape in budget.each(

@@ -27,7 +27,7 @@ from sodeep_fast.kernels._config import Entry
 
 
 def set_table(sweep: Sweep, table: tuple[Entry, ...]) -> None:
-    """Puts a table in the place of the sweep's."""
+    """Replaces the sweep's table."""
     setattr(_config, sweep.table, table)
     getattr(_config, sweep.setting).cache_clear()
 
@@ -52,7 +52,7 @@ def timed_calls(sweep: Sweep, device: str) -> dict[Any, Call]:
 def compile_one(task: tuple[int, int]) -> None:
     """Compiles the kernels for one tile of one sweep; run in a process of its own."""
     sweep = sweeps(tiny=False)[task[0]]
-    # At its own shape: sizes that 16 divides, or that are 1, have kernels of their own.
+    # At its own shape: Triton compiles separate kernels for sizes that are 1 or divisible by 16.
     calls = timed_calls(sweep, "cuda")
     fits(calls[sweep.candidates[task[1]]])
 
@@ -80,8 +80,8 @@ def measure(device: str, seconds: float, budget: Budget) -> list[dict[str, Any]]
             enumerate(found), lambda item: f"{item[1].operator} {item[1].dtype} {item[1].shape}"
         )
         for index, sweep in named:
-            # All at once would take longer than there may be time; and nothing compiles beside
-            # what is timed, for it runs on the GPU too.
+            # Compiling for all sweeps first might exceed the time. Nothing compiles during timing,
+            # as compilation also runs on the GPU.
             list(pool.map(compile_one, [(index, j) for j in range(len(sweep.candidates))]))
             results += measure_one(sweep, device, seconds)
     return results
@@ -112,7 +112,7 @@ def measure_one(sweep: Sweep, device: str, seconds: float) -> list[dict[str, Any
 
 
 def lines_of(results: list[dict[str, Any]], arch: int, provenance: str) -> Iterator[str]:
-    """Yields a row of a table for the fastest candidate of each sweep, its table's name before."""
+    """Yields a table row for the fastest candidate of each sweep, below its table's name."""
     printed = set()
     for row in results:
         key = row["table"], row["n"]

@@ -1,4 +1,4 @@
-"""What the GPU kernels have to do, by count, and how long an H200 should take for it.
+"""Counts the work of the GPU kernels, and from it the time that an H200 should take.
 
 The head of each kernel's file counts and explains the instructions per pair; here they give the
 expected time of any row of a benchmark. None of this is measured.
@@ -26,7 +26,7 @@ RATES = {
     "float32": 5e13,  # FLOP of products that are not
     "tensor": 7.9e14,  # FLOP of products of half types
     "cached": 5.5e12,  # bytes from the second-level cache, as published of an H100
-    "steps": 1.0,  # seconds of steps one after the other, behind which memory hides
+    "steps": 1.0,  # seconds of sequential steps, which overlap with memory traffic
 }
 MMA = 2540  # FLOP a cycle of a multiprocessor by mma.sync, 62 % of what its tensor cores have
 OVERLAPPING = ("bytes", "instructions", "specials", "tensor", "cached", "steps")
@@ -39,14 +39,14 @@ class Work:
 
     Arguments:
         bytes: read and written, at least.
-        flop: floating-point operations of the equations, a special function being one.
+        flop: floating-point operations of the equations; a special function counts as one.
         instructions: of a thread, as compiled for sm_90.
         specials: results of the special-function units.
         tensor: FLOP on tensor cores.
         cached: bytes read from the second-level cache.
         steps: seconds of the steps of a recurrence.
         launches: of kernels, PyTorch's own among them.
-        besides: seconds of what overlaps with nothing of this.
+        besides: seconds of what does not overlap with the rest.
     """
 
     bytes: float = 0.0
@@ -80,8 +80,8 @@ def soft_rank(route: str, mode: str, shape: Shape) -> Work:
     items, pairs = rows * n, float(rows) * n * n
     moved, flop = (12 if backward else 8) * items, (10 if backward else 6) * pairs
     if route == "cuda-linear":
-        # Twice the instructions: 200 blocks are two for some multiprocessors and one for others.
-        # Planning and combining take 12 us beside them.
+        # Twice the instructions: of 200 blocks, some multiprocessors have two and others one.
+        # Planning and combining take another 12 us.
         moved, flop = (28 if backward else 16) * items, (72 if backward else 36) * items
         instructions = 2.0 * (560 if backward else 340) * items
         return Work(moved, flop, instructions, launches=5, besides=12e-6)
@@ -109,7 +109,7 @@ def count_pairs(mode: str, shape: Shape, targets: int) -> Work:
     per_pair = RANK_COUNTS_INSTRUCTIONS[mode]
     if backward and targets > most:  # a walk for the targets' own sums, and one for the items'
         per_pair = 28 + 36
-    # Of the backward's second kernel, no program has work where a row's targets fit the first.
+    # The backward's second kernel has no work for rows whose targets fit in the first.
     launches = 2 if backward else 1
     flop = (10 if backward else 6) * pairs
     return Work(moved, flop, per_pair * pairs, 1.5 * pairs, launches=launches)
@@ -128,7 +128,7 @@ RANK_COUNTS_INSTRUCTIONS = {"forward": 33, "backward": 34}
 
 
 def soft_histogram(route: str, mode: str, shape: Shape) -> Work:
-    """Counts kernels/soft_histogram.py below AP_Q, whose few numbers a row cost launches alone."""
+    """Counts kernels/soft_histogram.py and AP_Q above it, which only adds launches."""
     rows, n = shape
     items, levels = rows * n, 2
     slices = math.ceil(n / _config.HISTOGRAM_SLICE)
@@ -144,8 +144,8 @@ def soft_histogram(route: str, mode: str, shape: Shape) -> Work:
 def hard_rank(route: str, mode: str, shape: Shape) -> Work:
     """Counts PyTorch's operators in `ops/hard_rank.py`, which has no kernel of its own on a GPU.
 
-    A byte at a time, four passes sort (key, index) pairs of 12 bytes in long rows; short ones are
-    sorted in one. Twenty operators on masks, positions and ranks move 190 bytes an item.
+    Long rows take four radix passes, of a byte each, over (key, index) pairs of 12 bytes; short
+    ones take one. Twenty operators on masks, positions and ranks move 190 bytes per item.
     """
     items = shape[0] * shape[1]
     sort = 30 if shape[1] <= 4096 else 100
@@ -161,10 +161,10 @@ def lstm_products(hidden: int, layers: int, batch: int, n: int) -> float:
 def lstm(
     hidden: int, layers: int, shape: Shape, backward: bool, saves: bool, route: str = "triton"
 ) -> Work:
-    """Counts the layers that kernels/bilstm.py or, by "cuda", csrc/cuda/bilstm.cu serves in a half.
+    """Counts the layers of kernels/bilstm.py or, for "cuda", csrc/cuda/bilstm.cu, in a half type.
 
-    A step is between what it takes if products, special functions and instructions overlap and if
-    they follow one another; here it is halfway. A larger tile or wave multiplies it.
+    A step takes between the time with full overlap of products, special functions and instructions
+    and the time without any; here it is halfway. A larger tile or wave multiplies it.
     """
     rows, n = shape
     padded = _layouts.lstm_padded(hidden)
@@ -172,11 +172,11 @@ def lstm(
     tile = 8 if by_cuda else _config.lstm_blocks(backward, False, True, rows, ARCH).rows
     programs = 2 * math.ceil(rows / tile)
     cells = tile * padded
-    # Cycles: of the special functions, of what a warp issues, and of the products.
+    # Cycles of the special functions, of the issued instructions, and of the products.
     special = (2 if backward else 7) * cells / 16
     if by_cuda:
         issued = (710 if backward else 600) * cells / 1024
-        # From registers, and the other factor from shared memory, which every warp reads.
+        # One factor is in registers, the other in shared memory, which every warp reads.
         products = [8 * padded**2 * tile / MMA, (4 if backward else 1) * padded**2 / 128]
     else:
         issued = (1020 if backward else 800) * cells / 1024
@@ -208,7 +208,7 @@ def bilstm(route: str, mode: str, shape: Shape) -> Work:
     return layer + Work(launches=4, besides=projection)
 
 
-# Cycles of a step of a convolution's loop, alone: products, barriers and what arrives meanwhile.
+# Cycles of a single step of a convolution's loop: products, barriers and loads.
 CONV_STEP = 300
 
 

@@ -51,7 +51,7 @@ COUNTS_KERNELS = (
     rank_counts.rank_counts_bwd_items_kernel,
 )
 LSTM_KERNELS = (bilstm.bilstm_fwd_kernel, bilstm.bilstm_bwd_kernel)
-# Which of the optional buffers and inputs a variant of these kernels has.
+# The optional buffers and inputs of each variant of these kernels.
 LSTM_VARIANTS: dict[str, dict[str, Any]] = {
     "scores": {"SCALAR": True, "saved_ptr": None},
     "scores saved": {"SCALAR": True},
@@ -60,9 +60,9 @@ LSTM_VARIANTS: dict[str, dict[str, Any]] = {
     "to scores": {"gates_ptr": None},
     "to gates": {"out_ptr": None},
 }
-# Those that need the most, and all that is compiled of bfloat16, which differs little from float16.
+# The variants that need the most; only these are compiled for bfloat16, which is much like float16.
 LSTM_LARGEST = ("scores saved", "several saved", "to scores", "to gates")
-# Which pass a variant of the convolution is for.
+# The passes of the convolution, one per variant.
 CONV_VARIANTS: dict[str, dict[str, Any]] = {
     "values": {"REVERSED": False, "DERIVED": False, "signs_ptr": None},
     "values saved": {"REVERSED": False, "DERIVED": False},
@@ -117,12 +117,12 @@ def compile_triton(
     Arguments:
         kernel: to compile.
         variant: what to call it.
-        types: of the arguments that are no constants, by name.
+        types: of the arguments that are not constants, by name.
         constants: the others, by name; None for a buffer that is absent.
         blocks: its tile, of which the number of warps is used here.
         arch: compute capability, times ten.
-        warps: of a kernel whose tile has none of its own, and which may have all registers.
-        multiples: the numbers, by name, that are multiples of 16.
+        warps: for a kernel whose tile does not give their number, and which may use all registers.
+        multiples: names of the numbers that are multiples of 16.
         more: options of the compiler.
     """
     options: dict[str, int | None] = {"num_warps": warps}
@@ -145,7 +145,7 @@ def compile_triton(
         cubin.flush()
         (row,) = resources(cubin.name)
     variant = f"{variant} {tuple(blocks)}"
-    # What is allocated at the launch, which the file does not tell.
+    # Memory allocated at the launch, which is not in the file.
     row["shared"] = compiled.metadata.shared
     return {**row, "kernel": kernel.__name__, "variant": variant, "arch": arch}
 
@@ -202,7 +202,7 @@ def counts_rows(float64: bool, arch: int, every: bool) -> list[dict[str, Any]]:
     most = 1 << 20
     names = list(COMPARATORS) if every else ["by level"]
     for kernel, name, derived in itertools.product(COUNTS_KERNELS, names, (False, True)):
-        # Only the counts are kept apart by level.
+        # Only the counts have separate sums for levels.
         levels = (1, 2, 255) if kernel is rank_counts.rank_counts_fwd_kernel else (1,)
         tiles = [_config.counts_blocks(float64, most, most, some, arch) for some in levels]
         tiles.append(_config.counts_blocks(float64, 1, most, 1, arch))
@@ -259,9 +259,9 @@ def lstm_rows(arch: int, every: bool) -> list[dict[str, Any]]:
 
 
 def conv_rows(arch: int, every: bool) -> list[dict[str, Any]]:
-    """Compiles the convolution's kernel for channels that 8 divides and, where every, for odd ones.
+    """Compiles the convolution's kernel for channels divisible by 8 and, if `every`, odd ones.
 
-    With normalization and slopes, which are the most that happens to sums.
+    Blocks have normalization and slopes, which need the most registers.
     """
     rows = []
     kernel = conv_stack.conv_stack_kernel
@@ -307,9 +307,9 @@ def conv_rows(arch: int, every: bool) -> list[dict[str, Any]]:
 
 
 def triton_rows(arch: int, every: bool = True) -> list[dict[str, Any]]:
-    """Compiles the Triton kernels with every tile of the tables, or with the largest rows' only.
+    """Compiles the Triton kernels with every tile of the tables, or only those of the largest rows.
 
-    In as many processes as there are processors.
+    Uses one process per processor.
     """
     spawn = multiprocessing.get_context("spawn")
     groups = [(name, float64, arch, every) for name in GROUPS for float64 in (True, False)]

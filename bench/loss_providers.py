@@ -20,9 +20,9 @@ from sodeep_fast.benchmark.soft_rank import make_scores
 
 CHECKED = 1024  # batches up to which results are compared with float64 on the CPU
 CHUNK = 256
-# The modes of what is compiled, which gives up its buffers to its first backward.
+# The modes for compiled losses, whose first backward frees their buffers.
 FIRST_BACKWARD = ("forward", "both")
-# What rivals cost, by name; pairs of a histogram's rival have numbers for each bin.
+# Costs of rivals, by name; the rival of a histogram has numbers for each pair and bin.
 COSTS: dict[str, dict[str, Cost]] = {
     "triples": {"seconds": per_pair(2e-11), "memory": per_pair(40)},
     "positives": {"memory": per_element(80 * PER_CLASS)},
@@ -47,7 +47,7 @@ def targets_of(name: str, shape: Shape, device: str) -> Tensor:
 
 @functools.cache
 def members_of(name: str, batch: int, device: str) -> Members:
-    """Returns what rivals know of a batch."""
+    """Returns a batch's members, as rivals take them."""
     labels = batch_of(batch, device)[1]
     (proxies,) = proxy_loss(sodeep_fast.ClusterLoss)().parameters()
     return Members(
@@ -119,7 +119,7 @@ def build_products(device: str) -> Function:
 
 
 def build_peer(device: str) -> Function:
-    """Smooth-AP of pytorch-metric-learning, whose values are those of sorted classes only."""
+    """Smooth-AP of pytorch-metric-learning, which is right only for sorted classes."""
     try:
         from pytorch_metric_learning.losses import SmoothAPLoss as Peer
     except ImportError as error:
@@ -146,10 +146,10 @@ def check_finite(
 
 
 def check_against_float64(name: str) -> Callable[..., None]:
-    """Returns a check of a loss in float64 on the CPU, where that takes a moment.
+    """Returns a check of a loss against float64 on the CPU, for batches where that is fast.
 
-    Within 1e-3, and a gradient within 1e-2 of its norm: above what float32 scores move between the
-    two sides of a step, below what another loss would.
+    The bounds, 1e-3 for the value and 1e-2 of the norm for the gradient, lie above the effect of
+    float32 scores on the wrong side of a step, and below the error of a different loss.
     """
 
     def check(
@@ -163,7 +163,7 @@ def check_against_float64(name: str) -> Callable[..., None]:
         (slope,) = torch.autograd.grad(exact, leaf, grad.cpu().double())
         exact = exact.detach()
         off = float((value.cpu().double() - exact).abs() / exact.abs().clamp(min=1))
-        # Where all classes are apart already, the gradient is rounding and nothing else.
+        # If all classes are separated already, the gradient is only rounding errors.
         far = float((grad_inputs.cpu().double() - slope).norm() / (slope.norm() + 1e-6))
         if not (off <= 1e-3 and far <= 1e-2):
             raise WrongResult(f"off by {off:.3g}, its gradient by {far:.3g}")

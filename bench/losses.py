@@ -21,12 +21,12 @@ CLASSES = BATCHES[0][0] // PER_CLASS  # that have a proxy
 
 
 class Members(NamedTuple):
-    """What a rival knows of the members of a batch besides their embeddings.
+    """What a rival is given about a batch besides its embeddings.
 
     Arguments:
-        levels: (B, B), how many labels two of them share.
-        classes: (B,), of the finest level.
-        proxies: (C, D) of unit length, one for each class.
+        levels: (B, B) numbers of labels that two members share.
+        classes: (B,) classes of the finest level.
+        proxies: (C, D) vectors of unit length, one for each class.
     """
 
     levels: Tensor
@@ -43,9 +43,9 @@ class Loss:
 
     Arguments:
         build: takes keyword options, returns the module.
-        columns: of labels; 0 for a loss of scores, whose labels `targets` makes of their shape.
-        rivals: by name: "triples", all of a batch, as the paper's program has them; "positives",
-            which compares positives with items only; "eager", pairs of a batch at most.
+        columns: of labels; 0 for a loss of scores, whose labels `targets` makes from their shape.
+        rivals: by name: "triples", over all triples of a batch, like the paper's program;
+            "positives", which only compares positives with items; "eager", over pairs at most.
         targets: makes the second argument of a loss of scores.
         pairs: whether it compares every member of a batch with every other.
         proxies: whether it compares every member with a proxy of each class.
@@ -60,7 +60,7 @@ class Loss:
 
 
 def mean_of(metric: Metric) -> Rival:
-    """1 - the mean of a metric of the cosines, in plain PyTorch."""
+    """Returns the rival 1 - the mean of a metric of the cosines, in plain PyTorch."""
     return lambda unit, members: 1 - metric(unit @ unit.T, members.levels).mean()
 
 
@@ -81,7 +81,7 @@ def _cluster(unit: Tensor, members: Members) -> Tensor:
 
 
 def weighted(*parts: tuple[float, Rival]) -> Rival:
-    """A sum of rivals with their weights, each computed by itself as the programs do."""
+    """Returns a weighted sum of rivals, each computed separately, like the papers' programs."""
 
     def total(unit: Tensor, members: Members) -> Tensor:
         return torch.stack([weight * rival(unit, members) for weight, rival in parts]).sum()
@@ -90,7 +90,7 @@ def weighted(*parts: tuple[float, Rival]) -> Rival:
 
 
 def proxy_loss(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """With the same proxies at every call, and for them, as for a rival's, no gradient."""
+    """Builds a loss whose proxies are the same at every call and, like a rival's, frozen."""
 
     def made(**options: Any) -> nn.Module:
         loss = build(embedding_size=DIMENSIONS, num_classes=CLASSES, **options)
@@ -123,7 +123,7 @@ TRIPLES = {
     "NDCGLoss": "smooth_ndcg",
     "HierarchicalAPLoss": "h_ap",
 }
-# Of those without a metric over all triples alone, and beside it.
+# Rivals of losses that are not a single metric over all triples, and additional ones.
 RIVALS: dict[str, dict[str, Rival]] = {
     "SmoothAPLoss": {"positives": mean_of(_positives_only)},
     "QuantizedAPLoss": {"eager": mean_of(_quantized_ap)},
@@ -140,7 +140,7 @@ LOSSES = {
     )
     for name, measured in retrieval.LOSSES.items()
 }
-# As their papers' programs have them, which the rivals compute.
+# The variants of the papers' programs, which the rivals compute.
 AS_PAPERS: dict[str, Callable[..., nn.Module]] = {
     "RecallAtKLoss": functools.partial(sodeep_fast.RecallAtKLoss, query_is_positive=True),
     "NDCGLoss": functools.partial(sodeep_fast.NDCGLoss, sodeep_fast.Sigmoid()),

@@ -1,9 +1,9 @@
 """A pytest plugin for bench/gpu_check.sh: a little of every test first, until time is up.
 
 `-p bench.pytest_limit --until SECONDS`, since 1970. The first parameters of all tests come before
-the second ones, so that little time sees a little of everything; what time does not allow is
-skipped, counted and named in a line of its own. A test that compiles is not begun in the last
-seconds: pytest is ended soon after the time, and its list of failures comes last.
+the second ones, so that even a short run covers a little of everything. Tests without time are
+skipped, counted and named in a line of their own. A test that compiles is not started in the last
+seconds: pytest is killed soon after the deadline, and must print its failures before.
 """
 
 import itertools
@@ -38,7 +38,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Says how many tests were left out, and of which functions."""
+    """Prints how many tests were left out, and of which functions."""
     names = [
         report.nodeid.split("::")[-1].split("[")[0]
         for report in terminalreporter.stats.get("skipped", [])

@@ -35,7 +35,7 @@ BATCH = 4096  # against the matrix products
 NUM_CLASSES = BATCH // PER_CLASS
 PLAIN, HIERARCHY = 1, 2  # columns of labels
 
-SCORES_ALONE = "quantized_ap"  # what is measured of scores that are there already
+SCORES_ALONE = "quantized_ap"  # measured on scores that are given
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def _happier(**options: Any) -> nn.Module:
     return sodeep_fast.HappierLoss(DIMENSIONS, NUM_CLASSES, **options)
 
 
-# Made of the others, with a calibration or clusters.
+# Combinations of the others with a calibration or clusters.
 COMPOSED = {
     "CalibrationLoss": Measured(sodeep_fast.CalibrationLoss),
     **{
@@ -136,9 +136,9 @@ def time_all(calls: dict[str, Call]) -> dict[str, float]:
 
 
 def peak(name: str, batch: int, chunk_size: int | str | None) -> float:
-    """Returns the peak bytes of forward and backward of a loss, in a process of its own.
+    """Returns the peak bytes of forward and backward of a loss, in its own process.
 
-    NaN, which reaches no target, where the system does not tell.
+    NaN, which meets no target, if the system does not report it.
     """
     command = [sys.executable, "-m", __spec__.name, "--peak", name, str(batch), str(chunk_size)]
     command += ["--threads", str(torch.get_num_threads())]
@@ -220,7 +220,7 @@ def against_products(report: Report, batch: int) -> None:
 
 
 def against_triples(report: Report) -> None:
-    """Every metric against the way of its paper's program, batch 256."""
+    """Every metric against its paper's program, batch 256."""
     embeddings, labels = make_batch(256, PER_CLASS)
     for name, metric in ALL_TRIPLES.items():
         levels = shared_labels(labels[HIERARCHY if name in ("smooth_ndcg", "h_ap") else PLAIN])
@@ -267,7 +267,7 @@ def against_metric_learning(report: Report) -> None:
         return
     for batch, least in ((256, 150), (512, 800)):
         embeddings, labels = make_batch(batch, PER_CLASS)
-        # It wants sorted classes, and takes them for as many as each has members: the same work.
+        # It needs sorted classes, and assumes as many classes as each has members: the same work.
         order = labels[PLAIN].argsort()
         embeddings, labels[PLAIN] = embeddings[order], labels[PLAIN][order]
         calls = {
@@ -281,7 +281,7 @@ def against_metric_learning(report: Report) -> None:
 
 
 def many_positives(report: Report) -> None:
-    """What large classes cost over small ones."""
+    """The time of large classes over that of small ones."""
     few, few_labels = make_batch(4096, PER_CLASS)
     many, many_labels = make_batch(4096, 410)
     for name in ("SmoothAPLoss", "SupAPLoss"):

@@ -1,8 +1,8 @@
 """The retrieval losses as their papers' programs compute them: every triple of a batch, in PyTorch.
 
-Written from the equations for comparison's sake: what the programs hold in memory (batch x batch x
-batch) and the passes they make over it are theirs, the values are those of `sodeep_fast.losses`.
-Beside them the same metrics over the reference operator, which compares positives with items only.
+Written from the equations, for comparison. Their memory (batch x batch x batch) and the passes over
+it are those of the programs; the values are those of `sodeep_fast.losses`. The same metrics over
+the reference operator, which only compares positives with items, are here too.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,13 +37,13 @@ def sup(tau: float = 0.01, rho: float = 100.0, delta: float = 0.05, start: float
 
 
 def outranked(scores: Tensor, compare: Compare) -> Tensor:
-    """Returns (B, M, M): by how much item k outranks item i, at [b, i, k], 0 for itself."""
+    """Returns (B, M, M): at [b, i, k], by how much item k outranks item i; 0 for k = i."""
     others = 1 - torch.eye(scores.shape[1], dtype=scores.dtype, device=scores.device)
     return compare(scores.unsqueeze(1) - scores.unsqueeze(2)) * others
 
 
 def outranked_by_level(scores: Tensor, levels: Tensor, lower: Compare) -> Tensor:
-    """As `outranked`, by `lower` for less relevant items, exactly for the others."""
+    """Like `outranked`, by `lower` for less relevant items, exactly for the others."""
     less = (levels.unsqueeze(1) < levels.unsqueeze(2)).to(scores.dtype)
     return less * outranked(scores, lower) + (1 - less) * outranked(scores, step).detach()
 
@@ -67,7 +67,7 @@ def sup_ap(scores: Tensor, levels: Tensor) -> Tensor:
 
 
 def smooth_recall(scores: Tensor, levels: Tensor, ks: Sequence[int] = (1, 2, 4, 8, 16)) -> Tensor:
-    """Recall@k (Patel et al., CVPR 2022), a k at a time."""
+    """Recall@k (Patel et al., CVPR 2022), one k at a time."""
     positive = (levels > 0).to(scores.dtype)
     ranks = 1 + outranked(scores, sigmoid()).sum(-1)
     total = torch.zeros_like(scores[:, 0])
@@ -88,7 +88,7 @@ def smooth_ndcg(scores: Tensor, levels: Tensor) -> Tensor:
 
 def h_ap(scores: Tensor, levels: Tensor) -> Tensor:
     """H-AP (Ramzi et al., HAPPIER, ECCV 2022): relevances level / number of that level."""
-    # Told how many levels there are, it compiles.
+    # With a given number of levels, it compiles.
     counts = torch.nn.functional.one_hot(levels.long(), LEVELS).sum(1)
     relevance = levels.to(scores.dtype) / counts.gather(-1, levels.long())
     shared = relevance.unsqueeze(1).minimum(relevance.unsqueeze(2))

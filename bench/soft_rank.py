@@ -34,7 +34,7 @@ PLAN = Plan(seconds=3.0, min_rounds=5, max_rounds=300, max_seconds=60, max_bytes
 class Target:
     """A line of the table of targets: time of `slow` over time of `fast`, bounded on one side.
 
-    `at_least` is what we have to gain on a rival; `at_most` what something of ours may cost.
+    `at_least` is the required gain over a rival; `at_most` limits the cost of something of ours.
     """
 
     what: str
@@ -98,7 +98,7 @@ def measure(progress: Callable[..., tqdm] = tqdm) -> dict[Case, Row]:
     """Times every case of the targets, all cases of a shape in the same rounds."""
     groups: dict[tuple[int, int], dict[Case, None]] = {}
     for target in TARGETS:
-        # The long row is weighed against the longest, so both belong to one group.
+        # The long row is compared with the longest, so both belong to one group.
         group = groups.setdefault(LONGEST if target.slow.shape == LONG else target.slow.shape, {})
         group.update({target.slow: None, target.fast: None})
     measured: dict[Case, Row] = {}
@@ -109,7 +109,7 @@ def measure(progress: Callable[..., tqdm] = tqdm) -> dict[Case, Row]:
 
 
 def judge(measured: dict[Case, Row], peak: int | None) -> tuple[list[tuple[str, ...]], bool]:
-    """Compares what was measured with the targets.
+    """Compares the measurements with the targets.
 
     Arguments:
         measured: a row per case, as `measure` returns.

@@ -20,7 +20,7 @@ SHAPES: tuple[Shape, ...] = ((1, 100), (16, 100), (512, 100), (64, 1000))
 QUICK_SHAPES: tuple[Shape, ...] = ((1, 100), (16, 100))
 
 
-# Of the largest number, what products of float32 may lose, and those of TF32 or float16.
+# Errors allowed to products of float32, and to those of TF32 or float16, per largest number.
 FULL_BOUND, HALF_BOUND = 1e-5, 5e-3
 
 
@@ -43,7 +43,7 @@ def check(
 ) -> None:
     """Raises `WrongResult` unless a few rows agree with PyTorch in float64.
 
-    As far as float32 does, or products of half the digits: if `half`, and on GPUs, by default.
+    They must agree to float32, or, if `half` and on GPUs, to products of half the digits.
     """
     rows = some_rows(len(scores))
     leaf = scores[rows].cpu().double().requires_grad_()

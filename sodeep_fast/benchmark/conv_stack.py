@@ -1,7 +1,7 @@
 """The benchmark of `conv_stack`: SoDeep's convolutional sorters, frozen, against PyTorch's layers.
 
-For rows of 100 scores it is the released network, for others the paper's: a row goes in, and out
-come the channels of the one position that is left.
+For rows of 100 scores it is the released network, for others the paper's. The input is a row; the
+output is the channels of the one remaining position.
 """
 
 import functools
@@ -80,7 +80,7 @@ def build(
 
 
 def check(bound: float) -> Callable[[Tensor, Tensor, Tensor | None, Tensor | None], None]:
-    """Returns a check of a few rows in float64, within a part of the largest number."""
+    """Returns a check of a few rows against float64; `bound` is relative to the largest number."""
 
     def check_rows(
         scores: Tensor, value: Tensor, grad: Tensor | None, grad_scores: Tensor | None
@@ -92,14 +92,14 @@ def check(bound: float) -> Callable[[Tensor, Tensor, Tensor | None, Tensor | Non
         _within_part(value[rows], exact.detach(), bound, "value")
         if grad is not None and grad_scores is not None:
             (slope,) = torch.autograd.grad(exact, leaf, grad[rows].double())
-            # An activation that is zero but for rounding may take either slope.
+            # If an activation's input is zero up to rounding, either slope is right.
             _within_part(grad_scores[rows], slope, max(bound, 0.1), "gradient")
 
     return check_rows
 
 
 def _within_part(actual: Tensor, exact: Tensor, bound: float, what: str) -> None:
-    """Raises `WrongResult` unless no error is above a part of the largest number."""
+    """Raises `WrongResult` unless all errors are within `bound` times the largest number."""
     error = (actual.double() - exact).abs().max() / exact.abs().max()
     if not bool(error <= bound):  # nor where it is NaN
         raise WrongResult(f"{what} is off by {error:.3g} of the largest, allowed {bound:.3g}")
@@ -112,9 +112,9 @@ def route(backend: str, method: str) -> Function:
     return build(conv_stack, torch.float32)("cpu")
 
 
-# Of both passes, at 5e10 operations a second; and the activations of a row of 100, thrice.
+# Both passes at 5e10 operations a second; and three times the activations of a row of 100.
 SECONDS, MEMORY = per_element(6 * WORK / 100 / 5e10), per_element(12 * 70_088 / 100)
-# Far above what rounding does to either dtype, far below what a wrong layer would.
+# Far above the rounding of each dtype, far below the error of a wrong layer.
 BOUNDS = {torch.float32: 1e-3, torch.bfloat16: 0.3}
 PROVIDERS = tuple(
     Provider(

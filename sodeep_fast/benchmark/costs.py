@@ -9,10 +9,10 @@ Cost = Callable[[int, int], float]
 
 
 def per_element(amount: float) -> Cost:
-    """Returns a cost of so much for every element."""
+    """Returns a cost of `amount` per element."""
     return lambda rows, n: amount * rows * n
 
 
 def per_pair(amount: float) -> Cost:
-    """Returns a cost of so much for every pair of elements of a row."""
+    """Returns a cost of `amount` per pair of elements of a row."""
     return lambda rows, n: amount * rows * n * n

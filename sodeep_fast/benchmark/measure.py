@@ -82,7 +82,7 @@ def interleave(
     if device == "cpu":
         keep_freed_memory()
     for call in calls.values():
-        call()  # what one compiled, the building of the next may have dropped
+        call()  # compiles again what building the next provider may have dropped
     repeats = {
         key: max(1, min(1000, math.ceil(SHORTEST_SAMPLE / max(time_call(call, 1, device), 1e-9))))
         for key, call in calls.items()

@@ -31,7 +31,7 @@ class Provider:
         seconds: rough time of forward + backward at (rows, n), only to skip what would take long.
         memory: rough peak bytes of forward + backward at (rows, n), only to skip what is too large.
         modes: the modes it appears in. Default: all.
-        differentiable: False for one that has only a forward, which then stands in every mode.
+        differentiable: False for one that has only a forward, which is then shown in every mode.
         note: what a reader of its rows should know.
     """
 

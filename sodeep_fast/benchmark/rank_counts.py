@@ -56,7 +56,7 @@ def min_bytes(mode: str, shape: Shape) -> float:
 
 
 def check(scores: Tensor, counts: Tensor, grad: Tensor | None, grad_scores: Tensor | None) -> None:
-    """Raises `WrongResult` unless counts and gradients of some rows are the float64 equation's.
+    """Raises `WrongResult` unless counts and gradients of some rows agree with float64.
 
     The bounds lie above the rounding of a plain float32 sum and below the difference between two
     comparators; the accuracy of the kernels is tested elsewhere.
@@ -90,7 +90,7 @@ def build_eager(device: str) -> Function:
 
 def build_compile(device: str) -> Function:
     """The equation, compiled."""
-    torch.compiler.reset()  # a fixed-shape graph for every case, however many went before
+    torch.compiler.reset()  # a fixed-shape graph for every case, however many there were before
     compiled = torch.compile(reference_rank_counts, fullgraph=True, dynamic=False)
 
     def counts(scores: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ def _found(shape: Shape, device: str) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _per_compared(amount: float) -> Cost:
-    """Returns a cost of so much for every item that a target is compared with."""
+    """Returns a cost of `amount` per item that a target is compared with."""
     return lambda rows, n: amount * rows * n * targets_of((rows, n))
 
 

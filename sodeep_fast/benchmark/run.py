@@ -73,7 +73,7 @@ def run(
         progress: wraps the list of (shape, mode) that is walked, as `tqdm` does. Default: nothing.
 
     Returns:
-        one row per provider, mode and shape, in that order from the inside out.
+        one row per provider, mode and shape; providers vary fastest, shapes slowest.
 
     Raises:
         ValueError: an unknown provider or mode.
@@ -98,7 +98,7 @@ def run(
             row.slowdown = None if ours is None else row.median / ours
             row.share = operator.min_bytes(mode, shape) / row.median / bandwidth
             row.pairs = shape[0] * shape[1] ** 2 / row.median
-            # Forward + backward needs the most.
+            # Forward + backward needs the most memory.
             if shape in memory_shapes and mode == "both":
                 threads = torch.get_num_threads()
                 row.peak_bytes = peak_bytes(operator.name, case, plan.device, threads)
@@ -168,7 +168,7 @@ def measure_cases(operator: Operator, cases: list[Case], plan: Plan) -> list[Row
 
 
 def too_much(operator: Operator, case: Case, plan: Plan) -> str:
-    """Says why a case is out of the plan's limits, or returns an empty string."""
+    """Returns why a case exceeds the plan's limits, or an empty string."""
     provider = operator.providers[case.provider]
     memory = provider.memory(*case.shape)
     if memory > plan.max_bytes:

@@ -22,19 +22,19 @@ SHAPES: tuple[Shape, ...] = ((512, 100), (64, 1000), (1024, 1024), (4096, 4096),
 QUICK_SHAPES: tuple[Shape, ...] = ((512, 100), (1024, 1024))
 
 
-# Which items are positives, by shape and device: made beside the scores, so that no call has to.
+# Which items are positives, by shape and device: made with the scores, outside of timed calls.
 LABELS: dict[tuple[Shape, str], Tensor] = {}
 
 
 def labels_of(scores: Tensor) -> Tensor:
-    """Returns which of the items of `make_scores` are positives."""
+    """Returns which items of `make_scores` are positives."""
     return LABELS[(scores.shape[0], scores.shape[1]), scores.device.type]
 
 
 def make_scores(shape: Shape, device: str) -> Tensor:
     """Returns float32 scores in [-1, 1] like cosines, the same on every machine.
 
-    One item in fifty, and the first of every row, is a positive: `labels_of` them.
+    One item in fifty, and the first of every row, is a positive: see `labels_of`.
     """
     generator = torch.Generator().manual_seed(0)
     labels = torch.rand(shape, generator=generator) < 0.02

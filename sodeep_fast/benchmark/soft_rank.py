@@ -116,7 +116,7 @@ def build_eager(device: str) -> Function:
 
 def build_compile_sym(device: str) -> Function:
     """The strongest plain PyTorch: compiled forward, and a backward that is one row reduction."""
-    torch.compiler.reset()  # a fixed-shape graph for every case, however many went before
+    torch.compiler.reset()  # a fixed-shape graph for every case, however many there were before
     compile_ = functools.partial(torch.compile, fullgraph=True, dynamic=False)
 
     @compile_

@@ -1,4 +1,4 @@
-"""Figure 5: the predicted rank of one score as it moves among others that stay."""
+"""Figure 5: the predicted rank of one score as it moves among others, which are fixed."""
 
 from pathlib import Path
 from typing import Any

@@ -9,9 +9,9 @@ Minimization, ICML 2016) and gives no numbers. This is the protocol here:
   are positive. 4000 items are for training, 2000 for validation and 4000 for the test. A seed draws
   the teacher, the items and the student's first weights.
 - The student is a perceptron with one hidden layer of 32 ReLU units. A step of Adam takes 8
-  queries, each with 100 training items drawn at random. 300 steps, with learning rates of 0.001,
-  0.003 and 0.01; the one of the best average precision on the validation items, at any of the steps
-  that are looked at (every 10th), is taken.
+  queries, each with 100 training items drawn at random. It takes 300 steps, with learning rates of
+  0.001, 0.003 and 0.01. The rate and step (every 10th is evaluated) with the best average precision
+  on the validation items are selected.
 - Every loss sees the student's outputs as scores. AP_Q, which needs scores in [-1, 1], sees their
   hyperbolic tangents. "Hinge-AP" is the hinge on all pairs of a positive and a negative,
   max(0, 1 - (s_p - s_n)), the objective of the ranking machine of Joachims, which the paper cites

@@ -68,7 +68,7 @@ def run(
     check_count(folds, "folds", least=2)
     check_count(steps, "steps", least=EVERY)
     data_sets = _data_sets()
-    # A correlation is of two examples at least.
+    # A correlation needs at least two examples.
     most = min(len(targets) for _, targets in data_sets.values()) // 2
     if folds > most:
         raise ValueError(f"folds must be at most {most}, of two examples each, got {folds}")

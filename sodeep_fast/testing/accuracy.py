@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sodeep_fast.testing.scores import make_scores
 
-# How close two float64 routes to one number are that differ in the order of their sums.
+# Tolerance between two float64 computations that only differ in the order of their sums.
 ROUNDING = {"rtol": 1e-12, "atol": 1e-12}
 
 
@@ -17,13 +17,13 @@ def exact_soft_rank(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns soft ranks and the gradient of their product with `grad`, in extended precision.
 
-    The truth that kernels and eager PyTorch are both measured against, for one row.
+    These are the exact values that kernels and eager PyTorch are both compared with, for one row.
 
     Arguments:
         scores: (n,) scores of any floating-point dtype, taken as exact.
         grad: (n,) incoming gradient.
         lam: steepness.
-        targets: (t,) indices of the items that are wanted.
+        targets: (t,) indices of the items to compute.
 
     Returns:
         (t,) ranks and (t,) gradients, as NumPy long doubles.
@@ -86,8 +86,8 @@ def check_against_reference(
 ) -> None:
     """Asserts that a rank function and its derivatives are as accurate as eager PyTorch.
 
-    The truth is the reference in float64 on the CPU; eager PyTorch is the reference in the dtype
-    and on the device of `scores`. Short rows only: the reference materialises all pairs.
+    Exact values are the reference in float64 on the CPU; eager PyTorch is the reference in the
+    dtype and on the device of `scores`. Short rows only: the reference materialises all pairs.
     """
     check_derivatives(function, reference, scores, (1.0, lam / 4, lam**2 / 10))
 
@@ -98,7 +98,7 @@ def check_derivatives(
     scores: Tensor,
     terms: tuple[float, float, float],
 ) -> None:
-    """Compares values and derivatives, sums over the row of terms up to so much each."""
+    """Compares values and derivatives, which are sums over the row of terms up to `terms`."""
     generator = torch.Generator().manual_seed(1)
     compute = torch.float64 if scores.dtype == torch.float64 else torch.float32
     shape = reference(scores).shape
@@ -109,7 +109,7 @@ def check_derivatives(
     eager = derivatives(reference, scores, grad, grad_grad)
     exact = derivatives(reference, *(x.cpu().double() for x in (scores, grad, grad_grad)))
     rounding = 4 * torch.finfo(compute).eps * scores.shape[-1]
-    # A term of a derivative is weighted by a gradient or by a difference of two.
+    # Terms of derivatives are weighted by a gradient or by a difference of two.
     largest = [float(g.abs().max()) if g.numel() else 0.0 for g in (grad, grad_grad)]
     scales = {
         "value": terms[0],
@@ -142,14 +142,14 @@ def check_gradients_of_any_size(
 ) -> None:
     """Asserts that soft ranks of lam = 1 have accurate gradients in wide rows.
 
-    There products of exponentials fill the range of the type, and leave no room for a weight.
+    In these, products of exponentials fill the type's range and leave no room for a weight.
     """
     widest, sizes = EXTREMES[dtype]
     targets = torch.linspace(0, n - 1, min(n, 100)).long()
     for share in (0.3, 0.75, 0.9, 0.999):
         width = widest * share
         scores = make_scores("uniform", (n,), dtype=torch.float64) * width / 2
-        # Those with a weight have a neighbour, or their own slopes would be next to nothing.
+        # Items with a weight have a neighbour, as their slopes would otherwise be negligible.
         scores[:4] = torch.tensor([0.5, 0.499, -0.5, -0.499]) * width
         scores[-2:] = torch.tensor([0.001, 0.0]) * width
         leaf = scores.to(device, dtype).requires_grad_()

@@ -1,4 +1,4 @@
-"""Inputs between pages that must not be touched: a kernel that reads outside ends the process."""
+"""Puts inputs between inaccessible pages: a kernel that reads outside them crashes the process."""
 
 import ctypes
 import mmap
@@ -12,7 +12,7 @@ PAGE = mmap.PAGESIZE
 
 
 def guarded(tensor: Tensor, behind: bool) -> Tensor:
-    """Returns a copy with a page that must not be touched right behind it, or right before."""
+    """Returns a copy with an inaccessible page right after it if `behind`, else right before."""
     size = tensor.numel() * tensor.element_size()
     if size == 0:
         return tensor

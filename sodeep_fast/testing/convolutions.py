@@ -13,12 +13,10 @@ from sodeep_fast.ops.conv_stack import conv_stack
 from sodeep_fast.testing.accuracy import assert_as_accurate, derivatives
 from sodeep_fast.testing.scores import make_scores
 
-# Of a block: channels in and out, kernel size, padding, whether there is a bias and batch
-# normalization, and the slope below zero: a number, a tuple of them, 0 for ReLU, None for no
-# activation.
+# A block: channels in and out, kernel size, padding, whether it has a bias and batch normalization,
+# and the slope below zero: a number, a tuple of them, 0 for ReLU, None for no activation.
 ConvLayer = tuple[int, int, int, Any, bool, bool, Any]
-# For kernels in tiles: those that are full, and not; one channel; windows that reach beyond both
-# ends.
+# For tiled kernels: full and partial tiles; one channel; windows that reach beyond both ends.
 TILED_STACKS: dict[str, list[ConvLayer]] = {
     "affine": [(1, 3, 2, 0, True, False, None)],
     "relu": [(1, 16, 3, 0, True, True, 0), (16, 33, 2, 0, False, True, 0)],
@@ -29,10 +27,10 @@ TILED_STACKS: dict[str, list[ConvLayer]] = {
 
 
 def make_conv_blocks(layers: Sequence[ConvLayer]) -> nn.ModuleList:
-    """Returns blocks of convolution, their statistics and affine maps not those of a fresh layer.
+    """Returns convolutional blocks with random statistics and affine maps.
 
     Arguments:
-        layers: for each block, what `ConvLayer` says.
+        layers: the blocks, as `ConvLayer` describes them.
 
     Returns:
         blocks in float64, frozen.
@@ -65,9 +63,9 @@ def make_conv_inputs(blocks: nn.ModuleList, batch: int = 3, length: int = 10) ->
 
 
 def conv_arguments(blocks: nn.ModuleList) -> tuple[Any, ...]:
-    """Returns what the Triton operators take of blocks: parameters, paddings, eps, ReLUs.
+    """Returns the Triton operators' arguments for blocks: parameters, paddings, eps, ReLUs.
 
-    Of blocks without padding that have a normalization and an activation each.
+    The blocks must have no padding, and a normalization and an activation each.
     """
     parameters: list[Tensor | None] = []
     relus = []
@@ -83,7 +81,7 @@ def conv_arguments(blocks: nn.ModuleList) -> tuple[Any, ...]:
 
 
 def in_turn(inputs: Tensor, blocks: Iterable[nn.Module]) -> Tensor:
-    """Returns what PyTorch makes of inputs, block by block."""
+    """Returns PyTorch's output for inputs, block by block."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Using padding='same' with even kernel")
         for block in blocks:
@@ -92,9 +90,9 @@ def in_turn(inputs: Tensor, blocks: Iterable[nn.Module]) -> Tensor:
 
 
 def conv_signs(inputs: Tensor, blocks: nn.ModuleList) -> list[Tensor]:
-    """Returns where what went into activations was positive, as `conv_stack` in Triton saves it.
+    """Returns where the inputs of activations are positive, as `conv_stack` in Triton saves it.
 
-    For every block (b, o, t) bool, all True where it ends without an activation.
+    One (b, o, t) bool tensor per block, all True if it ends without an activation.
     """
     kept: list[Tensor] = []
 
@@ -118,9 +116,9 @@ def conv_signs(inputs: Tensor, blocks: nn.ModuleList) -> list[Tensor]:
 
 
 def in_turn_by_signs(inputs: Tensor, blocks: nn.ModuleList, signs: list[Tensor]) -> Tensor:
-    """Returns the same as `in_turn` of blocks whose activations go by these signs.
+    """Returns the same as `in_turn`, with the slopes of activations chosen by these signs.
 
-    Of inputs next to a kink, rounding decides which slope they have.
+    Near a kink, rounding would decide which slope is used.
     """
     for block, positive in zip(blocks, signs, strict=True):
         layers = [layer for layer in block.modules() if not list(layer.children())]
@@ -136,7 +134,7 @@ def in_turn_by_signs(inputs: Tensor, blocks: nn.ModuleList, signs: list[Tensor])
 def check_conv_stack(blocks: nn.ModuleList, inputs: Tensor) -> None:
     """Asserts that `conv_stack` in Triton is as accurate as PyTorch's layers on the same device.
 
-    Values and gradient, and the gradient's own derivative, in the dtype of inputs and blocks.
+    Checks values, gradient and the gradient's derivative, in the dtype of inputs and blocks.
     """
     signs = conv_signs(inputs, blocks)
     doubles = copy.deepcopy(blocks).cpu().double()

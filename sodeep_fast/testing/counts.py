@@ -1,4 +1,4 @@
-"""Rank counts: the ways to find them, comparators and levels to try, and their accuracy."""
+"""Rank counts: the ways to compute them, comparators and levels to test, and their accuracy."""
 
 from collections.abc import Callable
 from typing import Any

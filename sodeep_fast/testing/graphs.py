@@ -7,10 +7,10 @@ import torch
 
 
 def capture_graph(call: Callable[[], Any], warm_up: int = 1) -> tuple[torch.cuda.CUDAGraph, Any]:
-    """Returns a CUDA graph of what `call` does, and the results that its replays overwrite.
+    """Returns a CUDA graph of `call`, and the results that its replays overwrite.
 
-    It is called `warm_up` times first, which compiles kernels, on a stream of its own as PyTorch
-    asks for before a capture.
+    First it is called `warm_up` times, which compiles kernels, on a side stream, as PyTorch
+    requires before a capture.
     """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())

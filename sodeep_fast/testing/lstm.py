@@ -1,4 +1,4 @@
-"""What every GPU kernel of `bilstm` has to do: on a GPU, interpreted or emulated."""
+"""Checks for every GPU kernel of `bilstm`: on a GPU, interpreted or emulated."""
 
 import contextlib
 import itertools
@@ -32,7 +32,7 @@ def by_torch(lstm: nn.LSTM) -> Network:
 
 
 def exact_bilstm(lstm: nn.LSTM, scores: Tensor) -> dict[str, Tensor]:
-    """Returns what `bilstm_derivatives` makes of PyTorch's LSTM in float64 on the CPU."""
+    """Returns `bilstm_derivatives` of PyTorch's LSTM in float64 on the CPU."""
     exact = make_bilstm(lstm.hidden_size, lstm.num_layers)
     exact.load_state_dict(lstm.state_dict())
     return bilstm_derivatives(by_torch(exact.double()), exact, scores.cpu().double())
@@ -54,7 +54,7 @@ def check_bilstm_accuracy(
 
 
 def bilstm_under_autocast(lstm: nn.LSTM, scores: Tensor, precision: str) -> dict[str, Tensor]:
-    """Returns what `bilstm_derivatives` makes of PyTorch's LSTM in a half type."""
+    """Returns `bilstm_derivatives` of PyTorch's LSTM in a half type."""
     onednn: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
     if precision == "fp16":  # which oneDNN's LSTM does not have
         onednn = torch.backends.mkldnn.flags(enabled=False)
@@ -65,7 +65,7 @@ def bilstm_under_autocast(lstm: nn.LSTM, scores: Tensor, precision: str) -> dict
 def check_rows_that_are_not_finite(
     lstm: nn.LSTM, backend: str, precision: str, steps: int = 3, device: str = "cpu"
 ) -> None:
-    """Asserts that bad scores and gradients change nothing beside their row."""
+    """Asserts that bad scores and gradients change nothing outside their row."""
     network = by_kernels(lstm.requires_grad_(False), backend, precision)
     others = [0, 2, 3, 5, 6, 8]
 
@@ -92,7 +92,7 @@ def check_rows_that_are_not_finite(
 def check_scale_of_gradients(
     lstm: nn.LSTM, backend: str, exponent: int, steps: int = 4, device: str = "cpu"
 ) -> None:
-    """Asserts that in float16 gradients a power of two larger or smaller have the same digits."""
+    """Asserts that float16 gradients keep their digits when scaled by a power of two."""
     network = by_kernels(lstm.requires_grad_(False), backend, "fp16")
     found = []
     for factor in (1.0, 2.0**exponent):
@@ -104,7 +104,7 @@ def check_scale_of_gradients(
 
 
 def check_rows_of_different_scales(backend: str) -> None:
-    """Asserts that in float16 gradients of small rows keep their digits beside those of large."""
+    """Asserts that in float16, rows of small gradients keep their digits next to large ones."""
     lstm = make_bilstm(6, 2)
     scores = make_scores("normal", (9, 4))
     factors = torch.logspace(-6, 6, 9)[:, None, None]
@@ -137,7 +137,7 @@ def check_saturation(backend: str, precision: str) -> None:
 
 
 def check_empty(shape: tuple[int, int], backend: str, precision: str, device: str = "cpu") -> None:
-    """Asserts that no rows, or rows of no scores, have gradients of 0."""
+    """Asserts that gradients are 0 if there are no rows, or no scores in them."""
     lstm = make_bilstm(4, 2).to(device)
     leaves: list[Any] = [torch.zeros(shape, device=device, requires_grad=True), *lstm.parameters()]
     hidden = by_kernels(lstm, backend, precision)(leaves[0])
@@ -165,14 +165,14 @@ def check_half_types(dtype: torch.dtype, backend: str) -> None:
 
 
 def _layer(features: int, hidden: int) -> list[Tensor]:
-    """Returns the frozen weights of a layer that takes so many features."""
+    """Returns the frozen weights of a layer with `features` inputs and `hidden` units."""
     weights = [weight.detach() for weight in make_bilstm(hidden, 1).parameters()]
     weights[0], weights[4] = torch.randn(2, 4 * hidden, features)
     return weights
 
 
 def check_computed_anew(backend: str, precision: str) -> None:
-    """Asserts that a layer's derivative is the same where its forward has saved nothing."""
+    """Asserts that a layer's derivative is the same if its forward has saved nothing."""
     layer, layer_backward = _operators(backend)
     for features in (1, 3):
         weights = _layer(features, 9)
@@ -212,10 +212,10 @@ def _operators(backend: str) -> tuple[Any, Any]:
 
 
 def check_nothing_out_of_bounds(kernels: Any, hidden: int, precision: str) -> None:
-    """Asserts that a layer of `kernels`, a module, reads and writes nothing beside its tensors.
+    """Asserts that a layer of `kernels`, a module, reads and writes only inside its tensors.
 
-    Inputs lie in memory full of NaN, and outputs in memory that stays as it was; all of them, but
-    what is saved, one number further than where pairs are aligned.
+    Inputs lie in memory full of NaN, and outputs in memory that must not change. All of them,
+    except what is saved, begin one number after an alignment for pairs.
     """
     outer: list[Tensor] = []
 

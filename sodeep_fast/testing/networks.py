@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sodeep_fast.testing.scores import make_scores
 
-# How close the outputs of a network in float64 are by two routes.
+# Tolerance between the outputs of a network in float64 by two routes.
 NETWORK_ROUNDING = {"rtol": 1e-10, "atol": 1e-12}
 
 
@@ -24,7 +24,7 @@ def assert_equal_weights(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> 
 
 
 def make_bilstm(hidden: int, layers: int, scale: float = 1.0) -> nn.LSTM:
-    """Returns an LSTM with random weights, which may be far larger than those it begins with."""
+    """Returns an LSTM with random weights, `scale` times larger than its initial ones."""
     lstm = nn.LSTM(1, hidden, layers, batch_first=True, bidirectional=True)
     with torch.no_grad():
         for weight in lstm.parameters():
@@ -35,9 +35,9 @@ def make_bilstm(hidden: int, layers: int, scale: float = 1.0) -> nn.LSTM:
 def bilstm_derivatives(
     function: Callable[[Tensor], Tensor], lstm: nn.LSTM, scores: Tensor
 ) -> dict[str, Tensor]:
-    """Returns hidden states, and the gradients of their sum with fixed random weights.
+    """Returns hidden states, and gradients of their sum with fixed random weights.
 
-    Of the scores and of every parameter of `lstm`, from which `function` takes its weights.
+    The gradients are of the scores and of every parameter of `lstm`, whose weights `function` uses.
     """
     leaf = scores.detach().clone().requires_grad_()
     hidden = function(leaf)
