@@ -19,19 +19,19 @@ if not torch.cuda.is_available():
     # Without a GPU the Triton kernels run in Triton's interpreter, which has to be chosen before
     # Triton is first imported. Tests that compile kernels do so in a process of their own.
     os.environ["TRITON_INTERPRET"] = "1"
-# Without which cuBLAS refuses to multiply where PyTorch is asked for the same bits at every call.
+# Without this, cuBLAS refuses to multiply if PyTorch must be deterministic.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
-# Of the files that run kernels in Triton's interpreter, test_*_triton.py.
+# Marks of the files that run kernels in Triton's interpreter, test_*_triton.py.
 INTERPRETED = [
-    pytest.mark.kernels,  # whose library has the operators' schemas
+    pytest.mark.kernels,  # their library has the operators' schemas
     pytest.mark.skipif(
         torch.cuda.is_available(), reason="Triton compiles for the GPU here; see the gpu tests"
     ),
     pytest.mark.skipif(not _backend.has_triton(), reason="Triton is not installed"),
-    # The interpreter's NumPy warns where the kernels rely on exp(large) = inf, or compute with what
-    # they will discard.
+    # The interpreter's NumPy warns where kernels rely on exp(large) = inf, or compute values that
+    # they then discard.
     pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"),
     # Triton 3.6's interpreter turns arrays of one element into numbers.
     pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning"),
@@ -39,7 +39,7 @@ INTERPRETED = [
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks interpreted tests, and skips those whose marks name what is not here, saying so."""
+    """Marks interpreted tests, and skips tests whose marks name something that is not here."""
     for item in items:
         if item.path.stem.endswith("_triton"):
             for mark in INTERPRETED:
@@ -52,7 +52,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def poisoned_memory() -> Iterator[None]:
-    """Fills what torch.empty returns with NaN, in C++ too, so that an unwritten output shows."""
+    """Fills what torch.empty returns with NaN, in C++ too, so that unwritten outputs show."""
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True)
@@ -71,19 +71,19 @@ def set_threads() -> Iterator[Callable[[int], None]]:
 
 @pytest.fixture
 def same_weights() -> None:
-    """For networks whose weights are random."""
+    """Seeds the random weights of networks."""
     torch.manual_seed(0)
 
 
 @pytest.fixture
 def same_weights_and_one_thread(same_weights: None, set_threads: Callable[[int], None]) -> None:
-    """For small networks, which spend their time waiting for a second thread."""
+    """Also sets one thread, as small networks only wait for a second one."""
     set_threads(1)
 
 
 @pytest.fixture
 def needs_gpu_memory() -> Callable[[int], None]:
-    """Skips a test unless so many GB of a GPU are free, with what PyTorch keeps of other tests."""
+    """Skips a test unless that many GB of the GPU are free, after PyTorch's cache is emptied."""
 
     def check(gigabytes: int) -> None:
         torch.cuda.empty_cache()
@@ -108,9 +108,9 @@ def kernel_resources(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str,
 
 @pytest.fixture
 def run_tests() -> Callable[..., str]:
-    """Runs selected tests of files in a process of its own, and returns what it printed.
+    """Runs selected tests of files in their own process, and returns what it printed.
 
-    At least so many have to pass: one that is renamed would be selected no longer.
+    A least number must pass, as a renamed test would no longer be selected.
     """
 
     def run(
@@ -136,7 +136,7 @@ def run_tests() -> Callable[..., str]:
 
 @pytest.fixture
 def rerun_on(run_tests: Callable[..., str]) -> Callable[[str, str, int, str], None]:
-    """Runs selected tests of a file in a process that is held to another instruction set."""
+    """Runs selected tests of a file in a process that is limited to another instruction set."""
 
     def rerun(file: str, selected: str, least: int, instruction_set: str) -> None:
         if instruction_set == _native.cpu_capability():

@@ -12,7 +12,7 @@ from sodeep_fast.testing import bilstm_derivatives, make_bilstm, make_scores
 from sodeep_fast.testing.lstm import by_kernels, by_torch, check_bilstm_accuracy, exact_bilstm
 
 BACKENDS = ["auto", "reference"]
-# None is a multiple of a vector, of the rows of a product or of those of a tile.
+# No size is a multiple of a vector, of the rows of a product or of those of a tile.
 SHAPES = [(1, 1, 1, 1), (3, 2, 7, 2), (513, 2, 7, 1), (65, 9, 33, 2), (13, 101, 100, 2)]
 SHAPES += [(7, 5, 129, 3), (1, 101, 129, 2), (3, 1, 100, 2), (35, 50, 100, 2)]
 
@@ -47,7 +47,7 @@ def test_agrees_with_torch_in_float64(
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
-# A single number may be exact by luck: many of them in the smallest shape.
+# A single number may be exact by luck, so the smallest shape has many rows.
 @pytest.mark.parametrize(("b", "n", "hidden", "layers"), [(50, 1, 1, 1), *SHAPES[1:]])
 def test_as_accurate_as_torch_in_float32(
     b: int, n: int, hidden: int, layers: int, scale: float
@@ -81,7 +81,7 @@ def test_activations_are_accurate_to_rounding(gate: int) -> None:
     one, sigmoid, tanh = torch.tanh(torch.tensor(1.0).double()), x.sigmoid(), x.tanh()
     exact = {0: (sigmoid * one).tanh(), 2: tanh.tanh(), 3: sigmoid * one.tanh()}[gate]
     error = ((actual - exact) / exact).abs().nan_to_num()
-    # Two activations and two products, each rounded about once; what is smaller than 1e-33 has
+    # Two activations and two products, each with about one rounding error; below 1e-33 they have
     # saturated.
     assert error[exact.abs() > 1e-33].max() < 4 * torch.finfo(torch.float32).eps
     assert (actual - exact).abs().max() < 1.5 * torch.finfo(torch.float32).eps
@@ -173,7 +173,7 @@ def test_strided_and_expanded_tensors(backend: str) -> None:
     scores = make_scores("normal", (9, 8, 2))
     strided = scores[..., 1].T
     actual = bilstm_derivatives(by_kernels(lstm, backend), lstm, strided)
-    # PyTorch's products may add in another order where strides differ.
+    # PyTorch's products may add in another order if strides differ.
     exact = {} if backend == "reference" or not _native.HAS_CPU else {"rtol": 0, "atol": 0}
     for name, value in bilstm_derivatives(
         by_kernels(lstm, backend), lstm, strided.contiguous()

@@ -21,7 +21,7 @@ pytestmark = [
 
 ROOT = Path(__file__).parent.parent
 EMULATOR = ROOT / "tests/amx_emulator"
-# Its operators take the place of the installed library's; then pytest runs as it always does.
+# Its operators replace those of the installed library; then pytest runs as usual.
 CHILD = """
 import ctypes, sys
 import pytest, torch
@@ -38,7 +38,7 @@ sys.exit(code)
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     built = tmp_path_factory.mktemp("emulated") / "bilstm.so"
-    # Unique symbols would be the installed library's; less than -O2 does not contract to FMA.
+    # Unique symbols would resolve to the installed library's; below -O2, nothing contracts to FMA.
     flags = ["-std=c++17", "-O2", "-shared", "-fPIC", "-fno-gnu-unique", "-ffp-contract=fast"]
     flags += ["-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
     paths = [f"-I{ROOT / 'csrc'}", *(f"-isystem{path}" for path in include_paths())]

@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.kernels,
     pytest.mark.usefixtures("same_weights_and_one_thread"),
 ]
-# None is a multiple of a vector, of the rows of a product or of those of a tile.
+# No size is a multiple of a vector, of the rows of a product or of those of a tile.
 SHAPES = [(513, 2, 7, 1), (65, 9, 33, 2), (13, 101, 100, 2), (7, 5, 129, 3), (1, 101, 129, 2)]
 SHAPES += [(3, 1, 100, 2), (35, 50, 100, 2), (5, 50, 33, 1)]
 

@@ -44,7 +44,7 @@ pytestmark = [
 
 ROOT = Path(__file__).parent.parent
 OPS = torch.ops.sodeep_fast
-# Of scores, rows, steps, hidden units and layers: tiles and blocks of units that are full, and not.
+# Rows, steps, hidden units and layers: full and partial tiles and blocks of units.
 SHAPES = [(3, 2, 1, 1), (13, 1, 7, 2), (8, 7, 16, 1), (1, 7, 33, 2), (3, 2, 64, 1), (13, 2, 100, 2)]
 SHAPES += [(8, 7, 128, 1), (1, 2, 127, 2)]
 every_precision = pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -52,7 +52,7 @@ every_precision = pytest.mark.parametrize("precision", ["bf16", "fp16"])
 
 @pytest.fixture(scope="module", autouse=True)
 def _emulated(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Makes the kernels and their binding serve tensors of the CPU."""
+    """Makes the kernels and their binding work on CPU tensors."""
     folder = tmp_path_factory.mktemp("emulated")
     library = folder / "bilstm.so"
     sanitized = ["-fsanitize=undefined,float-cast-overflow", "-fno-sanitize-recover=all"]
@@ -83,7 +83,7 @@ def by_cuda(lstm: nn.LSTM, precision: str = "fp16") -> Any:
 
 
 def frozen_gradient(lstm: nn.LSTM, scores: Tensor, precision: str) -> Tensor:
-    """The gradient of the scores where no weight wants one, as `bilstm_derivatives` finds it."""
+    """The gradient of the scores with frozen weights, as `bilstm_derivatives` computes it."""
     weights = [weight.detach() for weight in lstm.parameters()]
     leaf = scores.clone().requires_grad_()
     hidden = bilstm(leaf, weights, backend="cuda", precision=precision)
@@ -106,7 +106,7 @@ def test_as_accurate_as_torch(b: int, n: int, hidden: int, layers: int, precisio
 
 @every_precision
 def test_tiles(precision: str) -> None:
-    """Neither the tile that a row is in nor the rows beside it change anything."""
+    """Neither a row's tile nor the other rows change its result."""
     lstm = make_bilstm(5, 2).requires_grad_(False)
     scores = make_scores("normal", (11, 3))
     whole = by_cuda(lstm, precision)(scores)
@@ -116,7 +116,7 @@ def test_tiles(precision: str) -> None:
 @every_precision
 @pytest.mark.parametrize(("hidden", "layers"), [(9, 2), (16, 1), (40, 1)])
 def test_head(hidden: int, layers: int, precision: str) -> None:
-    """The kernels' products with a head are PyTorch's, and neither keep hidden states."""
+    """The kernels' products with a head are PyTorch's, and no hidden states are kept."""
     lstm = make_bilstm(hidden, layers).requires_grad_(False)
     weights, head = list(lstm.parameters()), torch.randn(2 * hidden)
     scores = make_scores("normal", (11, 5)).requires_grad_()

@@ -29,7 +29,7 @@ from sodeep_fast.testing.lstm import (
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("same_weights")]
 
 OPS = torch.ops.sodeep_fast
-# Of scores, rows, steps, hidden units and layers: tiles of 8 and 16 rows that are full, and not.
+# Rows, steps, hidden units and layers: full and partial tiles of 8 and 16 rows.
 SHAPES = [(50, 1, 1, 1), (3, 2, 7, 2), (513, 2, 7, 1), (65, 9, 33, 2), (13, 101, 60, 2)]
 SHAPES += [(8, 20, 64, 1), (600, 5, 16, 1)]
 LARGER = [(13, 101, 100, 2), (530, 20, 128, 1), (64, 100, 128, 2), (1, 101, 127, 2)]
@@ -96,7 +96,7 @@ def test_by_default_as_accurate_as_torch(b: int, n: int, hidden: int, layers: in
 
 @every_kernel
 def test_many_rows(backend: str, precision: str) -> None:
-    """Several waves of programs; each row has what it has alone."""
+    """Several waves of programs; each row has the same result as alone."""
     lstm = on_gpu(60, 2).requires_grad_(False)
     scores = make_scores("normal", (5003, 30), device="cuda")
     whole = ours(lstm, precision, backend)(scores)
@@ -209,7 +209,7 @@ def test_compile() -> None:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("hidden", [20, 300])
 def test_compile_of_the_sorter(hidden: int) -> None:
-    """Our kernels, and PyTorch's LSTM, step by step, for weights that are too large for them."""
+    """Our kernels; and PyTorch's LSTM, step by step, for weights that are too large for them."""
     sorter = LSTMSorter(hidden, 1).cuda()
     scores = make_scores("normal", (30, 6), device="cuda")
     compiled = torch.compile(sorter.relative_ranks, fullgraph=True)

@@ -1,4 +1,4 @@
-"""What the bidirectional LSTM keeps for its backward on a CPU, and computes anew."""
+"""What the bidirectional LSTM keeps for its backward on a CPU, and what it recomputes."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def test_what_was_not_saved_is_computed_anew(
     monkeypatch.setattr(module, "SEGMENT_BYTES", segment_bytes)
     anew = bilstm_derivatives(by_kernels(lstm), lstm, scores)
     for name, value in anew.items():
-        # A tile may have other rows, and sums over them be grouped differently.
+        # Tiles may have other rows, so that sums over rows are grouped differently.
         torch.testing.assert_close(value, saved[name], rtol=1e-5, atol=1e-5, msg=name)
     assert torch.equal(anew["scores"], saved["scores"])
 
@@ -74,7 +74,7 @@ def test_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_layers_of_many_units_keep_more(
     monkeypatch: pytest.MonkeyPatch, fast: bool, hidden: int, rows: int, all_kept: list[bool]
 ) -> None:
-    """More where what they would compute anew takes longer."""
+    """They keep more if recomputing would take longer."""
     monkeypatch.setattr(_native, "cpu_has_bf16", lambda: fast)
     weights = [weight.detach() for weight in make_bilstm(hidden, 2).parameters()]
     saved: list[bool] = []

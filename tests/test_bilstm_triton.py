@@ -37,7 +37,7 @@ pytestmark = [
     pytest.mark.usefixtures("same_weights"),
 ]
 
-# Of scores, rows, steps, hidden units and layers: tiles that are full, and not.
+# Rows, steps, hidden units and layers: full and partial tiles.
 SHAPES = [(50, 1, 1, 1), (3, 2, 7, 2), (8, 3, 16, 1), (17, 3, 33, 2), (5, 12, 7, 1), (6, 2, 60, 2)]
 every_precision = pytest.mark.parametrize("precision", ["full", "bf16", "fp16"])
 
@@ -75,7 +75,7 @@ def test_half_is_as_accurate_as_torch(
 @pytest.mark.parametrize("rows", [8, 16])
 @every_precision
 def test_tiles(monkeypatch: pytest.MonkeyPatch, rows: int, precision: str) -> None:
-    """The tile that a row is in changes nothing, and neither do the rows beside it."""
+    """Neither a row's tile nor the other rows change its result."""
     lstm = make_bilstm(5, 2)
     scores = make_scores("normal", (19, 3))
     with torch.no_grad():
@@ -262,7 +262,7 @@ def test_weights_that_are_too_large(hidden: int, precision: str) -> None:
 
 @pytest.mark.parametrize("precision", ["auto", "full", "bf16", "fp16"])
 def test_pytorchs_own(precision: str) -> None:
-    """What serves the weights that are too large, here on the CPU."""
+    """PyTorch's LSTM, which is used for weights that are too large; here on the CPU."""
     lstm = make_bilstm(6, 2)
     scores = make_scores("normal", (3, 5))
 

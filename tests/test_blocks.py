@@ -33,7 +33,7 @@ def test_an_architectures_own_row_takes_the_place_of_the_others():
 
 
 def test_tiles_of_the_histogram():
-    """The bins that there are bound those of the tile."""
+    """The number of bins limits those of the tile."""
     for float64, n, bins, expected in (
         (False, 32, 10, (32, 16, 2)),
         (False, 32, 17, (32, 32, 2)),
@@ -125,7 +125,7 @@ def test_the_sweep_leaves_out_tiles_that_do_not_fit():
 
 
 def looked_up(sweep):
-    """Returns the tile that a kernel would take, the most that it may be."""
+    """Returns the largest tile that a kernel would take."""
     float64 = sweep.dtype == torch.float64
     keys = {
         "pairwise_blocks": (float64, 20, 0),

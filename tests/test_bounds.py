@@ -1,6 +1,6 @@
-"""No kernel reads outside of its inputs, which lie here between pages that must not be touched.
+"""No kernel reads outside of its inputs, which lie here between inaccessible pages.
 
-One that does ends the process; pytest then prints in which test.
+One that does crashes the process; pytest then prints in which test.
 """
 
 import itertools
@@ -43,7 +43,7 @@ SIZES = [1, 2, 3, 5, 8, 15, 16, 17, 31, 33, 63, 64, 65, 100, 129, 300, 2049]
 
 
 def derivatives_of(function: Callable[..., Tensor], *inputs: Tensor, second: bool = True) -> None:
-    """Computes what a function has: value, gradient and the gradient of the gradient."""
+    """Computes a function's value, gradient and the gradient of the gradient."""
     leaves = [x.clone().requires_grad_() for x in inputs]
     value = function(*leaves)
     grads = torch.autograd.grad(value.square().sum(), leaves, create_graph=second)
@@ -53,7 +53,7 @@ def derivatives_of(function: Callable[..., Tensor], *inputs: Tensor, second: boo
 
 def run_soft_rank(scores: Tensor, levels: Tensor) -> None:
     methods = ["direct", "linear", "auto"]
-    if scores.shape[-1] > 10_000:  # whose pairs take seconds
+    if scores.shape[-1] > 10_000:  # their pairs take seconds
         del methods[0]
     for method, mask in itertools.product(methods, [None, levels < 2]):
         for lam in (0.1, 10.0, 1e4):

@@ -1,4 +1,4 @@
-"""No Triton kernel reads outside of its inputs, as tests/test_bounds.py has it for C++."""
+"""No Triton kernel reads outside of its inputs; like tests/test_bounds.py for C++."""
 
 import sys
 from collections.abc import Callable

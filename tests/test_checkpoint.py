@@ -110,7 +110,7 @@ def test_released_checkpoints(model_type: str, zipped: bool, tmp_path: Path) -> 
     read_type, length, state = read_released(path)
     assert (read_type, length) == (model_type, length_of(model_type))
     assert state.keys() == sorter.state_dict().keys()
-    # The permission to unpickle that class does not outlive the call, but for one of the caller's.
+    # The permission to unpickle that class ends with the call, unless it is the caller's own.
     assert argparse.Namespace not in torch.serialization.get_safe_globals()
     with torch.serialization.safe_globals([argparse.Namespace]):
         read_released(path)
@@ -395,7 +395,7 @@ def test_without_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(ImportError, match=r"pip install safetensors, or sodeep-fast\[sorters\]"):
         save_sorter(sorter, tmp_path / "sorter.safetensors")
-    # The released program's checkpoints need it not.
+    # The released program's checkpoints do not need it.
     assert_same(load_sorter(path), sorter, 6)
 
 

@@ -97,7 +97,7 @@ def test_choosing_a_backend_says_why(monkeypatch):
     assert "without its compiled library" in reason
 
 
-@pytest.mark.kernels  # to whose times there are ratios
+@pytest.mark.kernels  # ratios are to their times
 def test_bench_prints_a_table_and_writes_json_and_csv(capsys, tmp_path):
     files = ["--json", str(tmp_path / "rows.json"), "--csv", str(tmp_path / "rows.csv")]
     assert cli.main([*QUICK, *files]) == 0

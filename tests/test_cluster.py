@@ -38,7 +38,7 @@ def test_it_is_the_cross_entropy_of_cosines(unit: bool, chunk_size: int | str | 
     torch.testing.assert_close(value, expected)
     leaves = (embeddings, loss.proxies)
     exact = torch.autograd.grad(expected, leaves)
-    for _ in range(2):  # a graph that is kept gives the same again
+    for _ in range(2):  # a retained graph gives the same result again
         grads = torch.autograd.grad(value, leaves, retain_graph=True)
         torch.testing.assert_close(grads, exact)
     recomputed = checkpoint(loss, embeddings, LABELS, use_reentrant=False)

@@ -1,4 +1,4 @@
-"""The convolutional sorters: any depth, the definition, and how they begin."""
+"""The convolutional sorters: any depth, the definition, and their initial weights."""
 
 import copy
 from typing import Any
@@ -31,7 +31,7 @@ def test_cnn_of_any_depth(length: int, depth: int) -> None:
 
 
 def with_statistics(sorter: nn.Module) -> dict[str, Tensor]:
-    """Gives batch normalization some statistics, and returns the state dict."""
+    """Sets some statistics of batch normalization, and returns the state dict."""
     with torch.no_grad():
         for name, buffer in sorter.named_buffers():
             if "running" in name:

@@ -47,7 +47,7 @@ METRICS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def check(function: Callable[[Tensor], Tensor], compiled: Callable[[Tensor], Tensor], x: Tensor):
-    """Asserts that both give one value and one gradient, at a second call too."""
+    """Asserts that both give the same value and gradient, at a second call too."""
     expected = function(x).nansum()
     (gradient,) = torch.autograd.grad(expected, x)
     for _ in range(2):
@@ -68,12 +68,12 @@ def test_a_step_with_a_loss_of_embeddings(name: str) -> None:
     check(step, torch.compile(step), make_scores("normal", (24, 8)).requires_grad_())
 
 
-# Without kernels, how many targets there are decides whether rank counts are made in parts.
+# Without kernels, the number of targets decides whether rank counts are computed in parts.
 @pytest.mark.parametrize("dynamic", [False, pytest.param(True, marks=pytest.mark.kernels)])
 @pytest.mark.parametrize("name", METRICS)
 def test_a_metric_of_scores_is_one_graph(name: str, dynamic: bool) -> None:
     torch._dynamo.reset()
-    # Inductor differs in the fusion alone, and takes ten times as long for each.
+    # Inductor only differs in fusion, and takes ten times as long.
     backend = "inductor" if name in ("smooth_ap", "spearman") and not dynamic else "aot_eager"
     compiled = torch.compile(METRICS[name], fullgraph=True, backend=backend, dynamic=dynamic)
     check(METRICS[name], compiled, make_scores("uniform", (6, 30)).requires_grad_())

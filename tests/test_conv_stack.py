@@ -50,7 +50,7 @@ pytestmark = pytest.mark.usefixtures("same_weights_and_one_thread")
 def value_and_grads(
     function: Callable[..., Tensor], inputs: Tensor, blocks: nn.ModuleList
 ) -> list[Tensor]:
-    """The value, and the gradients of a weighted sum of it in whatever wants one."""
+    """The value, and the gradients of a weighted sum of it for whatever requires one."""
     leaves = [x for x in (inputs, *blocks.parameters()) if x.requires_grad]
     value = function(inputs, blocks)
     generator = torch.Generator().manual_seed(1)
@@ -71,7 +71,7 @@ def away_from_kinks(inputs: Tensor, blocks: nn.ModuleList) -> Tensor:
 def check_accuracy(inputs: Tensor, blocks: nn.ModuleList, floor: float) -> None:
     """Asserts that values and gradients are as accurate as PyTorch's layers in the same dtype.
 
-    `floor` is in roundings of the largest number.
+    `floor` is in rounding errors of the largest number.
     """
     doubles = copy.deepcopy(blocks).double()
     eager, actual = (
@@ -79,7 +79,7 @@ def check_accuracy(inputs: Tensor, blocks: nn.ModuleList, floor: float) -> None:
     )
     exact = value_and_grads(in_turn, inputs.double().requires_grad_(), doubles)
     every = torch.ones(len(inputs), dtype=torch.bool)
-    # In float32 next to no activation changes sides, and one that does is not an inaccuracy.
+    # In float32, a few activations may change sides of zero, which is not an inaccuracy.
     smooth = away_from_kinks(inputs.double(), doubles) if inputs.dtype == torch.float32 else every
     for what, rows, a, e, x in zip(
         ("value", "grad"), (every, smooth), actual, eager, exact, strict=True
@@ -312,7 +312,7 @@ def test_autocast(name: str) -> None:
 
 
 def test_two_threads_give_the_same_numbers() -> None:
-    # Not of the last affine map: PyTorch may share one of its sums among threads.
+    # Without the last affine map: PyTorch may share one of its sums among threads.
     blocks = list(ReleasedCNNSorter().children())[:-1]
     scores = torch.randn(130, 1, 100).requires_grad_()
     results = []
@@ -356,7 +356,7 @@ def test_vmap_over_parameters_is_refused() -> None:
         torch.vmap(call)(torch.ones(3, 2, 1, 1, 2))
 
 
-# functorch's own imports set off a deprecation inside torch.
+# functorch's own imports cause a deprecation warning inside torch.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", ["prelu", "whole"])
 def test_function_transforms(name: str) -> None:

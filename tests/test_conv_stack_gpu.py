@@ -93,7 +93,7 @@ def test_by_default_products_are_of_tf32_as_torchs() -> None:
 
 @every_dtype
 def test_many_rows(dtype: torch.dtype) -> None:
-    """Several waves of programs; a row is what it is among few."""
+    """Several waves of programs; each row has the same result as among few rows."""
     blocks = on_gpu("wide", dtype)
     inputs = make_inputs(blocks, 5003)
     whole = ours(blocks)(inputs)

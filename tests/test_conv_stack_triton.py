@@ -28,7 +28,7 @@ from sodeep_fast.testing import (
 pytestmark = pytest.mark.usefixtures("same_weights_and_one_thread")
 
 OPS = torch.ops.sodeep_fast
-# Also one channel more, and kernels as long as the row, and longer.
+# Also with one more channel, and kernels as long as the row or longer.
 STACKS: dict[str, list[ConvLayer]] = {
     **TILED_STACKS,
     "without bias": [(1, 16, 3, 0, False, True, 0.1), (16, 3, 3, 0, False, False, None)],
@@ -60,7 +60,7 @@ def test_one_row(name: str) -> None:
 
 
 def test_the_released_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A tile that the interpreter is fastest with.
+    # The tile with which the interpreter is fastest.
     monkeypatch.setattr(_config, "conv_blocks", lambda *key: ConvBlocks(64, 64, 128, 4, 2))
     blocks = nn.ModuleList(ReleasedCNNSorter().children())
     check_conv_stack(blocks, make_scores("uniform", (1, 1, 100)))
@@ -103,7 +103,7 @@ def test_signs(name: str) -> None:
 
 
 def test_an_output_of_zero_is_not_positive() -> None:
-    """Its slope is the one below, as PyTorch has it."""
+    """Its slope is the one below zero, as in PyTorch."""
     conv = nn.Conv1d(1, 2, 1, bias=False)
     blocks = nn.ModuleList([nn.Sequential(conv, nn.PReLU(init=0.5)), nn.Conv1d(2, 1, 1)])
     blocks.requires_grad_(False)
@@ -118,7 +118,7 @@ def test_nothing_is_kept_without_gradients() -> None:
     inputs = make_conv_inputs(blocks)
     parameters, *options = conv_arguments(blocks)
     with torch.no_grad():
-        value = ours(blocks.requires_grad_())(inputs)  # which nothing wants here
+        value = ours(blocks.requires_grad_())(inputs)  # no gradient is needed here
     for saves, size in ((False, 0), (True, 8 * 2 + 7 * 5)):
         output, signs = OPS.triton_conv_stack(inputs.mT, parameters, *options, saves, False)
         assert signs.shape == (3, size)
@@ -144,13 +144,13 @@ def test_opcheck(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["same", "negative slope", "whole"])
 def test_third_derivatives(name: str) -> None:
-    """Each of backward and tangent is the other's transpose."""
+    """Backward and tangent are each other's transpose."""
     blocks = make_conv_blocks(STACKS[name]).float()
     inputs = make_conv_inputs(blocks)
     value = in_turn(inputs, blocks)
     directions = (torch.randn_like(value), torch.randn_like(inputs))
     first = derivatives(ours(blocks), inputs, *directions)
-    # <J v, w> = <v, J' w>, J having been found by one and by the other.
+    # <J v, w> = <v, J' w>, with J from the tangent and J' from the backward.
     forth = (first["for_grad"] * directions[0]).sum()
     back = (first["grad"] * directions[1]).sum()
     torch.testing.assert_close(forth, back)

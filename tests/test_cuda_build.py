@@ -38,7 +38,7 @@ LSTM = {
         ("accumulate_kernel", LINEAR, 128),
         ("combine_kernel", LINEAR, 128),
         ("evaluate_kernel", LINEAR, 128),
-        # Half of which are recurrent weights; 256 threads can have as many.
+        # Half of them hold recurrent weights; 256 threads can have this many.
         ("bilstm_forward_kernel", LSTM, 255),
         ("bilstm_backward_kernel", LSTM, 255),
     ],
@@ -59,7 +59,7 @@ def test_compiles_without_spills(kernel_resources, kernel, variants, registers, 
 )
 @pytest.mark.parametrize(("kernel", "matrices"), [("forward", 4), ("backward", 16)])
 def test_recurrent_weights_stay_in_registers(kernel, matrices):
-    """A step of 128 hidden units multiplies 32 fragments of weights, and loads the others alone."""
+    """A step of 128 hidden units multiplies 32 fragments of weights and loads none of them."""
     command = [str(CUOBJDUMP), "-sass", "-arch", "sm_90", str(LIBRARY)]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     functions = [
@@ -73,7 +73,7 @@ def test_recurrent_weights_stay_in_registers(kernel, matrices):
             r"/\*([0-9a-f]{4,})\*/ +(?:@!?U?P\w+ +)?(\w+)[^;]*?(0x[0-9a-f]+)? ;", function
         )
         code = [(int(address, 16), name, target) for address, name, target in found]
-        # Back to where a loop begins; the steps are the last one, and the longest.
+        # A jump back to where a loop begins; the steps are the last and longest loop.
         end, begin = max(
             (address, int(target, 16))
             for address, name, target in code
@@ -100,5 +100,5 @@ names += ["cuda_bilstm_steps", "cuda_bilstm_steps_backward"]
 has = torch._C._dispatch_has_kernel_for_dispatch_key
 sys.exit(not all(has("sodeep_fast::" + name, "CUDA") for name in names))
 """
-    # From elsewhere: a clone's own folder would come before the built package.
+    # From another folder: in a clone, its own folder would come before the built package.
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)

@@ -1,4 +1,4 @@
-"""Under PyTorch's own settings, everything is what it is under those of the other tests."""
+"""Under PyTorch's default settings, results are the same as under those of the other tests."""
 
 from collections.abc import Callable
 

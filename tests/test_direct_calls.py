@@ -1,4 +1,4 @@
-"""Operators refuse by themselves what would lead a kernel astray: exported graphs call them too."""
+"""Operators check their own arguments, as exported graphs call them directly."""
 
 from collections.abc import Sequence
 from typing import Any

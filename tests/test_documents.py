@@ -1,4 +1,4 @@
-"""The documents say what is so: examples run, links lead somewhere, variables are listed."""
+"""The documents are right: examples run, links lead somewhere, variables are listed."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ import sodeep_fast
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
-# What the wheel job copies next to the tests is less than a clone.
+# The wheel job copies only a part of a clone next to the tests.
 in_a_clone = pytest.mark.skipif(
     not (ROOT / "setup.py").exists(), reason="the sources are not next to the tests"
 )
@@ -20,7 +20,7 @@ def test_the_examples_of_the_readme_run_and_learn(capsys):
     examples = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert examples
     names: dict[str, object] = {}
-    for example in examples:  # a later one goes on where the one before ended
+    for example in examples:  # each continues the one before
         exec(example, names)
     assert "tensor([1.9975, 1.0025, 3.0000]" in capsys.readouterr().out
     assert float(names["value"].detach()) < 0.05
@@ -100,5 +100,5 @@ def test_what_is_compiled_by_instruction_set_includes_no_standard_header():
     headers = sorted((ROOT / "csrc/cpu/isa").glob("*.h"))
     assert headers
     for header in headers:
-        # One compiled for a newer processor could serve an older one, too.
+        # Code compiled for a newer processor could also run on an older one.
         assert "#include <" not in header.read_text(), header

@@ -1,4 +1,4 @@
-"""The permutation-equivariant sorter: what it promises by construction, and its bad input."""
+"""The permutation-equivariant sorter: its guarantees by construction, and bad input."""
 
 import copy
 
@@ -196,7 +196,7 @@ def test_half_types_are_computed_in_float32(dtype: torch.dtype) -> None:
     ranks = sorter(scores)
     assert ranks.dtype == torch.float32
     exact = copy.deepcopy(sorter).float()(scores.float())
-    # Rows are standardised in the half type, which moves scores by as much as rounds them.
+    # Rows are standardised in the half type, which moves scores by about a rounding error.
     torch.testing.assert_close(ranks, exact, rtol=0, atol=4 * torch.finfo(dtype).eps)
     ranks.square().sum().backward()
     assert scores.grad.isfinite().all()

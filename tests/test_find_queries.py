@@ -1,4 +1,4 @@
-"""Where queries are among references that hold them, however these were stored."""
+"""Finding queries among references that contain them, however these were stored."""
 
 from collections.abc import Callable
 
@@ -28,7 +28,7 @@ STORED: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("store", STORED)
 @pytest.mark.parametrize("kept", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 def test_the_query_is_found_however_it_was_stored(store: str, kept: torch.dtype) -> None:
-    """Each of the queries, equal ones and its like of another class too, by its own place."""
+    """Each query is found at its own place, even if another, of its class or not, is equal."""
     queries, others = vectors(64), vectors(500, seed=1)
     labels, other_labels = torch.arange(64) % 5, torch.arange(500) % 5
     queries[6] = queries[1]  # of one class
@@ -62,7 +62,7 @@ def test_the_query_is_found_however_it_was_stored(store: str, kept: torch.dtype)
 
 
 def test_fewer_equal_items_than_queries() -> None:
-    """The first of equal queries is in the memory, the second not; nor is who was never stored."""
+    """Of equal queries, the first is in the memory, but not the second; nor is one never stored."""
     queries = torch.tensor([[3.0, 4.0], [3.0, 4.0], [4.0, 3.0], [0.0, 0.0], [torch.nan, 1.0]])
     items = normalize(queries[[3, 0, 4]], dim=-1)
     labels = torch.zeros(5, 1)

@@ -76,7 +76,7 @@ def check_a_process(out: str) -> None:
             expected = alone[name](model(inputs), HIERARCHY, *rest)
             expected.backward()
             exact = gradients(model, alone[name])
-            # Proxies are parameters too: what trains them averages them as the model's.
+            # Proxies are parameters too: their gradients are averaged like the model's.
             loss = together[name]
             value = loss(parallel(inputs[share]), HIERARCHY[share], *own)
             value.backward()
@@ -88,7 +88,7 @@ def check_a_process(out: str) -> None:
                 torch.testing.assert_close(grad, each)
         checked.append(name)
 
-    # A process may have nothing.
+    # A process may have no rows.
     some = inputs if rank == 0 else inputs[:0]
     value = together["roadmap"](model(some), LABELS[: len(some)])
     torch.testing.assert_close(value, alone["roadmap"](model(inputs), LABELS))

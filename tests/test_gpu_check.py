@@ -1,4 +1,4 @@
-"""bench/gpu_check.sh and what it runs, as far as they go without a GPU."""
+"""bench/gpu_check.sh and what it runs, as far as possible without a GPU."""
 
 import json
 import os
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def run(*command):
-    """Runs a command of the clone with this very Python first on the path."""
+    """Runs a command in the clone, with this Python first on the path."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
         command, cwd=ROOT, env={**os.environ, "PATH": path}, capture_output=True, text=True
@@ -44,7 +44,7 @@ def test_measures_nothing_and_says_so(tmp_path):
 
 
 def test_reports_a_failure_and_goes_on(tmp_path):
-    """A python3 that fails at everything but saying that there is no GPU."""
+    """With a python3 that fails at everything except reporting that there is no GPU."""
     (tmp_path / "python3").write_text(
         '#!/bin/sh\ncase "$*" in "-P -c "*) echo none ;; *) exit 3 ;; esac\n'
     )
@@ -60,7 +60,7 @@ def test_reports_a_failure_and_goes_on(tmp_path):
 
 
 def stand_in(tmp_path, *cases):
-    """Returns an environment whose python3 finds a GPU and runs one of `cases` by its words."""
+    """Returns an environment whose python3 finds a GPU and answers by the shell's `cases`."""
     lines = ['case "$*" in', "*import\\ torch*) echo 90 ;;", "*xdist*) exit 1 ;;", *cases, "esac"]
     (tmp_path / "python3").write_text("#!/bin/sh\n" + "\n".join(lines) + "\n")
     (tmp_path / "python3").chmod(0o755)
@@ -77,7 +77,7 @@ def test_steps_share_the_time_and_say_what_they_left_out(tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     limits = [int(found) for found in re.findall(r"^== \w+, (\d+) s$", done.stdout, re.M)]
-    # What a step does not need falls to the next ones; the last has all that is left of 490.
+    # Time that a step does not need goes to the next ones; the last has all that is left of 490.
     assert len(limits) == 4
     assert max(limits) == limits[-1] >= 480
     assert 160 <= limits[0] <= 180
@@ -118,7 +118,7 @@ def test_the_limits_of_all_steps_end_before_nine_minutes():
     script = (ROOT / "bench/gpu_check.sh").read_text()
     numbers = dict(re.findall(r"\b(total|grace|deadline)=(\d+)", script))
     total, grace, deadline = (int(numbers[name]) for name in ("total", "grace", "deadline"))
-    # After the deadline come 5 s until a step is killed.
+    # A step is killed 5 s after the deadline.
     assert total < total + grace <= deadline < deadline + 5 < 540
 
 
@@ -189,7 +189,7 @@ def test_losses_run_dry(tmp_path):
     of_scores = {"SpearmanLoss", "MeanAveragePrecisionLoss", "RankTripletLoss"}
     assert captured == {"QuantizedAPLoss", *of_scores}
     assert [row for row in rows if row["status"] == "failed"] == []
-    # A rival for each of them, as its program has it or over the reference, and compiled.
+    # Each has a rival, like its paper's program or over the reference, and a compiled one.
     timed = {(row["operator"], row["provider"]) for row in rows if row["status"] == "ok"}
     for loss in losses:
         assert {(loss, "eager"), (loss, "triples")} & timed, loss
@@ -237,7 +237,7 @@ def test_the_crossover_is_where_the_linear_method_wins():
         for rows in (1, 8, 64)
         for n in (1024, 4096, 16384)
     ]
-    # 2^28 pairs take 0.25 either way; the next size below takes less directly.
+    # 2^28 pairs take 0.25 either way; for the next smaller size, direct is faster.
     assert 2**26 < best_threshold(results) <= 2**28
 
 

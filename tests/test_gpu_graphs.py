@@ -1,4 +1,4 @@
-"""What of a call waits for a GPU, as a CPU can see it: what a CUDA graph cannot hold."""
+"""Calls that would wait for a GPU, detected on the CPU: a CUDA graph cannot contain them."""
 
 import functools
 
@@ -39,7 +39,7 @@ def labels():
     ids=["soft_rank", "soft_histogram", "quantized_ap", "rank_counts of found targets"],
 )
 def test_these_wait_for_nothing(function):
-    call_of(function)()  # which finds what is found once
+    call_of(function)()  # computes what is cached
     assert host_waits(call_of(function)) == []
     as_graph(call_of(function), "cpu")()
 

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(not _native.HAS_CPU, reason="there are no operat
 
 TORCH_ROUTES = {"hard_rank", "find_marked"}
 CUDA_CPP = {"soft_rank", "soft_rank_backward", "soft_rank_double_backward"}
-# Which run inside of others.
+# These run inside of other operators.
 PARTS = {"cuda_bilstm_steps", "cuda_bilstm_steps_backward"}
 
 
@@ -37,12 +37,12 @@ def checked(file: Path) -> str:
 
 def test_every_operator_with_a_gpu_kernel_is_opchecked() -> None:
     texts = "\n".join(checked(file) for file in Path(__file__).parent.glob("test_*_gpu.py"))
-    # What was built without nvcc has the CUDA C++ kernels all the same elsewhere.
+    # A build without nvcc lacks the CUDA C++ kernels, which other builds have.
     served = {name for name in operators() if has_kernel(name)} | CUDA_CPP
     served -= PARTS
     assert len(served) == 20
     for name in served:
-        # That of the Triton kernels, or of a test of both with a prefix for them.
+        # By its name, or in a test of both backends, with a prefix for Triton's.
         pattern = rf"OPS\.{name}\b|ops\.{name}\b|\{{prefix\}}{name.removeprefix('triton_')}\""
         assert re.search(pattern, texts), name
 

@@ -1,4 +1,4 @@
-"""What bench/gpu_check.sh gathers at its end: the aims, and files by GPU and date."""
+"""What bench/gpu_check.sh collects at its end: the aims, and files named by GPU and date."""
 
 import json
 import sys

@@ -18,7 +18,7 @@ from bench.gpu_ceilings import ceilings
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A GPU of which 1000 bytes are held; every call takes as many more as it is told."""
+    """A GPU with 1000 bytes in use; every call takes as many more as its argument."""
     state = SimpleNamespace(peak=0, calls=0)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 1000)

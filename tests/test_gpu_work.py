@@ -1,4 +1,4 @@
-"""The times that kernels should take: of every row, and as the kernels' files have them."""
+"""The times that kernels should take: for every row, and as in the kernels' files."""
 
 import importlib
 import re
@@ -78,7 +78,7 @@ def test_every_cuda_kernel_has_its_cost_beside_it():
 
 
 def test_the_counts_are_those_of_the_kernels_files():
-    """The instructions and times that the heads of the files name come out of `bench.gpu_work`."""
+    """The instructions and times in the heads of the files are those of `bench.gpu_work`."""
     ranks = importlib.import_module("sodeep_fast.kernels.soft_rank").__doc__
     for mode, (short, long) in SOFT_RANK_INSTRUCTIONS.items():
         times = [

@@ -1,4 +1,4 @@
-"""Average precisions over rank counts: the kernel and the plain formula that stands in for it."""
+"""Average precisions over rank counts: the kernel and the plain formula that can replace it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -46,7 +46,7 @@ def evaluate(
     comparator: Comparator = COMPARATORS["sigmoid"],
     **options: Any,
 ) -> Tensor:
-    """By soft counts and, from level `least` on, exact ones."""
+    """By soft counts and, for levels of at least `least`, exact ones."""
     options = {
         name: value.to(scores.dtype) if isinstance(value, Tensor) else value
         for name, value in options.items()
@@ -83,7 +83,7 @@ def test_the_kernel_is_the_formula(name: str, least: int, monkeypatch: pytest.Mo
         torch.testing.assert_close(one, other, equal_nan=True, rtol=1e-12, atol=1e-13)
 
 
-# Pairs and, where many items are many targets, sums, in single and double precision.
+# Pairs and, with many items and so many targets, sums, in single and double precision.
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("items", [1, 40, 3000])
 @pytest.mark.parametrize("comparator", list(COMPARATORS)[:-1])
@@ -123,7 +123,7 @@ def test_what_is_not_finite_stays_in_its_row(monkeypatch: pytest.MonkeyPatch) ->
     assert evaluate(scores, levels, mask).isnan().tolist() == [False] * 3 + [True] + [False] * 2
 
 
-# What is counted exactly is constant, and what `soft` leaves out must not be in the value either.
+# Exact counts are constant; counts without a gradient (`soft`) must not vary in the value either.
 @pytest.mark.parametrize(("name", "least"), [("default", 1), ("by level", 1), ("soft", 4)])
 def test_derivatives(name: str, least: int) -> None:
     scores, levels, mask = (tensor[:3] for tensor in make(items=9))
@@ -167,17 +167,17 @@ def test_vmap_over_scores(name: str) -> None:
 
 
 def test_worked_literal() -> None:
-    # Two targets: of level 1, outranked by one item of level 0 and one of level 2; of level 2, by
-    # nobody. The relevances are 1 and 2.
+    # Two targets: that of level 1 is outranked by one item of level 0 and one of level 2, that of
+    # level 2 by none. The relevances are 1 and 2.
     scores, levels = torch.tensor([[0.7, 0.6, 0.8]]), torch.tensor([[0, 1, 2]])
     values = graded_precision(scores, levels, Step(), soft=True)
     assert values.tolist() == pytest.approx([((1 + 1) / 3 + 2) / 3])
 
 
 def operands(dtype: torch.dtype = torch.float64, comparator: Comparator | None = None) -> list[Any]:
-    """What the operator takes up to the method."""
+    """The operator's arguments up to the method."""
     scores, levels, mask = make(dtype=dtype)
-    levels[3] = 1  # opcheck takes no NaN for equal
+    levels[3] = 1  # opcheck does not take NaN for equal
     compact = levels.masked_fill(~mask, 255)
     return [scores, compact, 4, *encode(comparator or ByLevel()), "auto"]
 

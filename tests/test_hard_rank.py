@@ -51,7 +51,7 @@ def test_agrees_with_the_reference(device: str, ties: str, normalize: bool, mask
 
 @pytest.mark.parametrize("ties", TIES)
 @pytest.mark.parametrize("masked", [False, True])
-# On both sides of counting and sorting, of all instruction sets and both dtypes.
+# On both sides of the switch from counting to sorting, for all instruction sets and both dtypes.
 @pytest.mark.parametrize("n", [48, 49, 64, 65, 96, 97, 128, 129, 192, 193, 256, 257])
 def test_the_kernel_agrees_with_torch_sort(n: int, masked: bool, ties: str) -> None:
     scores = make_scores("tied", (3, n))

@@ -44,7 +44,7 @@ def test_shapes_and_scale(name: str, device: str) -> None:
     ranks = sorter(scores)
     assert ranks.shape == (2, 3, 7)
     assert ranks.dtype == torch.float32
-    # Rows are ranked alone; products of other sizes round differently.
+    # Rows are ranked independently; products of other sizes round differently.
     torch.testing.assert_close(sorter(scores[1, 2]), ranks[1, 2])
     plain = copy.deepcopy(sorter)
     plain.normalize = False

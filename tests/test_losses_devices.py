@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
 def test_every_loss_is_measured() -> None:
-    """All that the package exports but the base of them and the sum of any others."""
+    """All that the package exports, except their base class and the sum of other losses."""
     exported = {name for name in sodeep_fast.__all__ if name.endswith("Loss")}
     assert exported - {"RetrievalLoss", "CombinedLoss"} == set(LOSSES)
 

@@ -1,4 +1,4 @@
-"""By how much scores are on the wrong side of a margin: the kernel and what stands in for it."""
+"""By how much scores are on the wrong side of a margin: the kernel and the plain formula."""
 
 from collections.abc import Callable
 
@@ -111,5 +111,5 @@ def test_results_do_not_depend_on_the_number_of_threads(set_threads: Callable[[i
 @pytest.mark.kernels
 @pytest.mark.parametrize("instruction_set", ["baseline", "avx2"])
 def test_on_other_instruction_sets(instruction_set: str, rerun_on) -> None:
-    """The same checks in a process that is held to an older instruction set."""
+    """The same checks in a process that is limited to an older instruction set."""
     rerun_on(__file__, "test_is_its_formula and kernel", 36, instruction_set)

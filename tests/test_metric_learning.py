@@ -30,7 +30,7 @@ def test_cross_batch_memory_ranks_all_that_it_holds_but_the_query(make: type[nn.
         value = memory(embeddings, LABELS)
     (grad,) = torch.autograd.grad(value, batches[-1])
 
-    # The last 20 of 32 embeddings, wherever they lie; the gradient is that of the queries alone.
+    # The last 20 of 32 embeddings, in any order; only the queries have a gradient.
     items = torch.cat([embeddings.detach() for embeddings in batches])[-20:]
     item_labels = LABELS.repeat(4)[-20:]
     expected = make(exclude_query=True)(batches[-1], LABELS, None, items, item_labels)

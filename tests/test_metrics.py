@@ -249,7 +249,7 @@ def test_h_ap_that_counts_the_query_but_does_not_rank_it() -> None:
     assert value.item() == pytest.approx(2.5 / 3, rel=1e-15)
     alone = metrics.h_ap(scores, levels, alpha=2.0, mask=others, counted=others)
     assert torch.equal(alone, metrics.h_ap(scores, levels, alpha=2.0, mask=others))
-    # What nobody counts has any level.
+    # An item that is not counted may have any level.
     levels[0, 0] = -5
     assert torch.equal(alone, metrics.h_ap(scores, levels, alpha=2.0, mask=others, counted=others))
 

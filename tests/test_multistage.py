@@ -44,7 +44,7 @@ def test_it_is_the_plain_step(loss: nn.Module, size: int, training: bool) -> Non
 
     torch.manual_seed(2)
     value = multistage_step(staged, iter(batches), loss)
-    assert torch.equal(torch.rand(3), after)  # the random state is where it would be
+    assert torch.equal(torch.rand(3), after)  # the random state is that of a plain step
     assert not value.requires_grad
     torch.testing.assert_close(value, expected.detach())
     for one, other in zip(plain.parameters(), staged.parameters(), strict=True):

@@ -1,4 +1,4 @@
-"""The sorter that learns along: what it learns from, what it leaves alone, and bad input."""
+"""The sorter that learns during training: what it learns from and leaves alone, and bad input."""
 
 import copy
 import io

@@ -1,4 +1,4 @@
-"""The reproductions of the paper: each runs in small, and measures what it says."""
+"""The reproductions of the paper: each runs at a small size, and measures what it says."""
 
 import inspect
 import json

@@ -65,7 +65,7 @@ def test_golden(golden: str, name: str) -> None:
 
 
 def by_loop(name: str, items: list[float], positives: list[float]) -> float:
-    """The definitions for one row of bins, from the top; "full" as the official program has it."""
+    """The definitions for one row of bins, from the top; "full" is that of the official program."""
     total, before, found_before = 0.0, 0.0, 0.0
     for c, p in zip(items, positives, strict=True):
         if p > 0:
@@ -88,7 +88,7 @@ def test_it_is_the_definition(name: str) -> None:
     for bins in (2, 7, 20):
         counts = soft_histogram(scores, labels, bins=bins).flip(-1)
         items, positives = counts.sum(1), counts[:, 1]
-        # Where the program divides by what we hold at one, they differ.
+        # With 1 < c < 2 items in a bin they differ: the program divides by c - 1, ours by 1.
         assert name != "full" or ((items - 1.5).abs() > 0.5).all()
         rows = zip(items.tolist(), positives.tolist(), strict=True)
         expected = [by_loop(name, *row) for row in rows]
@@ -128,7 +128,7 @@ def protocol(queries: int, seed: int) -> tuple[Tensor, Tensor]:
     return noise + gap * labels, labels
 
 
-# Of five samples of 2000 queries the correlations differ by 0.001 at 20 bins.
+# Between five samples of 2000 queries, correlations differ by 0.001 at 20 bins.
 @pytest.mark.parametrize(
     ("name", "bins", "low", "correlation", "bias"),
     [
@@ -163,7 +163,7 @@ def test_it_nears_average_precision_as_bins_grow(name: str, left: float) -> None
 
 @every_function
 def test_gradients_are_bounded_where_the_official_ones_are_not(name: str) -> None:
-    """A bin that holds one item, more or less: the query itself, say, alone at the top."""
+    """A bin that holds about one item, for instance the query itself, alone at the top."""
     negatives = torch.linspace(-0.9, 0.1, 30, dtype=torch.float64)
     for bins in (20, 21):
         for distance in (0.0, 1e-16, 1e-12, 1e-9, 1e-8, 1e-6, 1e-3):

@@ -40,7 +40,7 @@ def test_worked_literal(how: str) -> None:
     result = rank_counts(scores, levels, comparator=Step(), **COUNT_WAYS[how])
     assert result.rows.tolist() == [0, 0, 1, 1]
     assert result.columns.tolist() == [1, 3, 0, 1]
-    # Two of level 0 outrank the last of row 0; in row 1 three are tied, and a tie counts 1.
+    # Two items of level 0 outrank the last of row 0; in row 1 three are tied, and a tie counts 1.
     assert result.counts.tolist() == [[1, 0, 0], [2, 1, 0], [2, 0, 1], [2, 1, 0]]
     # sigmoid(0.1 / 0.1) = 0.731059, sigmoid(-0.1 / 0.1) = 0.268941, sigmoid(-7) = 0.000911,
     # sigmoid(8) = 0.999665, sigmoid(6) = 0.997527, sigmoid(7) = 0.999089
@@ -87,7 +87,7 @@ def test_kernels_agree_with_the_reference(
                 rank_counts(scores, levels, **options, method=method).counts, expected
             )
         return
-    # Straight lines as long as the row are summed with the rounding of its range.
+    # Sums of lines over the whole row have rounding errors relative to its range.
     largest = 10 * float(scores.max() - scores.min()) if name in ("ramp", "h_rank") else 0.0
     rounding = 4 * torch.finfo(torch.float64).eps * items * largest
     reference_results = value_and_gradient(scores, levels, **options, backend="reference")
@@ -102,7 +102,7 @@ def test_auto_runs_the_kernels() -> None:
     assert _backend.choose("cpu", "rank_counts")[0] == "cpp"
     if _backend.has_triton():
         assert _backend.choose("cuda", "rank_counts")[0] == "triton"
-    # With a sigmoid they all round differently, which tells them apart.
+    # With a sigmoid, all of them round differently, which shows which one ran.
     scores, few = make_scores("normal", (4, 2000)) / 10, random_levels((4, 2000), 2)
     few[:, 3:] = 0
     many = random_levels((4, 2000), 2)
@@ -249,7 +249,7 @@ def test_masked_rows_are_the_rows_without_the_masked_entries(name: str, how: str
 @pytest.mark.parametrize("most", [0, 1, 2])
 @pytest.mark.parametrize("name", COMPARATORS)
 def test_rows_in_which_nearly_all_items_share_a_level(name: str, most: int, masked: bool) -> None:
-    # One of 16 items elsewhere is the last row that the kernels leave as it is.
+    # With up to one item in 16 of another level, the kernels leave a row as it is.
     items, columns = 331, torch.randperm(331, generator=torch.Generator().manual_seed(0))
     others = torch.tensor([0, 1, items // 16 - 1, items // 16, items // 16 + 1, items // 8])
     scores = make_scores("normal", (len(others), items), dtype=torch.float64)
@@ -264,7 +264,7 @@ def test_rows_in_which_nearly_all_items_share_a_level(name: str, most: int, mask
         ours = value_and_gradient(given, levels, **options, method="direct")
         for value, wanted in zip(ours, expected, strict=True):
             torch.testing.assert_close(value, wanted, rtol=1e-11, atol=1e-10)
-    # What is not finite and does take part spoils its row, on either side of the boundary.
+    # A score that is not finite and takes part makes its row NaN, on either side of the boundary.
     spoiled = scores.clone()
     spoiled[3, int((~is_other[3]).nonzero()[0])] = torch.nan
     counts, grad = value_and_gradient(spoiled, levels, **options, method="direct")
@@ -363,7 +363,7 @@ def test_threads_that_share_a_row(
         assert torch.equal(together, again)
         assert not torch.equal(alone, together)  # another order of summation: they did share it
         torch.testing.assert_close(alone, together, rtol=1e-10, atol=1e-10)
-    # What is not finite in the part of one thread spoils the parts of all.
+    # A non-finite score in the part of one thread makes all parts NaN.
     scores[0, 40_000] = torch.inf
     counts, grad = value_and_gradient(scores, levels, **options)
     assert counts.isnan().all()

@@ -1,4 +1,4 @@
-"""How far the rank counts are from the truth, against how far eager PyTorch is."""
+"""The error of the rank counts, compared with that of eager PyTorch."""
 
 from pathlib import Path
 
@@ -109,8 +109,8 @@ def test_accuracy(
 @pytest.mark.parametrize("instruction_set", ["baseline", "avx2"])
 @pytest.mark.parametrize("part", ["values", "errors", "derivatives"])
 def test_on_other_instruction_sets(part: str, instruction_set: str, rerun_on) -> None:
-    """Some of the checks in a process that is held to an older instruction set."""
-    # What is selected must not be in the name of this test, which would run itself.
+    """Some of the checks in a process that is limited to an older instruction set."""
+    # The selection must not match the name of this test, which would run itself.
     file, selected, least = {
         "values": ("test_rank_counts.py", "(test_kernels_agree and normal) or nearly_all", 77),
         "errors": ("test_rank_counts_accuracy.py", "test_accuracy and outliers", 36),

@@ -1,4 +1,4 @@
-"""The derivatives of the rank counts, once and twice, and what PyTorch composes of them."""
+"""First and second derivatives of the rank counts, and what PyTorch composes of them."""
 
 import pytest
 import torch
@@ -121,6 +121,6 @@ def test_a_gradient_that_all_levels_share_need_not_be_written_out() -> None:
 
     shared = torch.rand(count, 1, dtype=torch.float64).expand(count, 3)
     torch.testing.assert_close(backward(shared), backward(shared.contiguous()), rtol=0, atol=0)
-    # As many numbers in another shape are as many numbers.
+    # A gradient of another shape and strides, with the same numbers, gives the same result.
     wide = torch.rand(3, 1, dtype=torch.float64).expand(3, count)
     torch.testing.assert_close(backward(wide), backward(wide.contiguous()), rtol=0, atol=0)

@@ -220,7 +220,7 @@ def test_another_device() -> None:
 
 
 def test_cuda_graph() -> None:
-    """Without targets to find, nothing waits for the device: new scores and targets replay."""
+    """If targets are given, nothing waits for the device: a replay takes new scores and targets."""
     scores, (levels, columns, offsets, *rest) = operands()
     scores.requires_grad_()
     grad = torch.randn(len(columns), 2, device="cuda")
@@ -233,7 +233,7 @@ def test_cuda_graph() -> None:
     for factor in (1.0, 1e-3, 1e3):
         with torch.no_grad():
             scores.copy_(factor * make_scores("cauchy", scores.shape, seed=1, device="cuda"))
-            # As many targets, but in other rows: two of them have all.
+            # The same number of targets, but all in two rows.
             offsets[1:33] = len(columns) // 2
             offsets[33:] = len(columns)
             columns.copy_(torch.arange(len(columns), device="cuda") % (len(columns) // 2))
@@ -245,7 +245,7 @@ def test_cuda_graph() -> None:
 
 @pytest.mark.large
 def test_more_elements_than_32_bits_count(needs_gpu_memory: Callable[[int], None]) -> None:
-    """Offsets beyond 2^31: the last rows come out as they do alone."""
+    """Offsets beyond 2^31: the last rows have the same results as alone."""
     needs_gpu_memory(60)
     torch.use_deterministic_algorithms(False)  # which would fill the outputs first
     rows, items = (1 << 19) + 3, 4096

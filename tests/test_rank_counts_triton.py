@@ -21,7 +21,7 @@ COMPARATORS: dict[str, Comparator] = {
 
 
 def some_levels(shape: tuple[int, int], targets: int, num_levels: int = 2) -> Tensor:
-    """Levels above 0 for a few items of every row, one fewer in every next: the rest is slow."""
+    """Levels above 0 for a few items, one fewer in each next row: more would be slow."""
     generator = torch.Generator().manual_seed(1)
     levels = torch.zeros(shape, dtype=torch.int64)
     for row in range(shape[0]):
@@ -33,7 +33,7 @@ def some_levels(shape: tuple[int, int], targets: int, num_levels: int = 2) -> Te
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("name", COMPARATORS)
 def test_agrees_with_the_reference(name: str, dtype: torch.dtype) -> None:
-    """Rows of five, four and three targets: more than a program takes, and not."""
+    """Rows of five, four and three targets: more than a program takes, or not."""
     scores = make_scores("uniform", (3, 21), dtype=dtype)
     scores[0, 3] = scores[0, 5]
     check_triton_counts(scores, some_levels((3, 21), 5, num_levels=3), COMPARATORS[name])
@@ -155,7 +155,7 @@ def test_extreme_scores_and_temperatures() -> None:
         if tau >= 1e-30:
             torch.testing.assert_close(ours.double(), exact, rtol=1e-6, atol=1e-30)
         assert torch.equal(ours[:1].round(), exact[:1].float().round())
-    # Thresholds see differences that are subnormal.
+    # Thresholds distinguish subnormal differences.
     steps = counts_of(levels, comparator=Step(0.5))(scores)
     assert steps.tolist() == [[3.0, 0.0], [2.0, 0.0]]
 

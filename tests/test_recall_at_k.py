@@ -65,7 +65,7 @@ def test_cutoffs_beyond_the_items_count_as_all() -> None:
 def test_simix_mixes_every_pair_of_a_class_once() -> None:
     embeddings = torch.eye(9, dtype=torch.float64)
     virtual, labels = simix(embeddings, LABELS)
-    assert len(virtual) == 6 + 3  # of the classes of four and three
+    assert len(virtual) == 6 + 3  # from the classes of four and three members
     pairs = set()
     for row, label in zip(virtual, labels, strict=True):
         first, second = row.nonzero()[:, 0].tolist()

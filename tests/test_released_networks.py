@@ -49,7 +49,7 @@ def golden_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def restated(model_type: str, state: dict[str, Tensor], x: Tensor) -> Tensor:
-    """The released networks, in training mode, from their definitions and nothing else of ours."""
+    """The released networks, in training mode, from their definitions, without our code."""
 
     def recurrent(kind: type[nn.RNNBase], prefix: str, layers: int, two: bool = True) -> Any:
         weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}

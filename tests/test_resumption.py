@@ -220,7 +220,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     torch.manual_seed(0)
     alone = LSTMSorter(4, 1).double()
     run = train_sorter(alone, 4, **options)
-    # What one process resumes, two have trained.
+    # Two processes have trained it, and one resumes.
     again = train_sorter(together, 4, checkpoint=path, **options)
     assert again.error == pytest.approx(run.error, rel=1e-12)
     of_each = [torch.load(f"{path}.{i}", weights_only=True) for i in (0, 1)]
@@ -243,7 +243,7 @@ def test_a_process_stops_with_another(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_several_processes_act_on_a_signal_that_all_know_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # One that arrives after the averages of a step is in those of the next.
+    # A parameter that comes after the averages of a step is in those of the next.
     seen = []
 
     def average(tensors: list[Tensor]) -> None:

@@ -118,7 +118,7 @@ def assert_same(value: Tensor, expected: Tensor, *leaves: Tensor) -> None:
 def test_golden_in_any_order(
     case: str, loss: RetrievalLoss, affine: tuple[int, int], chunk_size: int | None
 ) -> None:
-    """`affine` turns the loss into what the file has: a loss, or the mean of a metric."""
+    """`affine` turns the loss into the file's value: a loss, or the mean of a metric."""
     x = torch.tensor(GOLDEN["x"], dtype=torch.float64, requires_grad=True)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([GOLDEN["labels_fine"], GOLDEN["labels_coarse"]]).T
@@ -151,7 +151,7 @@ def test_it_is_the_mean_over_queries_of_the_score_function(name: str) -> None:
     raw = (1 - function(embeddings @ embeddings.T, shared, None)).mean()
     assert_same(make(normalize=False)(embeddings, HIERARCHY), raw, embeddings)
 
-    # Without the query the label that nobody shares has no positive.
+    # Without the query, a label that no other item shares has no positive.
     values = function(units @ units.T, shared, ~torch.eye(8, dtype=torch.bool))
     if name != "ndcg" and "h_ap" not in name:
         assert values.isnan().tolist() == [label in (0, 2) for label in LABELS.tolist()]
@@ -174,9 +174,9 @@ def test_references(name: str) -> None:
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("exclude_query", [False, True])
 def test_the_query_is_found_among_references(name: str, exclude_query: bool) -> None:
-    """The batch in a memory, somewhere, with equal embeddings too, is the batch itself.
+    """A batch inside a memory, with equal embeddings too, gives the same as the batch itself.
 
-    Scores are exact: equal embeddings tie, and rounding may break a tie.
+    Scores are exact, as equal embeddings tie, and rounding may break a tie.
     """
     loss = LOSSES[name](exclude_query=exclude_query, normalize=False)
     queries, others = ((8 * each.detach()).round() / 16 for each in (batch(), batch(1, 5)))
@@ -188,7 +188,7 @@ def test_the_query_is_found_among_references(name: str, exclude_query: bool) -> 
     labels = torch.cat([HIERARCHY, other_labels])
     value = loss(queries, HIERARCHY, None, items, labels[order])
 
-    # By the pairs: everything but the diagonal takes part, or for the recall is no positive.
+    # By pairs: everything but the diagonal takes part or, for the recall, may be positive.
     query, item = torch.ones(8, 13, dtype=torch.bool).nonzero(as_tuple=True)
     if exclude_query:
         query, item = (index[query != item] for index in (query, item))
@@ -263,7 +263,7 @@ def test_combinations_are_sums() -> None:
 
 
 class NearLabels(SmoothAPLoss):
-    """Smooth-AP of items whose labels are at most so far away."""
+    """Smooth-AP whose positives are items with labels that are near enough."""
 
     def __init__(self, reach: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Losses a chunk of queries at a time: as at once, in less memory, differentiable once."""
+"""Losses a chunk of queries at a time: the same results in less memory, differentiable once."""
 
 import os
 import platform
@@ -162,7 +162,7 @@ def test_any_similarity(name: str) -> None:
         loss.chunk_size = chunk_size
         value = loss(embeddings, HIERARCHY)
         torch.testing.assert_close(value, expected)
-        for _ in range(2):  # a graph that is kept gives the same again
+        for _ in range(2):  # a retained graph gives the same result again
             found = torch.autograd.grad(value, leaves, retain_graph=True)
             torch.testing.assert_close(found, grads)
     if name == "smooth_ap":
@@ -228,7 +228,7 @@ def test_peak_memory(loss: str, chunk_size: int | None, limit: float) -> None:
     script = PEAK.format(loss=loss, chunk_size=chunk_size, size=size)
     environment = {
         **os.environ,
-        "MALLOC_MMAP_THRESHOLD_": "262144",  # what is freed goes back to the system
+        "MALLOC_MMAP_THRESHOLD_": "262144",  # freed memory goes back to the system
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
     done = subprocess.run(

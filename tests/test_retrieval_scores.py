@@ -48,7 +48,7 @@ GRADED = ("smooth_ndcg", "sup_ndcg", "h_ap")
 
 
 def ideal_dcg_in_float32() -> Tensor:
-    """SupRank's program has the best order's gain in float32; ours over that."""
+    """Our ideal gain divided by that of SupRank's program, which is float32."""
     gains = (2.0**SHARED - 1).sort(-1, descending=True).values
     discounts = (2 + torch.arange(12)).double().log2()
     exact = (gains.double() / discounts).sum(-1)
@@ -324,7 +324,7 @@ def test_hard_ap_checks_its_scores() -> None:
 
 @pytest.mark.parametrize("function", [smooth_ndcg, sup_ndcg])
 def test_gains_beyond_float32(function: Callable[..., Tensor]) -> None:
-    # 2^200 is no float32; the levels of one query must not cost another its precision.
+    # 2^200 is beyond float32; the levels of one query must not cost another its precision.
     levels = torch.tensor([[200, 1, 0, 3], [1, 0, 0, 2], [254, 253, 254, 0]])
     scores = make_scores("uniform", (3, 4)).requires_grad_()
     exact = scores.detach().double().requires_grad_()

@@ -77,7 +77,7 @@ def test_it_is_the_sum_of_triangles(
     options = {"bins": bins, "low": low, "high": high, "num_levels": num_levels}
     counts = soft_histogram(scores, levels, **options, backend=backend)
     torch.testing.assert_close(counts, by_triangles(scores, levels, num_levels, bins, low, high))
-    # Whatever the score, an item counts one.
+    # An item counts one, whatever its score.
     number = torch.stack([(levels == level).sum(-1) for level in range(num_levels)], -1)
     torch.testing.assert_close(counts.sum(-1), number.double())
 
@@ -133,7 +133,7 @@ def test_accuracy(bins: int, items: int, distribution: str, dtype: torch.dtype) 
     slopes = np.diff(weights) * (bins - 1) / 2
     inside = np.abs(scores[0].numpy()) <= 1
     exact_grad = np.where(inside, slopes[below], 0)
-    # Next to a centre the rounding of a position decides which interval it is in.
+    # Next to a centre, rounding decides in which interval a position is.
     nearest = np.abs(exact_position - np.round(exact_position))
     away = torch.from_numpy((nearest > 8 * bins * torch.finfo(dtype).eps) | ~inside)
     floor = 4 * torch.finfo(dtype).eps * float(np.abs(slopes).max())
@@ -145,7 +145,7 @@ def test_accuracy(bins: int, items: int, distribution: str, dtype: torch.dtype) 
 @pytest.mark.kernels
 @pytest.mark.parametrize("instruction_set", ["baseline", "avx2"])
 def test_on_other_instruction_sets(instruction_set: str, rerun_on) -> None:
-    """Some of the checks in a process that is held to an older instruction set."""
+    """Some of the checks in a process that is limited to an older instruction set."""
     selected = "(test_kernels_agree and normal) or test_masked or test_half"
     rerun_on(__file__, selected, 11, instruction_set)
 

@@ -36,8 +36,8 @@ def derivatives(scores: Tensor, levels: Tensor | None, **options) -> dict[str, T
 def test_matches_the_cpu(shape: tuple[int, int], distribution: str, dtype: torch.dtype) -> None:
     scores = make_scores(distribution, shape, dtype=dtype)
     levels = random_levels(shape, 3)
-    # The CPU in the same precision: positions are rounded alike, so scores fall on the same side
-    # of a centre.
+    # Against the CPU in the same precision: positions are rounded alike, so scores fall on the same
+    # side of a centre.
     expected = derivatives(scores, levels)
     actual = derivatives(scores.cuda(), levels.cuda(), backend="triton")
     eps = torch.finfo(expected["value"].dtype).eps
@@ -156,7 +156,7 @@ def test_another_device() -> None:
 
 @pytest.mark.large
 def test_more_elements_than_32_bits_count(needs_gpu_memory: Callable[[int], None]) -> None:
-    """Offsets beyond 2^31: the last rows come out as they do alone."""
+    """Offsets beyond 2^31: the last rows have the same results as alone."""
     needs_gpu_memory(60)
     torch.use_deterministic_algorithms(False)  # which would fill the outputs first
     rows = (1 << 25) + 3

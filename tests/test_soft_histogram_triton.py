@@ -30,7 +30,7 @@ def check(scores: Tensor, levels: Tensor | None = None, **options) -> None:
     scale = options.get("bins", 20) * scores.shape[-1]
     for name, value in ours.items():
         assert value.dtype == expected[name].dtype, name
-        # Triton's interpreter cuts a half gradient off where PyTorch rounds it.
+        # Triton's interpreter truncates half gradients, which PyTorch rounds.
         rtol = 8 * precision + torch.finfo(value.dtype).eps
         tolerance = {"rtol": rtol, "atol": 8 * precision * scale, "equal_nan": True}
         torch.testing.assert_close(value, expected[name], **tolerance)

@@ -48,7 +48,7 @@ def test_properties(method: str) -> None:
     scores = make_scores("normal", (4, 333), dtype=torch.float64)
     ranks = sodeep_fast.soft_rank(scores, 3.0, method=method)
     total = torch.full((4,), 333 * 334 / 2, dtype=torch.float64)
-    torch.testing.assert_close(ranks.sum(-1), total)  # every pair shares out one rank
+    torch.testing.assert_close(ranks.sum(-1), total)  # every pair adds one rank in all
     torch.testing.assert_close(sodeep_fast.soft_rank(scores + 7, 3.0, method=method), ranks)
     torch.testing.assert_close(sodeep_fast.soft_rank(scores * 2, 1.5, method=method), ranks)
     order = torch.randperm(333, generator=torch.Generator().manual_seed(1))
@@ -69,7 +69,7 @@ def test_large_lam_gives_the_exact_rank(method: str) -> None:
 
 @pytest.mark.kernels
 def test_auto_runs_the_method_that_its_cost_model_names() -> None:
-    # The two methods round differently, which tells them apart.
+    # The two methods round differently, which shows which one ran.
     for shape, distribution, expected, other in (
         ((4, 30), "normal", "direct", "linear"),
         ((2, 5000), "normal", "linear", "direct"),
@@ -146,7 +146,7 @@ def test_masked_rows_are_the_rows_without_the_masked_entries(method: str, normal
     leaf = scores.masked_fill(~mask, torch.nan).requires_grad_()
     ranks = sodeep_fast.soft_rank(leaf, 4.0, mask=mask, normalize=normalize, method=method)
     (grad,) = torch.autograd.grad((ranks * weight).sum(), leaf)
-    # The order in which PyTorch adds is its own.
+    # PyTorch may add in any order.
     exactly = {"rtol": 0, "atol": 0} if _native.HAS_CPU else {}
     for row in range(5):
         keep = mask[row]
@@ -252,7 +252,7 @@ def test_vmap() -> None:
     assert torch.equal(swapped.transpose(0, 1), expected)
 
 
-# More panels than a thread could count for itself.
+# More panels than each thread could have its own counts for.
 PEAK = """
 import sys, torch
 from sodeep_fast import soft_rank

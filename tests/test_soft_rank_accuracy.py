@@ -1,4 +1,4 @@
-"""How far the CPU kernels are from the truth, against how far eager PyTorch is."""
+"""The errors of the CPU kernels, compared with those of eager PyTorch."""
 
 import pytest
 import torch
@@ -67,8 +67,8 @@ def test_long_rows(distribution: str, method: str, n: int, dtype: torch.dtype) -
         check(make_scores(distribution, (n,), dtype=dtype), lam, method, targets)
 
 
-# With AVX-512, rows of float32 that are less than 64 / lam wide have panels of width 4 / lam, which
-# are put into order 2048 items at a time.
+# With AVX-512, float32 rows whose range is less than 64 / lam have panels of width 4 / lam, and are
+# ordered 2048 items at a time.
 @pytest.mark.parametrize("n", [2, 16, 17, 100, 2047, 2048, 2049, 5000])
 def test_rows_of_few_wide_panels(n: int) -> None:
     targets = torch.linspace(0, n - 1, min(n, 100)).long()
@@ -126,7 +126,7 @@ def test_equal_terms(width: float, n: int, dtype: torch.dtype, method: str) -> N
 
 @pytest.mark.parametrize("instruction_set", ["baseline", "avx2"])
 def test_on_other_instruction_sets(instruction_set: str, rerun_on) -> None:
-    """The same checks in a process that is held to an older instruction set."""
+    """The same checks in a process that is limited to an older instruction set."""
     selected = "(test_short_rows and (17 or 999) and (normal or outliers)) or (few_wide and 2049)"
     selected += " or any_size or equal_terms"
     rerun_on(__file__, selected, 101, instruction_set)

@@ -262,7 +262,7 @@ def test_cuda_graph(backend, method, shape):
 
 
 def test_first_call_inside_a_graph(tmp_path):
-    """The linear method makes its tables at its first call, even while a graph is captured."""
+    """The linear method builds its tables at its first call, even while a graph is captured."""
     program = """
 import torch, sodeep_fast
 scores = torch.randn(1, 5000, device="cuda")
@@ -274,13 +274,13 @@ expected = sodeep_fast.soft_rank(scores, method="linear", backend="cuda")
 assert torch.equal(ranks, expected)
 assert torch.allclose(ranks.sum(), torch.tensor(5000 * 5001 / 2, device="cuda"))
 """
-    # From elsewhere: a clone's own folder would come before the built package.
+    # From another folder: in a clone, its own folder would come before the built package.
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
 
 
 @every_route
 def test_runs_the_named_kernels(backend, method):
-    """One launch a derivative for all pairs, five for the linear method, and none of torch's."""
+    """One launch per derivative for all pairs, five for the linear method, and none of torch's."""
     scores = make_scores("normal", (4, 3000), device="cuda").requires_grad_()
     grad = torch.randn(4, 3000, device="cuda")
     function = ranker(backend, method)
@@ -320,7 +320,7 @@ def test_auto_picks_the_linear_method_for_long_rows(monkeypatch):
 @pytest.mark.large
 @every_route
 def test_more_elements_than_32_bits_count(backend, method, needs_gpu_memory):
-    """Offsets beyond 2^31: the last rows come out as they do alone."""
+    """Offsets beyond 2^31: the last rows have the same results as alone."""
     rows, n = (1 << 25) + 3, 64
     needs_gpu_memory(60)
     torch.use_deterministic_algorithms(False)  # which would fill the outputs first

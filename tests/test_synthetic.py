@@ -54,7 +54,7 @@ def test_shape_range_and_determinism(dist: str | int | None, device: str) -> Non
     assert scores.device.type == torch.device(device).type
     assert scores.isfinite().all()
     assert scores.abs().max() < 8
-    # Each row's ranks / n are 1 / n, 2 / n .. 1, the largest score having the first.
+    # Each row's ranks / n are 1 / n, 2 / n .. 1; the largest score has the first.
     steps = torch.arange(1, 34, device=device) / 33
     assert torch.equal(ranks.sort(-1).values, steps.expand(64, 33))
     ordered = scores.gather(-1, ranks.argsort(-1))
@@ -132,8 +132,8 @@ def test_uniform_then_normal(dist: int) -> None:
     rows = make(dist)
     assert_distributed(rows[:, 0], uniform(-1, 1))
     assert_distributed(rows[:, -1], scipy.stats.norm)
-    # The place where they meet is uniform on 1 .. 39: the share of the normal part at position p is
-    # p / 39, seen from the scores outside [-1, 1].
+    # The place where they meet is uniform on 1 .. 39, so position p is in the normal part with
+    # probability p / 39; only scores of that part are outside [-1, 1].
     share = (rows.abs() > 1).double().mean(0)
     expected = 2 * scipy.stats.norm.sf(1) * torch.arange(40) / 39
     assert (share - expected).abs().max() < 5 * (0.32 * 0.68 / 2000) ** 0.5
@@ -149,8 +149,8 @@ def test_shuffled_then_uniform() -> None:
 
 def test_a_shuffled_part_is_evenly_spaced() -> None:
     rows = make(8, 2000, 30, dtype=torch.float64)
-    # The part ends behind the last m of which the first m, sorted, are evenly spaced; that is
-    # so of any two.
+    # The part ends after the largest m whose first m scores, sorted, are evenly spaced; any two
+    # are.
     split = torch.full((2000,), 2)
     for m in range(3, 30):
         split[spacing(rows[:, :m].sort(-1).values)[1] < 1e-12] = m
@@ -168,7 +168,7 @@ def test_scaled() -> None:
     rows = make(10, 2000, 500)
     low, high = rows.amin(-1), rows.amax(-1)
     assert low.min() >= -1
-    # With 500 scores the ends are seen to 1 / 500 of the width.
+    # With 500 scores, the ends are known to 1 / 500 of the width.
     assert_distributed(-low[:200], uniform(0, 1))
     assert_distributed((high - low)[:200], uniform(0, 1))
 

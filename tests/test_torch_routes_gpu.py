@@ -1,6 +1,6 @@
-"""What PyTorch's operators serve on a GPU: hard_rank, conv_stack and the search for targets.
+"""What PyTorch's operators compute on a GPU: hard_rank, conv_stack and the search for targets.
 
-There is none of ours in them to opcheck; conv_stack in Triton has tests of its own.
+They contain no operator of ours to opcheck; conv_stack in Triton has its own tests.
 """
 
 from collections.abc import Callable
@@ -154,8 +154,8 @@ def test_compile(name: str) -> None:
 def test_hard_rank_of_more_elements_than_32_bits_count(
     needs_gpu_memory: Callable[[int], None],
 ) -> None:
-    """Offsets beyond 2^31: the last rows come out as they do alone."""
-    # Positions and orders are 64-bit, and a few of them live at once.
+    """Offsets beyond 2^31: the last rows have the same results as alone."""
+    # Positions and orders are 64-bit, and several of them exist at once.
     needs_gpu_memory(130)
     torch.use_deterministic_algorithms(False)
     rows = (1 << 25) + 3

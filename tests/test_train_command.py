@@ -40,7 +40,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert printed == report(record) + "\n"
     assert record["settings"]["steps"] == record["steps"] == 4
     assert record["error"][0] == mean_error(sorter, 12, vectors=20, seed=1)
-    # The command on record trains it again.
+    # The recorded command trains it again.
     words = record["command"].split()
     assert words[0] == "sodeep-fast"
     (tmp_path / "sorter.safetensors.training").unlink()
@@ -53,7 +53,7 @@ def test_a_training_that_begins_with_a_trained_sorter(tmp_path: Path) -> None:
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
     assert main([*ARGUMENTS, "--steps=3", f"--output={first}", "--standardize"]) == 0
     more = [*_without_options(ARGUMENTS), f"--initial={first}", f"--output={second}"]
-    # With a rate of nothing it stays as it was.
+    # With a negligible learning rate, it stays as it was.
     assert main([*more, "--steps=1", "--lr=1e-30", "--seed=1"]) == 0
     trained, same = sodeep_fast.load_sorter(first), sodeep_fast.load_sorter(second)
     assert isinstance(same, LSTMSorter)

@@ -116,8 +116,8 @@ def test_muon_takes_the_matrices_and_adam_the_rest() -> None:
             assert step.abs().max() <= 1 + 1e-4
             assert step.abs().mean() > 0.5
             continue
-        # As large as a step of 0.2 in every weight is if all directions are alike, which five
-        # Newton-Schulz steps bring the larger ones near to: 0.7 to 1.2 times.
+        # Equal singular values would be as large as here for a step of 0.2 in every weight. Five
+        # Newton-Schulz steps bring the larger ones to 0.7 to 1.2 times that.
         size = torch.linalg.svdvals(step) / (0.2 * max(step.shape) ** 0.5)
         assert 0.65 < size[0] < 1.25
         assert size[1] > 0.65

@@ -37,7 +37,7 @@ from sodeep_fast.ops.margin_excess import margin_excess
 from sodeep_fast.testing import make_scores
 
 LEVELS = torch.tensor([[0, 1, 2, 0, 1, 0], [1, 0, 0, 2, 0, 1]])
-# Of scores (2, 6); squared, lest a second derivative be 0.
+# Of scores (2, 6); squared, so that no second derivative is 0.
 OPERATORS: dict[str, Callable[[Tensor], Tensor]] = {
     "soft_rank, direct": lambda s: soft_rank(s, method="direct").square().sum(),
     "soft_rank, linear": lambda s: soft_rank(s, method="linear").square().sum(),
@@ -81,7 +81,7 @@ def test_vmap_of_grad_and_of_its_jacobian(name: str) -> None:
     torch.testing.assert_close(vmap(jacrev(jacrev(function)))(scores), expected)
 
 
-# Without kernels, of PyTorch's own LSTM.
+# Without kernels, PyTorch's own LSTM warns.
 @pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
 @pytest.mark.parametrize(
     "sorter",

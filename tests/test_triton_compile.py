@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(not _backend.has_triton(), reason="Triton is not
 
 BY_LEVEL = {" by level", " by level tangent"}
 SIGMOID = {" sigmoid", " sigmoid tangent"}
-# Per kernel, what each dtype is compiled for on every architecture, and what on sm_90 alone.
+# Per kernel, the variants compiled for each dtype on every architecture, and those for sm_90 only.
 VARIANTS = {
     "soft_rank_fwd_kernel": ({"", " mask"}, set()),
     "soft_rank_bwd_kernel": ({"", " mask"}, set()),
@@ -61,7 +61,7 @@ def test_lstm_compiles_without_spills(kernel_resources, kernel, largest, others,
         for hidden in ((64, 63) if products == "full" else (128, 127))
     }
     assert [row for row in rows if row["stack"]] == []
-    # What decides which weights the kernels take.
+    # This decides which weights the kernels can take.
     for row in rows:
         products, hidden = row["variant"].split()[:2]
         assert row["shared"] <= lstm_shared_bytes(int(hidden), products == "full")
@@ -81,7 +81,7 @@ def test_conv_stack_compiles_without_spills(kernel_resources, arch):
     expected = {f"{products} {variant}, by {align}" for products, variant, align in variants}
     assert {row["variant"].rsplit(" (", 1)[0] for row in rows} == expected | {"fp16", "fp32"}
     assert [row for row in rows if row["stack"]] == []
-    # What an RTX has; fewer stages would be compiled for it.
+    # The shared memory of an RTX, for which fewer stages would be compiled.
     assert max(row["shared"] for row in rows) <= 99 << 10
 
 

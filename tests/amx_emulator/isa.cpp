@@ -1,4 +1,4 @@
-// In place of csrc/cpu/isa.cpp: a processor with AMX, whatever it is.
+// Replaces csrc/cpu/isa.cpp, and takes any processor for one with AMX.
 
 #include "cpu/isa.h"
 
@@ -24,5 +24,5 @@ STABLE_TORCH_LIBRARY_IMPL(sodeep_fast, CompositeExplicitAutograd, m) {
   m.impl("cpu_has_bf16", TORCH_BOX(&sodeep_fast::cpu_has_bf16));
 }
 
-// The products of tiles so far: whether they were used at all.
+// The number of tile products so far, to show that they were used at all.
 extern "C" int64_t amx_emulator_products() { return amx_emulator::products; }

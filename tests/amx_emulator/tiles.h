@@ -1,6 +1,6 @@
 // The tile instructions of AMX on a processor without them, for bilstm_tiles.h: included before all
-// else, it takes the place of the compiler's intrinsics. It also shows what the processor would not
-// say: tiles used before they are configured, or in shapes that do not fit together.
+// else, it replaces the compiler's intrinsics. It also reports what a processor would not: tiles
+// that are used before they are configured, or in shapes that do not fit together.
 #pragma once
 
 #include <immintrin.h>
@@ -73,8 +73,8 @@ inline float half_of(const unsigned char* place, int half) {
   return value;
 }
 
-// sums += rows * columns, both of pairs of bfloat16. The first and the second numbers of the pairs
-// are summed by themselves, and both sums are added to what was there.
+// sums += rows * columns, both of pairs of bfloat16. The first numbers of the pairs are summed, and
+// separately the second ones, and both sums are added to what was there.
 inline void multiply(int sums, int rows, int columns) {
   ++products;
   Tile &to = configured(sums), &a = configured(rows), &b = configured(columns);

@@ -1,6 +1,7 @@
-// Runs CUDA kernels on the CPU, one block at a time, each thread a coroutine: enough of CUDA for
-// csrc/cuda to be compiled by a C++ compiler and its logic to be tested without a GPU. It shows
-// wrong indexing, wrong arithmetic and missing barriers in lockstep code; not races, speed or PTX.
+// Runs CUDA kernels on the CPU, one block at a time, each thread a coroutine: enough of CUDA for a
+// C++ compiler to compile csrc/cuda and for tests of its logic without a GPU. It finds wrong
+// indexing, wrong arithmetic and missing barriers in lockstep code, but not races; it says nothing
+// about speed or PTX.
 #pragma once
 
 #include <setjmp.h>
