@@ -1,11 +1,12 @@
-# Every target runs in .venv, made by the first one from requirements.lock and kept up to date.
+# Every target runs in .venv, which the first one makes from requirements.lock and all keep up to
+# date.
 # Needs Python 3.11 or newer with venv, and a C++ compiler. PYTHON=python3.12 chooses another Python.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# pip runs setup.py anew when one of these is newer than the last installation.
+# pip runs setup.py again if one of these is newer than the last installation.
 BUILD_INPUTS := setup.py pyproject.toml $(shell find csrc -type f)
 CXX_SOURCES := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
@@ -20,7 +21,7 @@ test: $(VENV)/installed
 bench: $(VENV)/installed  ## checks the speed and memory targets; wants a quiet machine
 	$(BIN)/python -m bench.soft_rank; status=$$?; $(BIN)/python -m bench.retrieval && exit $$status
 
-# torchsort has no wheels, and its setup fails where nvcc is found next to a torch without CUDA.
+# torchsort has no wheels, and its setup fails if nvcc is found next to a torch without CUDA.
 bench-peers: $(VENV)/installed
 	PATH="$(abspath $(BIN)):/usr/bin:/bin" $(PIP) install --no-build-isolation --no-deps torchsort==0.1.10
 

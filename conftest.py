@@ -1,3 +1,3 @@
-"""Else pytest, given one file, would run a module that the package imports a second time."""
+"""Without this import, pytest, given one file of the package, would run its module twice."""
 
 import sodeep_fast as sodeep_fast

@@ -21,7 +21,7 @@ CUDA_HOME = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))
 NVCC = CUDA_HOME / "bin/nvcc"
 ARCHS = re.findall(r"\d+[a-z]?", os.environ.get("SODEEP_FAST_CUDA_ARCHS") or "80;90;100")
 ARCHS.sort(key=lambda arch: int(arch.rstrip("abcdefghijklmnopqrstuvwxyz")))
-# The oldest torch that the stable ABI's calls are compiled for is 2.10.
+# The calls of the stable ABI are compiled for torch 2.10, the oldest supported.
 FLAGS = [
     "-O3",
     "-g0",
@@ -77,8 +77,8 @@ modules = []
 if all(map(shutil.which, get_cxx_compiler().split())):
     modules.append(extension("_C", "cpu", [*CSRC.glob("*.cpp"), *CSRC.glob("cpu/*.cpp")]))
     if wants_cuda():
-        # Links libtorch even if not needed: through it the loader finds libtorch_cuda where torch
-        # has it.
+        # Links libtorch even if not needed: through it, the loader finds the libtorch_cuda of
+        # torch.
         cudart = ["-lcudart_static", "-ldl", "-lrt", "-lpthread"]
         link = [f"-L{CUDA_HOME}/lib64", *cudart, "-Wl,--no-as-needed", "-ltorch"]
         sources, flags = CSRC.glob("cuda/*.cpp"), ["-DUSE_CUDA"]

@@ -66,7 +66,7 @@ wanted() { [[ ,$parts, == *,$1,* ]]; }
 finish() {
   local status=$1
   trap - EXIT INT TERM
-  # Its whole group: a `timeout` that has just begun ends without its command.
+  # Kills the whole group: a `timeout` that has just begun would end without its command.
   local job
   for job in $(jobs -p); do
     kill -- "-$job" 2>/dev/null || kill "$job" 2>/dev/null
@@ -79,7 +79,7 @@ finish() {
 trap 'finish $failed' EXIT
 trap 'echo "ENDED from outside after $SECONDS s: the rest is missing" >>"$summary"; finish 1' INT TERM
 
-# Sets `limit` to a step's share of the time that is left, and `until` to when that is over.
+# Sets `limit` to a step's share of the time that is left, in seconds, and `until` to its end.
 limit=0 until=0
 allot() {
   local name=$1 part step sum=0 counted=0
@@ -96,7 +96,8 @@ allot() {
   until=$(($(date +%s) + limit))
 }
 
-# Runs a step, whose time `allot` has set; keeps its output in the part's log, and notes how it went.
+# Runs a step, whose time `allot` has set; keeps its output in the part's log, and records the
+# result.
 step() {
   local name=$1 log=$2 begin=$SECONDS before=0 status verdict=ok hard
   shift 2
@@ -104,7 +105,7 @@ step() {
   ((hard <= deadline - SECONDS)) || hard=$((deadline > SECONDS ? deadline - SECONDS : 1))
   echo "== $name, $limit s"
   [[ ! -f $log ]] || before=$(stat -c %s "$log")
-  # Beside the shell, which `wait` leaves free to hear a signal; the status is the command's.
+  # In the background, as the shell handles signals during `wait`; the status is the command's.
   timeout --kill-after=5 "$hard" "$@" 2>&1 | tee -a "$log" &
   wait $!
   status=$?
@@ -139,8 +140,8 @@ if wanted build; then
   step resources "$out/build.log" "${python[@]}" "${resources[@]}"
 fi
 if wanted test; then
-  # Besides the tests of the kernels, those that other files run on every device. The project's own
-  # pythonpath is the clone. Warnings of a torch that we did not choose are shown, not errors.
+  # The tests of the kernels, and those of other files that run on every device. pythonpath replaces
+  # the project's, which is the clone. Warnings of a torch that we did not choose are no errors.
   mapfile -t shared < <(grep -l DEVICES tests/test_*.py)
   pytest=("${python[@]}" -m pytest tests/*_gpu.py "${shared[@]}" -k "gpu or cuda" -v
     -p no:cacheprovider -p bench.pytest_limit -o pythonpath="$build/lib" -W default --durations=10)
@@ -171,7 +172,8 @@ if wanted profile; then
   if [[ $arch == none ]] || ! command -v compute-sanitizer >/dev/null; then
     echo "no memory checker here: memcheck and racecheck did not run" >>"$summary"
   else
-    # Each tensor its own allocation, or the checker would see those of PyTorch's large blocks alone.
+    # Each tensor gets its own allocation; the checker would otherwise only see PyTorch's large
+    # blocks.
     declare -A checker=(
       [memcheck]="env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --report-api-errors no"
       [racecheck]=compute-sanitizer
