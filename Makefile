@@ -1,5 +1,4 @@
-# Every target runs in .venv, which the first one makes from requirements.lock and all keep up to
-# date.
+# Every target runs in .venv, which is made from requirements.lock and kept up to date.
 # Needs Python 3.11 or newer with venv, and a C++ compiler. PYTHON=python3.12 chooses another Python.
 
 PYTHON ?= python3

@@ -52,8 +52,8 @@ def main() -> None:
             report(retrieval.RECALL_TITLE, recall),
         )
     )
-    _section("4. Embeddings judged by mAP@R", text)
-    _section("5. Speed: time, and times ours", measure_speed(out))
+    _section("4. Retrieval by embeddings, judged by mAP@R", text)
+    _section("5. Speed of soft_rank: time, and ratio to ours", measure_speed(out))
 
     plot_sweep(out / "rank_sweep.png")
     plot_comparison(
@@ -75,7 +75,7 @@ def main() -> None:
         label="mean average precision at R",
     )
     pictures = "\n".join(f"  {path}" for path in sorted(out.glob("*.png")))
-    _section(f"6. Pictures, after {time.perf_counter() - begin:.0f} seconds in all", pictures)
+    _section(f"6. Pictures (the demo took {time.perf_counter() - begin:.0f} seconds)", pictures)
 
 
 def _section(title: str, text: str) -> None:

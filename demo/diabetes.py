@@ -1,8 +1,8 @@
 """Regression judged by Spearman correlation: mean squared error against `SpearmanLoss`.
 
 442 patients, 10 measurements, the progression of their diabetes a year later (Efron et al., 2004).
-The third fit shows what a loss of ranks is for: with the progression on an exponential scale, the
-order, and so `SpearmanLoss`, is the same, and squared errors follow the few largest values.
+The third fit shows what a loss of ranks is for. With the progression on an exponential scale, the
+order is the same, and so is `SpearmanLoss`, but squared errors follow the few largest values.
 """
 
 from collections.abc import Callable
@@ -25,8 +25,9 @@ TITLE = (
     "Test Spearman on diabetes, mean +- standard deviation over seeds (each the mean of 5 folds)"
 )
 NOTE = (
-    "  Same network, steps, learning rates and selection by validation Spearman for all; judged by "
-    "SciPy."
+    "  The gain is over the first line. All use the same network, steps and learning rates, and\n"
+    "  are selected by validation Spearman; SciPy computes the correlation. On the exponential\n"
+    "  scale, the targets have the same order, but squared errors follow the largest few."
 )
 
 
@@ -34,7 +35,7 @@ def _exponential_scale(targets: np.ndarray) -> np.ndarray:
     return np.exp(2 * (targets - targets.mean()) / targets.std())
 
 
-# For each line of the report: the loss, and the scale that the targets come in.
+# For each line of the report: the loss, and the scale of the targets.
 FITS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[np.ndarray], np.ndarray]]] = {
     "mean squared error": (nn.MSELoss(), np.asarray),
     "SpearmanLoss (any scale of the target)": (SpearmanLoss(HandcraftedSorter()), np.asarray),
@@ -47,8 +48,8 @@ def train(seeds: int = 5, folds: int = 5, epochs: int = 150) -> Results:
 
     Arguments:
         seeds: repetitions; a seed shuffles the folds and draws the initial weights. Default: 5.
-        folds: parts that the data are cut into; each is the test set once. Default: 5.
-        epochs: steps of training, of which the best validated is kept. Default: 150.
+        folds: parts of the data, each the test set once. Default: 5.
+        epochs: steps of training; the one that validates best is kept. Default: 150.
 
     Returns:
         for each fit, a test Spearman correlation per seed, the mean over its folds.

@@ -1,7 +1,7 @@
 """Classification judged by mean average precision: cross entropy with and without the mAP loss.
 
-Handwritten digits of 8 x 8 pixels; 10 examples of each to learn from, so that there is something to
-gain. Each class ranks all test images by its output: average precision says how well.
+Handwritten digits of 8 x 8 pixels, with 10 training examples of each, so that there is something to
+gain. Each class ranks all test images by its output; average precision judges this ranking.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ from sodeep_fast import HandcraftedSorter, MeanAveragePrecisionLoss, metrics
 CLASSES = 10
 TRAIN_SIZE = VALIDATION_SIZE = 100
 
-# (learning rate, weight of the mAP loss): four candidates each, of which validation takes one.
+# (learning rate, weight of the mAP loss): four candidates each; validation selects one.
 CANDIDATES: dict[str, list[tuple[float, float]]] = {
     "cross entropy": [(1e-3, 0.0), (3e-3, 0.0), (1e-2, 0.0), (3e-2, 0.0)],
     "cross entropy + mAP loss": [(1e-3, 1.0), (1e-2, 1.0), (1e-3, 10.0), (1e-2, 10.0)],
@@ -26,8 +26,8 @@ CANDIDATES: dict[str, list[tuple[float, float]]] = {
 
 TITLE = "Test mAP on digits, 100 training images, mean +- standard deviation over seeds"
 NOTE = (
-    "  Same network, steps and number of candidates, chosen by validation mAP; judged by "
-    "scikit-learn."
+    "  Both use the same network, steps and number of candidate settings, and are selected by\n"
+    "  validation mAP; scikit-learn computes the mAP."
 )
 
 
@@ -36,7 +36,7 @@ def train(seeds: int = 10, epochs: int = 150) -> Results:
 
     Arguments:
         seeds: repetitions; a seed draws the splits and the initial weights. Default: 10.
-        epochs: steps of training, of which the best validated is kept. Default: 150.
+        epochs: steps of training; the one that validates best is kept. Default: 150.
 
     Returns:
         for each loss, a test mAP per seed: the mean over classes of the average precision.
@@ -78,7 +78,7 @@ def _fit(
     learning_rate: float,
     weight: float,
 ) -> tuple[float, nn.Module]:
-    """Returns the best validation mAP and the network that has it."""
+    """Returns the best validation mAP and its network."""
     mean_ap = MeanAveragePrecisionLoss(HandcraftedSorter(), reduction="mean")
 
     def loss(outputs: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ COLOURS = ("#999999", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#5
 
 
 def sweep(n: int = 100, lam: float = 10.0, step: float = 1e-3) -> tuple[np.ndarray, ...]:
-    """Ranks one score while it goes from -1 to 1 among others that stay: the paper's Fig. 5.
+    """Ranks one score while it moves from -1 to 1 among others, which are fixed: Fig. 5 of SoDeep.
 
     Arguments:
         n: scores in all, uniform on [-1, 1]. Default: 100.
@@ -38,7 +38,7 @@ def sweep(n: int = 100, lam: float = 10.0, step: float = 1e-3) -> tuple[np.ndarr
 
 
 def plot_sweep(path: Path) -> None:
-    """Draws `sweep`, with a window on the steps that the soft rank smooths."""
+    """Draws `sweep`, with an inset of the steps that the soft rank smooths."""
     moving, exact, soft = sweep()
     figure, axes = plt.subplots(figsize=(7.5, 5), layout="constrained")
     near = abs(moving) <= 0.1

@@ -1,7 +1,7 @@
 """Retrieval judged by rank: embeddings of digits, trained by each of the retrieval losses.
 
-Handwritten digits of 8 x 8 pixels; 20 examples of each to learn from. Every test image asks for the
-others of its digit, among test images that training never saw.
+Handwritten digits of 8 x 8 pixels, with 20 training examples of each. Every test image is a query
+for the others of its digit, among test images that training never saw.
 """
 
 from collections.abc import Callable
@@ -19,10 +19,10 @@ from demo.training import Results, fit, one_thread, report
 from sodeep_fast import metrics
 
 TRAIN_SIZE, VALIDATION_SIZE, DIMENSIONS = 200, 100, 32
-RATES = (1e-3, 3e-3)  # of which validation takes one
+RATES = (1e-3, 3e-3)  # validation selects one
 
 BASELINE, UNTRAINED = "cross entropy", "pixels, untrained"
-# Labels are (digit, parity); the losses of one level take the digit.
+# Labels are (digit, parity); losses of a single level use the digit.
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     BASELINE: lambda outputs, labels: nn.functional.cross_entropy(outputs[:, :10], labels[:, 0]),
     "Smooth-AP": sodeep_fast.SmoothAPLoss(temperature=0.05),
@@ -36,8 +36,8 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 TITLE = "Test mAP@R on digits, 200 training images, mean +- standard deviation over seeds"
 RECALL_TITLE = "Test R@1 of the same networks"
 NOTE = (
-    "  Same network, steps and choice of learning rates, by validation mAP@R. Cross entropy takes\n"
-    "  the first ten of the 32 outputs for logits, and all of them for the embedding."
+    "  All use the same network, steps and learning rates, and are selected by validation mAP@R.\n"
+    "  Cross entropy trains the first ten of the 32 outputs as logits; the embedding is all 32."
 )
 
 
@@ -46,7 +46,7 @@ def train(seeds: int = 5, epochs: int = 60) -> tuple[Results, Results]:
 
     Arguments:
         seeds: repetitions; a seed draws the digits, the images and the initial weights. Default: 5.
-        epochs: steps of training, of which the best validated is kept. Default: 60.
+        epochs: steps of training; the one that validates best is kept. Default: 60.
 
     Returns:
         for each loss, a test mAP@R per seed, and a test R@1 per seed.
@@ -110,7 +110,7 @@ def _fit(
     epochs: int,
     learning_rate: float,
 ) -> tuple[float, nn.Module]:
-    """Returns the best validation mAP@R and the network that has it."""
+    """Returns the best validation mAP@R and its network."""
     labels = torch.stack([digits, digits % 2], dim=-1)
 
     def validate(model: nn.Module) -> float:

@@ -1,5 +1,5 @@
-"""What the trainings share: a small network, a fit that keeps its best validated epoch, and the
-comparison of losses over seeds."""
+"""What the trainings share: a small network, a fit that keeps the epoch that validates best, and
+the comparison of losses over seeds."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ def fit(
     epochs: int,
     learning_rate: float,
 ) -> tuple[float, nn.Module]:
-    """Trains a fresh network on the whole training set at a time.
+    """Trains a new network, with the whole training set in every step.
 
     Arguments:
         inputs: (b, features) of the training set.
@@ -59,7 +59,7 @@ def fit(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Trains on one thread: for networks as small as these, more only wait for each other."""
+    """Trains on one thread: with networks as small as these, more would wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -84,7 +84,7 @@ def report(title: str, results: Results, note: str = "") -> str:
     Arguments:
         title: the line above.
         results: at least two seeds for each loss.
-        note: what a reader has to know to judge the numbers. Default: nothing.
+        note: what a reader must know to judge the numbers. Default: nothing.
 
     Returns:
         text of several lines.
