@@ -77,8 +77,7 @@ modules = []
 if all(map(shutil.which, get_cxx_compiler().split())):
     modules.append(extension("_C", "cpu", [*CSRC.glob("*.cpp"), *CSRC.glob("cpu/*.cpp")]))
     if wants_cuda():
-        # Links libtorch even if not needed: through it, the loader finds the libtorch_cuda of
-        # torch.
+        # Links libtorch even if not needed: the loader finds libtorch_cuda, if there is one, by it.
         cudart = ["-lcudart_static", "-ldl", "-lrt", "-lpthread"]
         link = [f"-L{CUDA_HOME}/lib64", *cudart, "-Wl,--no-as-needed", "-ltorch"]
         sources, flags = CSRC.glob("cuda/*.cpp"), ["-DUSE_CUDA"]

@@ -31,7 +31,7 @@ class Budget:
         return self.until - time.time()
 
     def share(self, part_of_rest: float) -> "Budget":
-        """Returns a budget of a part of what is left, at most 1, with the same notes."""
+        """Returns a budget of a part (at most 1) of the remaining time, with the same notes."""
         endless = math.isinf(self.until)
         part = Budget(self.until if endless else time.time() + self.left() * part_of_rest)
         part.left_out = self.left_out

@@ -1,4 +1,4 @@
-"""The time that steps of bench/gpu_check.sh have: what is left out, and that it is said."""
+"""The time budget of steps of bench/gpu_check.sh: what is left out, and that it is reported."""
 
 import subprocess
 import sys

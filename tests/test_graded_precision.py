@@ -83,7 +83,7 @@ def test_the_kernel_is_the_formula(name: str, least: int, monkeypatch: pytest.Mo
         torch.testing.assert_close(one, other, equal_nan=True, rtol=1e-12, atol=1e-13)
 
 
-# Pairs and, with many items and so many targets, sums, in single and double precision.
+# Pairs and, with many items and therefore many targets, sums, in single and double precision.
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("items", [1, 40, 3000])
 @pytest.mark.parametrize("comparator", list(COMPARATORS)[:-1])
