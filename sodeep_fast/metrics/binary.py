@@ -118,8 +118,8 @@ def r_precision(scores: Tensor, labels: Tensor, *, mask: Tensor | None = None) -
         >>> metrics.r_precision(torch.tensor([0.9, 0.5, 0.4, 0.1]), torch.tensor([1, 0, 1, 0]))
         tensor(0.5000, dtype=torch.float64)
     """
-    found, _, positives = _among_the_best(scores, labels, mask)
-    return found.sum(-1) / positives
+    _, found, number = _among_the_best(scores, labels, mask)
+    return found.sum(-1) / number
 
 
 def map_at_r(scores: Tensor, labels: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -148,31 +148,25 @@ def map_at_r(scores: Tensor, labels: Tensor, *, mask: Tensor | None = None) -> T
         >>> metrics.map_at_r(torch.tensor([0.5, 0.9, 0.4, 0.1]), torch.tensor([1, 0, 1, 0]))
         tensor(0.2500, dtype=torch.float64)
     """
-    found, position, positives = _among_the_best(scores, labels, mask)
-    return (found * found.cumsum(-1) / position).sum(-1) / positives
+    precision, found, number = _among_the_best(scores, labels, mask)
+    return precision.masked_fill(~found, 0).sum(-1) / number
 
 
 def _among_the_best(
     scores: Tensor, labels: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the hits at each position up to R, the positions, and R; NaN if undefined."""
+    """Returns the precision up to each item, the positives among the R best, and R or NaN."""
     check_real(scores)
     check_labels(labels, scores)
     check_mask(mask, scores)
 
-    valid = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask
-    positives = labels.bool() & valid
+    positives = labels.bool() if mask is None else labels.bool() & mask
     number = positives.sum(-1).double()
-    # Stable sorts, least important key first: negatives before positives, by score, valid items
-    # first.
-    order = positives.byte().argsort(dim=-1, stable=True)
-    values = scores.detach() if scores.is_floating_point() else scores.double()
-    by_score = values.gather(-1, order).argsort(dim=-1, descending=True, stable=True)
-    order = order.gather(-1, by_score)
-    by_validity = valid.gather(-1, order).byte().argsort(dim=-1, descending=True, stable=True)
-    order = order.gather(-1, by_validity)
-
-    position = torch.arange(1, scores.shape[-1] + 1, device=scores.device)
-    found = (positives.gather(-1, order) & (position <= number.unsqueeze(-1))).double()
-    undefined = (number == 0) | (values.isnan() & valid).any(-1)
-    return found, position, number.masked_fill(undefined, torch.nan)
+    hits = hard_rank(scores, mask=positives, ties="ordinal").double()
+    retrieved = hard_rank(scores, mask=mask, ties="max").double()
+    # Positives come after the negatives that score as high.
+    negatives = retrieved - hard_rank(scores, mask=positives, ties="max").double()
+    position = hits + negatives
+    found = positives & (position <= number.unsqueeze(-1))
+    undefined = (number == 0) | retrieved.isnan().any(-1)
+    return hits / position, found, number.masked_fill(undefined, torch.nan)
