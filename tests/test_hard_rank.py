@@ -111,6 +111,26 @@ def test_infinities_rank_and_a_nan_stays_in_its_row() -> None:
     assert ranks[1].isnan().all()
 
 
+@pytest.mark.parametrize("ties", TIES)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(
+    "dtype", [torch.bool, torch.uint8, torch.uint16, torch.int16, torch.int32, torch.int64]
+)
+def test_integers(dtype: torch.dtype, masked: bool, ties: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    numbers = torch.randint(0, 50, (4, 100), generator=generator)
+    scores = (numbers if dtype != torch.bool else numbers > 25).to(dtype)
+    mask = torch.rand(4, 100, generator=generator) > 0.3 if masked else None
+    expected = _by_sorting(scores.long(), mask, False, ties)
+    assert torch.equal(sodeep_fast.hard_rank(scores, mask=mask, ties=ties), expected)
+
+
+def test_integers_that_float64_does_not_hold() -> None:
+    scores = torch.tensor([2**53, 2**53 + 1, -(2**62), -(2**62) - 1])
+    assert sodeep_fast.hard_rank(scores).tolist() == [2, 1, 3, 4]
+    assert sodeep_fast.hard_rank(torch.empty(3, 0, dtype=torch.int64)).shape == (3, 0)
+
+
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64, torch.float16])
 def test_integers_and_halves_give_float32_ranks(dtype: torch.dtype) -> None:
     ranks = sodeep_fast.hard_rank(torch.tensor([3, 1, 2, 2], dtype=dtype))

@@ -1,11 +1,14 @@
 """First and second derivatives of the rank counts, and what PyTorch composes of them."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor
 
 from sodeep_fast import ByLevel, Sigmoid, Step, Sup, rank_counts
 from sodeep_fast.comparators import encode
+from sodeep_fast.ops.graded_precision import graded_precision
 from sodeep_fast.testing import (
     COMPARATORS,
     COUNT_METHODS,
@@ -58,6 +61,34 @@ def test_second_derivatives_agree_with_the_reference(method: str, name: str) -> 
     )
     for what, value in expected.items():
         torch.testing.assert_close(ours[what], value, rtol=1e-11, atol=1e-9, msg=what)
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("unit", [1e-20, 1.0, 1e5])
+@pytest.mark.parametrize("comparator", [Sigmoid(), ByLevel()], ids=str)
+def test_gradients_of_far_scores_are_no_subnormal_numbers(comparator, unit: float) -> None:
+    """Products with which are slow; the others stay, whatever the unit of the scores."""
+    lower = comparator.lower if isinstance(comparator, ByLevel) else comparator
+    scaled = dataclasses.replace(lower, tau=unit * lower.tau)
+    if isinstance(scaled, Sup):
+        scaled = dataclasses.replace(scaled, delta=unit * 0.05, rho=scaled.rho / unit)
+    comparator = scaled if lower is comparator else ByLevel(scaled)
+    scores = torch.linspace(-1, 1, 500)[None] * unit
+    labels = torch.zeros(1, 500, dtype=torch.uint8)
+    labels[0, 499] = 1
+    for how in ("counts", "precision"):
+        grads = []
+        for dtype in (torch.float32, torch.float64):
+            leaf = scores.to(dtype).requires_grad_()
+            if how == "counts":
+                value = rank_counts(leaf, labels, comparator=comparator).counts.sum()
+            else:
+                value = graded_precision(leaf, labels, comparator, soft=True).sum()
+            grads.append(torch.autograd.grad(value, leaf)[0].double())
+        single, double = (grad.abs() * unit for grad in grads)
+        assert (single[single > 0] > 1e-31).all()
+        assert (single > 0).sum() >= 5
+        torch.testing.assert_close(single, double, rtol=1e-4, atol=1e-28)
 
 
 @pytest.mark.kernels

@@ -183,6 +183,8 @@ class Run {
         row.gradient[k] = row.levels[k] < row.num_levels ? nan : T(0);
       for (int64_t t = 0; finite && t < size; ++t)
         row.gradient[row.targets[t]] -= static_cast<T>(row.sums[t]);
+      if (finite && pass == CountsPass::kBackward)
+        clear_negligible(row.comparators, largest_grad(row), row.gradient, items_);
     } else {
       const auto* columns = static_cast<const int64_t*>(call_.columns.const_data_ptr());
       T* to = out() + (row.targets - columns) * width_;
@@ -190,6 +192,14 @@ class Run {
         for (int64_t l = 0; l < width_; ++l)
           *to++ = finite ? static_cast<T>(row.sum_of(t, l)) : nan;
     }
+  }
+
+  double largest_grad(const RankCountsRow<T>& row) const {
+    double largest = 0;
+    for (int64_t t = 0; t < row.num_targets; ++t)
+      for (int64_t l = 0; l < (is_shared_ ? 1 : row.num_levels); ++l)
+        largest = std::max(largest, std::abs(static_cast<double>(row.grad_of(t, l))));
+    return largest;
   }
 
   static bool kernel(const RankCountsRow<T>& row, RankCountsScratch<T>& scratch) {

@@ -1,6 +1,8 @@
 // One row of the rank counts or of one of their derivatives, as the instruction sets implement it.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 
 #include "cpu/method.h"
@@ -39,6 +41,22 @@ inline int first_alike(const Comparator* comparators, int which) {
   int first = 0;
   while (!(comparators[first] == comparators[which])) ++first;
   return first;
+}
+
+// Clears gradients that are negligible beside `weight` times the steepest slope. Scores that are
+// far apart have such. Times an embedding they are subnormal numbers, whose products take a hundred
+// times as long.
+template <class T>
+void clear_negligible(const Comparator* comparators, double weight, T* gradient, int64_t n) {
+  double steepest = 0;
+  for (int c = 0; c < 3; ++c)
+    if (comparators[c].has_sigmoid())
+      steepest = std::max({steepest, 0.25 / comparators[c].tau, comparators[c].rho});
+  const double least = 1e-30 * weight * steepest;
+  if (sizeof(T) == sizeof(double) || !std::isfinite(least)) return;
+  const auto smallest = static_cast<T>(least);
+  for (int64_t k = 0; k < n; ++k)
+    gradient[k] = std::abs(gradient[k]) < smallest ? T(0) : gradient[k];
 }
 
 // Which comparisons of a row go through sums instead of pairs, by comparator (the first of equal

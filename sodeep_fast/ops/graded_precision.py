@@ -18,7 +18,7 @@ from sodeep_fast.reference.graded_precision import graded_precision as reference
 
 # With fewer rows than threads, rank_counts divides items among threads; shorter rows do not pay
 # off.
-LONG_ROW = 1 << 14
+LONG_ROW = 1 << 16
 
 
 def has_kernel(scores: Tensor) -> bool:

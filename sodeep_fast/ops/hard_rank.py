@@ -4,11 +4,17 @@ import torch
 from torch import Tensor
 
 from sodeep_fast import _native
-from sodeep_fast._checks import check_choice, check_mask, check_real, rank_dtype
+from sodeep_fast._checks import can_read, check_choice, check_mask, check_real, rank_dtype
 from sodeep_fast.ops import _backend
 from sodeep_fast.ops._vmap import batching_rule
 
 TIES = ("average", "min", "max", "ordinal")
+# Integers that float64 holds; of int64, those up to 2^53.
+EXACT = (
+    torch.bool,
+    *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint16, torch.uint32),
+)
+LARGEST_EXACT = 1 << 53
 
 
 def hard_rank(
@@ -44,9 +50,23 @@ def hard_rank(
     check_choice(ties, TIES, "ties")
 
     scores = scores.detach()
-    if scores.is_floating_point() and _backend.choose(scores.device.type, "hard_rank")[0] == "cpp":
-        return torch.ops.sodeep_fast.hard_rank(scores, mask, normalize, ties)
+    if _backend.choose(scores.device.type, "hard_rank")[0] == "cpp":
+        if scores.is_floating_point():
+            return torch.ops.sodeep_fast.hard_rank(scores, mask, normalize, ties)
+        if _fits_float64(scores):
+            ranks = torch.ops.sodeep_fast.hard_rank(scores.double(), mask, normalize, ties)
+            return ranks.to(rank_dtype(scores))
     return _by_sorting(scores, mask, normalize, ties)
+
+
+def _fits_float64(scores: Tensor) -> bool:
+    """Returns whether float64 holds integer scores exactly."""
+    if scores.dtype != torch.int64:
+        return scores.dtype in EXACT
+    if scores.numel() == 0 or not can_read(scores):
+        return False
+    low, high = scores.aminmax()
+    return int(low) >= -LARGEST_EXACT and int(high) <= LARGEST_EXACT
 
 
 def _by_sorting(scores: Tensor, mask: Tensor | None, normalize: bool, ties: str) -> Tensor:

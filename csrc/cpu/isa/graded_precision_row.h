@@ -163,6 +163,7 @@ void graded_precision_row(const GradedRow<T>& row, GradedScratch<T>& scratch) {
   if (plan.any) linear->template run<kGradient>(plan);
   scatter_gradient(counted, grouped, places);
   for (int64_t t = 0; t < P; ++t) row.gradient[targets[t]] -= static_cast<T>(counted.sums[t]);
+  clear_negligible(row.comparators, 1.0, row.gradient, row.items);
 }
 
 }  // namespace SODEEP_FAST_ISA
