@@ -68,6 +68,18 @@ def test_large_lam_gives_the_exact_rank(method: str) -> None:
 
 
 @pytest.mark.kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_auto_sees_that_most_panels_are_empty(dtype: torch.dtype) -> None:
+    scores = 10 * make_scores("clustered", (3, 400), dtype=dtype)
+    auto, linear, direct = (
+        sodeep_fast.soft_rank(scores, 20.0, method=method)
+        for method in ("auto", "linear", "direct")
+    )
+    assert torch.equal(auto, linear)
+    assert not torch.equal(auto, direct)
+
+
+@pytest.mark.kernels
 def test_auto_runs_the_method_that_its_cost_model_names() -> None:
     # The two methods round differently, which shows which one ran.
     for shape, distribution, expected, other in (
