@@ -125,7 +125,7 @@ LOSSES: list[tuple[nn.Module, Tensor]] = [
 
 
 @pytest.mark.kernels
-@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # of forward_ad itself
+@pytest.mark.filterwarnings("ignore:.torch.jit.script")  # of forward_ad itself
 @pytest.mark.parametrize("name", OPERATORS)
 def test_forward_mode_is_refused(name: str) -> None:
     """Rather than a derivative of 0."""
@@ -140,7 +140,7 @@ def test_forward_mode_is_refused(name: str) -> None:
 
 
 @pytest.mark.kernels
-@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script")
 def test_forward_mode_of_the_lstm_is_refused() -> None:
     sorter = LSTMSorter(3, 1)
     scores = make_scores("normal", (2, 6))
