@@ -78,15 +78,15 @@ def h_ap(
     comparator = SUP_AP if comparator is None else comparator
     # If the comparator counts exactly, the numerator reuses its counts.
     exact = isinstance(comparator, ByLevel) and comparator.same == comparator.higher == Step()
-    numerator: Comparator | None = Step() if h_rank is None else ByLevel(Step(), Step(), h_rank)
     is_smooth = isinstance(comparator, Sigmoid) and h_rank is None
+    numerator = None if is_smooth else Step() if h_rank is None else ByLevel(Step(), Step(), h_rank)
     return graded_precision(
         scores,
         levels,
         comparator,
         mask=mask,
         num_levels=num_levels,
-        numerator=None if is_smooth else numerator,
+        numerator=numerator,
         least=2 if exact and h_rank is None else 1,
         relevances=relevances,
         alpha=alpha,

@@ -14,6 +14,7 @@ from sodeep_fast._checks import (
 from sodeep_fast.comparators import Step
 from sodeep_fast.losses.h_ap import h_ap as smooth_h_ap
 from sodeep_fast.ops.hard_rank import hard_rank
+from sodeep_fast.reference.graded_precision import default_relevances
 
 
 def ndcg(
@@ -130,8 +131,7 @@ def _relevances(
     known = None if mask is None else mask | counted
     num_levels = check_levels(levels, scores, mask=known)
     check_positive(alpha, "alpha")
-    level = torch.arange(num_levels, dtype=scores.dtype, device=scores.device)
     numbers = scores.new_zeros(len(scores), num_levels)
     found = levels.long().masked_fill(~counted, 0)
     numbers.scatter_add_(-1, found, counted.to(numbers.dtype))
-    return level**alpha / numbers.clamp(min=1)
+    return default_relevances(numbers, alpha)

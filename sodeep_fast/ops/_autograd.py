@@ -79,6 +79,7 @@ def refuse_tangents(name: str, inputs: Iterable[Any]) -> None:
         return
     for value in inputs:
         if isinstance(value, Tensor) and forward_ad.unpack_dual(value).tangent is not None:
+            # The kernels compute gradients, not directional derivatives.
             raise NotImplementedError(
                 f"{name} has no forward-mode derivative; backend='reference' may have one"
             )

@@ -118,6 +118,7 @@ def _register(prefix: str, value_dtype: Any, saved_like: Any) -> None:
         return for_sequence, for_weights, for_head, *(None,) * ctx.others
 
     def refuse(ctx: Any, *grads: Tensor) -> None:
+        # Second derivatives of an LSTM are rare, and its kernels do not keep what they need.
         raise NotImplementedError(
             "bilstm is differentiable once only; backend='reference' is differentiable twice"
         )

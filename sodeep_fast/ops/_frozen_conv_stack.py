@@ -104,6 +104,7 @@ class FrozenConvStack(torch.autograd.Function):
         info: Any, in_dims: tuple[Any, ...], inputs: Tensor, *others: Any
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         if any(dim is not None for dim in _pytree.tree_leaves(in_dims[1:])):
+            # A convolution with other weights for each example is not one product.
             raise NotImplementedError(
                 "a frozen conv_stack takes vmap over its inputs only, got batched parameters"
             )

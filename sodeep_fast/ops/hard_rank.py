@@ -10,10 +10,8 @@ from sodeep_fast.ops._vmap import batching_rule
 
 TIES = ("average", "min", "max", "ordinal")
 # Integers that float64 holds; of int64, those up to 2^53.
-EXACT = (
-    torch.bool,
-    *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint16, torch.uint32),
-)
+SIGNED, UNSIGNED = (torch.int8, torch.int16, torch.int32), (torch.uint8, torch.uint16, torch.uint32)
+EXACT = (torch.bool, *SIGNED, *UNSIGNED)
 LARGEST_EXACT = 1 << 53
 
 

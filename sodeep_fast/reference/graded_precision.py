@@ -28,8 +28,7 @@ def graded_precision(
     of_query = rows * num_levels + own  # index of a target's query and level
     if relevances is None:
         of_level = torch.bincount(of_query, minlength=queries * num_levels)
-        level = torch.arange(num_levels, dtype=counts.dtype, device=counts.device)
-        relevances = level**alpha / of_level.view(queries, num_levels).clamp(min=1)
+        relevances = default_relevances(of_level.view(queries, num_levels).to(counts.dtype), alpha)
     relevances = relevances.to(counts.dtype).expand(queries, num_levels)
     # By query and own level; a CPU selects rows several times faster than it indexes elements.
     smaller = relevances.unsqueeze(-1).minimum(relevances.unsqueeze(-2)).flatten(0, 1)
@@ -38,3 +37,9 @@ def graded_precision(
     found = sum_by_query(gain / (1 + sum_levels(counts)), rows, queries)
     most = sum_by_query(relevance, rows, queries)
     return (found / most.masked_fill(most == 0, 1)).masked_fill(most == 0, torch.nan)
+
+
+def default_relevances(numbers: Tensor, alpha: float) -> Tensor:
+    """Returns level^alpha over the number of items of that level, from numbers (B, L)."""
+    level = torch.arange(numbers.shape[-1], dtype=numbers.dtype, device=numbers.device)
+    return level**alpha / numbers.clamp(min=1)

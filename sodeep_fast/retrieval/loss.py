@@ -77,6 +77,7 @@ class RetrievalLoss(nn.Module):
 
     def values(self, scores: Tensor, relation: Tensor, mask: Tensor | None) -> Tensor:
         """Returns the metric (B,) of scores (B, M), `relation` and a mask (B, M) bool."""
+        # Abstract: every subclass has its own.
         raise NotImplementedError(
             f"{type(self).__name__} has no metric of its own: take a subclass, such as "
             "SmoothAPLoss, or write one with a method `values`"
