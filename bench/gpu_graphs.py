@@ -23,6 +23,8 @@ WAITS = {
     "sodeep_fast::find_marked",
     "sodeep_fast::margin_excess",
     "sodeep_fast::graded_precision",
+    "sodeep_fast::counted_recall",
+    "sodeep_fast::counted_ndcg",
 }
 
 

@@ -28,6 +28,17 @@ STABLE_TORCH_LIBRARY(sodeep_fast, m) {
       "Tensor? hidden, Tensor saved, bool wants_input, bool bf16, bool wants_head) -> (Tensor, "
       "Tensor, Tensor, Tensor, Tensor)");
 
+  // The metric (B) of every row from the rank counts of its items of level >= 1, and its gradient
+  // (B, M), empty unless wanted: the mean recall at several cutoffs, by sigmoids, and the
+  // normalized discounted cumulative gain.
+  m.def(
+      "counted_recall(Tensor scores, Tensor levels, int num_levels, int[] kinds, "
+      "float[] parameters, str method, float[] cutoffs, float temperature, bool clip, "
+      "bool wants_gradient) -> (Tensor, Tensor)");
+  m.def(
+      "counted_ndcg(Tensor scores, Tensor levels, int num_levels, int[] kinds, "
+      "float[] parameters, str method, bool wants_gradient) -> (Tensor, Tensor)");
+
   m.def("hard_rank(Tensor scores, Tensor? mask, bool normalize, str ties) -> Tensor");
 
   m.def("soft_rank(Tensor scores, Tensor? mask, float lam, bool normalize, str method) -> Tensor");

@@ -20,7 +20,10 @@ KERNELS_FOR = {"cpu": ("cpp",), "cuda": ("triton", "cuda")}
 BY_TORCH = {
     ("conv_stack", "cpu"): "PyTorch's convolutions, channels last",
     ("conv_stack", "cuda"): "PyTorch's convolutions, channels last; backend='triton' by name",
-    ("graded_precision", "cuda"): "PyTorch's own operations, over rank_counts",
+    **{
+        (operator, "cuda"): "PyTorch's own operations, over rank_counts"
+        for operator in ("counted_ndcg", "counted_recall", "graded_precision")
+    },
     ("hard_rank", "cuda"): "PyTorch's own sort",
 }
 

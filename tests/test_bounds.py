@@ -23,9 +23,11 @@ from sodeep_fast import (
     hard_rank,
     rank_counts,
     smooth_ap,
+    smooth_recall,
     soft_histogram,
     soft_rank,
     sup_ap,
+    sup_ndcg,
 )
 from sodeep_fast.ops.margin_excess import margin_excess
 from sodeep_fast.ops.shared_labels import shared_labels
@@ -76,10 +78,12 @@ def run_rank_counts(scores: Tensor, levels: Tensor) -> None:
         )
 
 
-def run_precision(scores: Tensor, levels: Tensor) -> None:
+def run_metrics(scores: Tensor, levels: Tensor) -> None:
     derivatives_of(lambda s: smooth_ap(s, levels > 0), scores, second=False)
     derivatives_of(lambda s: sup_ap(s, levels > 0), scores, second=False)
     derivatives_of(lambda s: h_ap(s, levels), scores, second=False)
+    derivatives_of(lambda s: smooth_recall(s, levels > 0), scores, second=False)
+    derivatives_of(lambda s: sup_ndcg(s, levels), scores, second=False)
 
 
 def run_soft_histogram(scores: Tensor, levels: Tensor) -> None:
@@ -101,7 +105,7 @@ RUNS = [
     run_soft_rank,
     run_hard_rank,
     run_rank_counts,
-    run_precision,
+    run_metrics,
     run_soft_histogram,
     run_margin_excess,
     run_shared_labels,

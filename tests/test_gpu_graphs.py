@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from bench.gpu_graphs import as_graph, host_waits
-from sodeep_fast import quantized_ap, smooth_ap, soft_histogram, soft_rank
+from sodeep_fast import (
+    quantized_ap,
+    smooth_ap,
+    smooth_ndcg,
+    smooth_recall,
+    soft_histogram,
+    soft_rank,
+)
 from sodeep_fast.benchmark import Unavailable, rank_counts
 from sodeep_fast.testing import make_scores
 
@@ -48,6 +55,8 @@ def test_these_wait_for_nothing(function):
     ("function", "name"),
     [
         (lambda scores: smooth_ap(scores, labels()), "graded_precision"),
+        (lambda scores: smooth_recall(scores, labels()), "counted_recall"),
+        (lambda scores: smooth_ndcg(scores, labels()), "counted_ndcg"),
         (rank_counts.route("cpp", "direct"), "find_marked"),
         (lambda scores: scores * float(scores.detach().sum()), "_local_scalar_dense"),
         (lambda scores: scores[scores.detach() > 0], "index by a mask"),

@@ -10,9 +10,11 @@ from torch import Tensor
 import sodeep_fast
 from sodeep_fast.comparators import ByLevel, Comparator, Sigmoid, Step, Sup, encode
 from sodeep_fast.ops import graded_precision as module
-from sodeep_fast.ops.graded_precision import LONG_ROW, graded_precision, has_kernel
+from sodeep_fast.ops._row_values import LONG_ROW, has_kernel
+from sodeep_fast.ops.graded_precision import graded_precision
 
 OPS = torch.ops.sodeep_fast
+OPERATOR = "graded_precision"
 pytestmark = pytest.mark.kernels
 OPTIONS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -61,11 +63,11 @@ def by_both(
     """Value and gradient by the kernel and by the formula; asserts that each did run."""
     results = []
     for kernel in (True, False):
-        assert kernel is False or has_kernel(scores)
-        monkeypatch.setattr(module, "has_kernel", lambda scores, kernel=kernel: kernel)
+        assert kernel is False or has_kernel(scores, OPERATOR)
+        monkeypatch.setattr(module, "has_kernel", lambda *_, kernel=kernel: kernel)
         leaf = scores.clone().requires_grad_()
         values = evaluate(leaf, *given, **options)
-        assert ("_GradedPrecision" in type(values.grad_fn).__name__) is kernel
+        assert ("_RowValues" in type(values.grad_fn).__name__) is kernel
         weights = torch.arange(1.0, len(scores) + 1, dtype=values.dtype)
         (grad,) = torch.autograd.grad(values, leaf, weights)
         results.append((values, grad))
@@ -229,10 +231,10 @@ def test_a_long_row_by_itself_is_divided_among_the_threads(
 ) -> None:
     scores = torch.rand(1, LONG_ROW, generator=torch.Generator().manual_seed(0))
     set_threads(2)
-    assert not has_kernel(scores)
-    assert has_kernel(scores[:, 1:])
+    assert not has_kernel(scores, OPERATOR)
+    assert has_kernel(scores[:, 1:], OPERATOR)
     labels = torch.arange(LONG_ROW).remainder(7).eq(0).unsqueeze(0)
     divided = sodeep_fast.smooth_ap(scores, labels)
     set_threads(1)
-    assert has_kernel(scores)
+    assert has_kernel(scores, OPERATOR)
     torch.testing.assert_close(sodeep_fast.smooth_ap(scores, labels), divided)

@@ -5,7 +5,8 @@ from torch import Tensor
 from sodeep_fast._by_query import mean_by_query, sum_levels
 from sodeep_fast._checks import check_labels, check_matrix
 from sodeep_fast.comparators import Comparator
-from sodeep_fast.ops.graded_precision import graded_precision, has_kernel
+from sodeep_fast.ops._row_values import has_kernel
+from sodeep_fast.ops.graded_precision import graded_precision
 from sodeep_fast.ops.rank_counts import rank_counts
 
 
@@ -16,7 +17,7 @@ def counted_precision(
     check_matrix(scores, "(B, M)")
     check_labels(labels, scores)
     labels = labels.bool()
-    if has_kernel(scores):
+    if has_kernel(scores, "graded_precision"):
         return graded_precision(scores, labels, comparator, mask=mask, soft=True)
     counts, rows, _ = rank_counts(scores, labels, comparator=comparator, mask=mask)
     precision = (1 + counts[:, 1]) / (1 + sum_levels(counts))

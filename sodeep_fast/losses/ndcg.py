@@ -2,10 +2,8 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from sodeep_fast._by_query import sum_by_query, sum_levels
 from sodeep_fast._checks import check_matrix
 from sodeep_fast.comparators import (
     SUP_AP,
@@ -15,7 +13,7 @@ from sodeep_fast.comparators import (
     bounded_by,
     check_comparator,
 )
-from sodeep_fast.ops.rank_counts import rank_counts
+from sodeep_fast.ops.counted_ndcg import counted_ndcg
 from sodeep_fast.retrieval.hierarchical import HierarchicalLoss
 
 
@@ -86,24 +84,7 @@ def discounted_gain(
 ) -> Tensor:
     """Returns the normalized discounted cumulative gain of every query, ranks by `comparator`."""
     check_matrix(scores, "(B, M)")
-    counts, rows, columns = rank_counts(scores, levels, comparator=comparator, mask=mask)
-    queries, num_levels = len(scores), counts.shape[-1]
-    own = levels[rows, columns].long()
-    cell = rows * num_levels + own
-
-    # The best order has the highest level first, so each level takes a contiguous range of
-    # discounts.
-    of_level = torch.bincount(cell, minlength=queries * num_levels)
-    ends = of_level.view(queries, num_levels).flip(-1).cumsum(-1).flip(-1)
-    position = torch.arange(scores.shape[1] + 1, dtype=torch.float64, device=counts.device)
-    discounts = torch.where(position > 0, 1 / (1 + position).log2(), 0).cumsum(0)[ends]
-    stretches = discounts - torch.cat([discounts[:, 1:], torch.zeros_like(discounts[:, :1])], -1)
-    # In float64, as 2^254 is beyond float32; a gain divided by the best sum is not.
-    gain = torch.arange(num_levels, dtype=torch.float64, device=counts.device).exp2() - 1
-    best = (gain * stretches).sum(-1)
-    share = (gain / best.masked_fill(best == 0, 1)[:, None]).to(counts.dtype).flatten()
-    found = sum_by_query(share[cell] / (2 + sum_levels(counts)).log2(), rows, queries)
-    return found.masked_fill(best == 0, torch.nan)
+    return counted_ndcg(scores, levels, comparator, mask=mask)
 
 
 class NDCGLoss(HierarchicalLoss):

@@ -2,13 +2,11 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from sodeep_fast._by_query import count_by_query, sum_by_query, sum_levels
 from sodeep_fast._checks import check_count, check_labels, check_matrix, check_positive
 from sodeep_fast.comparators import Comparator, Sigmoid, Simple, bounded_by
-from sodeep_fast.ops.rank_counts import rank_counts
+from sodeep_fast.ops.counted_recall import counted_recall
 
 KS = (1, 2, 4, 8, 16)
 
@@ -117,15 +115,9 @@ def recall_at(
     check_positive(temperature, "temperature")
     check_cutoffs(ks)
 
-    counts, rows, _ = rank_counts(scores, labels.bool(), comparator=comparator, mask=mask)
-    ranks = 1 + sum_levels(counts).unsqueeze(-1)
-    cutoffs = torch.tensor(ks, dtype=ranks.dtype, device=ranks.device)
-    found = sum_by_query(torch.sigmoid((cutoffs - ranks) / temperature), rows, len(scores))
-    if clip:
-        found = found.minimum(cutoffs)
-    positives = count_by_query(rows, len(scores)).unsqueeze(-1)
-    recall = (found / cutoffs.minimum(positives.clamp(min=1))).mean(-1)
-    return recall.masked_fill(positives.squeeze(-1) == 0, torch.nan)
+    return counted_recall(
+        scores, labels.bool(), comparator, ks, temperature=temperature, clip=clip, mask=mask
+    )
 
 
 def check_cutoffs(ks: Sequence[int]) -> None:

@@ -1,33 +1,18 @@
 """Average precisions over rank counts: value and gradient in one pass on a CPU, else PyTorch."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from sodeep_fast import _native
-from sodeep_fast._checks import check_levels, check_mask, rank_dtype
-from sodeep_fast._compiler import are_tracing
+from sodeep_fast._checks import check_levels, check_mask
 from sodeep_fast.comparators import Comparator, Step, check_comparator, encode
-from sodeep_fast.ops import _backend
-from sodeep_fast.ops._autograd import take
 from sodeep_fast.ops._levels import IGNORED, compact_levels
+from sodeep_fast.ops._row_values import has_kernel, row_values, rows_like
 from sodeep_fast.ops.rank_counts import rank_counts
 from sodeep_fast.reference.graded_precision import graded_precision as reference_graded_precision
-
-# With fewer rows than threads, rank_counts divides items among threads; shorter rows do not pay
-# off.
-LONG_ROW = 1 << 16
-
-
-def has_kernel(scores: Tensor) -> bool:
-    """Returns whether the one-pass kernel serves these scores; `torch.func` needs the formula."""
-    if are_tracing():
-        return False
-    if _backend.choose(scores.device.type, "graded_precision")[0] != "cpp":
-        return False
-    return len(scores) >= torch.get_num_threads() or scores.shape[1] < LONG_ROW
 
 
 def graded_precision(
@@ -71,18 +56,20 @@ def graded_precision(
         tensor([0.8333])
     """
     options = _Options(comparator, num_levels, numerator, least, alpha, soft)
-    grows = torch.is_grad_enabled()
-    wants_more = grows and relevances is not None and relevances.requires_grad
+    wants_more = torch.is_grad_enabled() and relevances is not None and relevances.requires_grad
     is_known = numerator is None or isinstance(numerator, Step)  # to the kernel
-    if wants_more or not is_known or not has_kernel(scores):
+    if wants_more or not is_known or not has_kernel(scores, "graded_precision"):
         return _by_formula(scores, levels, mask, relevances, options)
     check_mask(mask, scores)
     check_comparator(comparator)
     options = options._replace(num_levels=check_levels(levels, scores, num_levels, mask))
-    values: Tensor = _GradedPrecision.apply(
-        scores, compact_levels(levels, mask), relevances, options, grows and scores.requires_grad
+    return row_values(
+        partial(_by_kernel, options),
+        partial(_by_compact_levels, options),
+        scores,
+        compact_levels(levels, mask),
+        relevances,
     )
-    return values
 
 
 class _Options(NamedTuple):
@@ -122,11 +109,20 @@ def _by_formula(
     )
 
 
+def _by_compact_levels(
+    options: _Options, scores: Tensor, levels: Tensor, relevances: Tensor | None
+) -> Tensor:
+    return _by_formula(scores, levels, levels != IGNORED, relevances, options)
+
+
 def _by_kernel(
-    tensors: Sequence[Tensor | None], options: _Options, wants_gradient: bool
+    options: _Options,
+    scores: Tensor,
+    levels: Tensor,
+    relevances: Tensor | None,
+    wants_gradient: bool,
 ) -> tuple[Tensor, Tensor]:
     """Returns the values and their gradients (B, M), of every row by itself."""
-    scores, levels, relevances = tensors
     comparator, num_levels, numerator, least, alpha, soft = options
     exact_from, at_zero = num_levels, 0.0
     if isinstance(numerator, Step):
@@ -138,44 +134,5 @@ def _by_kernel(
     return found
 
 
-class _GradedPrecision(torch.autograd.Function):
-    """Forward finds the gradients too, which backward only scales, in place."""
-
-    @staticmethod
-    def forward(ctx: Any, *given: Any) -> Tensor:
-        *tensors, ctx.options, wants_gradient = given
-        values, gradient = _by_kernel(tensors, ctx.options, wants_gradient)
-        ctx.save_for_backward(*tensors, gradient)
-        return values
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        *tensors, gradient = ctx.saved_tensors
-        scores, levels, relevances = tensors
-        if torch.is_grad_enabled():  # which a second derivative enables
-            values = _by_formula(scores, levels, levels != IGNORED, relevances, ctx.options)
-            (result,) = torch.autograd.grad(values, scores, grad, create_graph=True)
-        else:
-            gradient = take(ctx, gradient)
-            if gradient is None:
-                gradient = _by_kernel(tensors, ctx.options, True)[1]
-            result = _scale_rows(gradient, grad).to(scores.dtype)
-        return result, *[None] * 4
-
-
-def _scale_rows(gradient: Tensor, grad: Tensor) -> Tensor:
-    """Multiplies rows in place; a NaN or inf in `grad` leaves what has no part in its row at 0."""
-    idle = None if grad.isfinite().all() else gradient == 0
-    gradient.mul_(grad.unsqueeze(-1))
-    return gradient if idle is None else gradient.masked_fill_(idle, 0)
-
-
 if _native.HAS_CPU:
-
-    @torch.library.register_fake("sodeep_fast::graded_precision")
-    def _(scores: Tensor, levels: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-        dtype, (rows, items) = rank_dtype(scores), scores.shape
-        rows_wanted = rows if rest[-1] else 0
-        return scores.new_empty(rows, dtype=dtype), scores.new_empty(
-            (rows_wanted, items), dtype=dtype
-        )
+    torch.library.register_fake("sodeep_fast::graded_precision", rows_like)

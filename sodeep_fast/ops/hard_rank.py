@@ -48,7 +48,7 @@ def hard_rank(
     check_choice(ties, TIES, "ties")
 
     scores = scores.detach()
-    if _backend.choose(scores.device.type, "hard_rank")[0] == "cpp":
+    if _backend.prefers_cpp(scores, "hard_rank"):
         if scores.is_floating_point():
             return torch.ops.sodeep_fast.hard_rank(scores, mask, normalize, ties)
         if _fits_float64(scores):

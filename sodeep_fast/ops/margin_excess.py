@@ -1,5 +1,6 @@
 """How far scores are on the wrong side of a margin: one pass on a CPU, PyTorch elsewhere."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from sodeep_fast._checks import rank_dtype
 from sodeep_fast._compiler import are_tracing
 from sodeep_fast.ops import _backend
 from sodeep_fast.ops._levels import find_marked
+from sodeep_fast.ops._pullback import extend, follows
 from sodeep_fast.reference.margin_excess import margin_excess as reference_margin_excess
 
 
@@ -32,6 +34,10 @@ def margin_excess(
     """
     if are_tracing():
         return reference_margin_excess(scores, positives, mask, pos_margin, neg_margin)
+    if follows(scores) and _has_kernel(scores):
+        known, options = scores.detach(), (positives, mask, pos_margin, neg_margin)
+        sums = torch.ops.sodeep_fast.margin_excess(known, *options)[0]
+        return extend(sums, partial(_kernel_gradient, known, *options))
     result: Tensor = _MarginExcess.apply(scores, positives, mask, pos_margin, neg_margin)
     return result
 
@@ -61,7 +67,21 @@ def count_active(
 
 
 def _has_kernel(scores: Tensor) -> bool:
-    return _backend.choose(scores.device.type, "margin_excess")[0] == "cpp"
+    return _backend.prefers_cpp(scores, "margin_excess")
+
+
+def _kernel_gradient(
+    scores: Tensor,
+    positives: Tensor,
+    mask: Tensor | None,
+    pos_margin: float,
+    neg_margin: float,
+    grad: Tensor,
+) -> Tensor:
+    found: Tensor = torch.ops.sodeep_fast.margin_excess_backward(
+        grad, scores, positives, mask, pos_margin, neg_margin
+    )
+    return found
 
 
 def _find_positives(positives: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -105,9 +125,7 @@ class _MarginExcess(torch.autograd.Function):
         pos_margin, neg_margin = ctx.margins
         if len(where) == 1:  # the kernel's forward
             if not torch.is_grad_enabled():  # which a second derivative enables
-                slopes = torch.ops.sodeep_fast.margin_excess_backward(
-                    grad, scores, where[0], mask, pos_margin, neg_margin
-                )
+                slopes = _kernel_gradient(scores, where[0], mask, pos_margin, neg_margin, grad)
                 return slopes, None, None, None, None
             where = _find_positives(where[0], mask)
         rows, columns = where

@@ -23,9 +23,8 @@ def shared_labels(labels: Tensor, item_labels: Tensor) -> Tensor:
         >>> shared_labels(torch.tensor([[3, 0]]), torch.tensor([[3, 0], [4, 0], [5, 1]]))
         tensor([[2, 1, 0]], dtype=torch.uint8)
     """
-    backend = _backend.choose(labels.device.type, "shared_labels")[0]
     known = labels.dtype in _INTEGERS and item_labels.dtype in _INTEGERS
-    if backend != "cpp" or not known:
+    if not known or not _backend.prefers_cpp(labels, "shared_labels"):
         return reference_shared_labels(labels, item_labels)
     shared: Tensor = torch.ops.sodeep_fast.shared_labels(labels.long(), item_labels.long())
     return shared.view(torch.bool) if labels.shape[1] == 1 else shared

@@ -1,6 +1,7 @@
 """A weighted sum of losses that share one pass over the similarities."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from sodeep_fast._checks import check_numbers
 from sodeep_fast._compiler import outside_of_graphs
+from sodeep_fast.ops._pullback import extend, follows, value_and_pullback
 from sodeep_fast.retrieval.gallery import Gallery
 from sodeep_fast.retrieval.loss import RetrievalLoss
 
@@ -101,10 +103,14 @@ class CombinedLoss(RetrievalLoss):
 
     def block_sums(self, scores: Tensor, gallery: Gallery, rows: slice) -> Tensor:
         """Returns the weighted sums of all losses."""
-        parts = [
-            weight * loss.block_sums(scores, gallery, rows) for loss, weight in self._ranking()
-        ]
-        return torch.cat(parts)
+        ranking = self._ranking()
+        losses = [partial(loss.block_sums, gallery=gallery, rows=rows) for loss, _ in ranking]
+        weights = [weight for _, weight in ranking]
+        if follows(scores):
+            return _sums_and_pullback(losses, weights, scores)
+        return torch.cat(
+            [weight * loss(scores) for loss, weight in zip(losses, weights, strict=True)]
+        )
 
     def block_counts(self, scores: Tensor, gallery: Gallery, rows: slice) -> Tensor:
         """Returns the counts of all losses."""
@@ -113,6 +119,25 @@ class CombinedLoss(RetrievalLoss):
     def extra_repr(self) -> str:
         """Returns weights and options."""
         return f"weights={self.weights}, {super().extra_repr()}"
+
+
+def _sums_and_pullback(
+    losses: Sequence[Callable[[Tensor], Tensor]], weights: Sequence[float], scores: Tensor
+) -> Tensor:
+    """Returns the weighted sums, each with its own way back to the scores."""
+    found = [value_and_pullback(loss, scores) for loss in losses]
+    sums = [weight * value for weight, (value, _) in zip(weights, found, strict=True)]
+
+    def pull(grad: Tensor) -> Tensor:
+        grads = grad.split([len(each) for each in sums])
+        total = None
+        for weight, (_, pull_one), grad in zip(weights, found, grads, strict=True):
+            part = pull_one(weight * grad)
+            if part is not None:
+                total = part if total is None else total + part
+        return torch.zeros_like(scores) if total is None else total
+
+    return extend(torch.cat(sums), pull)
 
 
 def _parts(loss: nn.Module, weight: float) -> list[tuple[nn.Module, float]]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sodeep_fast._compiler import outside_of_graphs
 from sodeep_fast.ops._levels import as_bytes
+from sodeep_fast.ops._pullback import extend, follows
 from sodeep_fast.ops.shared_labels import shared_labels
 from sodeep_fast.retrieval._checks import check_batch, check_references
 from sodeep_fast.retrieval.distributed import gather, processes
@@ -191,8 +192,8 @@ class RetrievalLoss(nn.Module):
 
         Here, the sum over the queries with a positive.
         """
-        losses = 1 - self.values(scores, *self.pairs(gallery, rows))
-        return losses.masked_fill(~self._have_positive(gallery, rows), 0).sum().view(1)
+        values = self.values(scores, *self.pairs(gallery, rows))
+        return _sum_losses(values, self._have_positive(gallery, rows))
 
     def block_counts(self, scores: Tensor, gallery: Gallery, rows: slice) -> Tensor:
         """Returns the number (K,) of losses in `block_sums`."""
@@ -239,6 +240,15 @@ def _has_positive(relation: Tensor, mask: Tensor | None) -> Tensor:
     levels = levels if mask is None else levels * mask
     # The largest byte, if there is one: on a CPU, `any` of a row takes fifty times as long.
     return levels.amax(-1) > 0 if levels.shape[-1] > 0 else levels.bool().any(-1)
+
+
+def _sum_losses(values: Tensor, counted: Tensor) -> Tensor:
+    """Returns (1,): the sum of 1 - value over the rows that are counted."""
+    ignored = ~counted
+    total = (1 - values).masked_fill(ignored, 0).sum().view(1)
+    if follows(values):
+        return extend(total, lambda grad: (-grad).expand(len(ignored)).masked_fill(ignored, 0))
+    return total
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Sums over queries, a chunk at a time: the core of a loss of embeddings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -9,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sodeep_fast._checks import check_count
 from sodeep_fast._compiler import are_transforming
+from sodeep_fast.ops._pullback import value_and_pullback
 from sodeep_fast.retrieval.distributed import sum_over_processes
 
 Similarity = Callable[[Tensor, Tensor], Tensor]
@@ -36,6 +38,9 @@ class Terms(Protocol):
 # more rows at a time. Below 128 rows the gradient of the items is written too often.
 AUTO_SCORES = {"cpu": 1 << 20, "cuda": 1 << 26}
 AUTO_ROWS = 128
+# With embeddings of this size, adding a gradient's transpose to it takes less time than a second
+# product with them.
+WIDE = 256
 
 ChunkSize = int | str | None
 
@@ -151,25 +156,61 @@ def _divisors(queries: Tensor, items: Tensor | None, terms: Terms, size: int) ->
 
 def _scores(queries: Tensor, items: Tensor | None, size: int) -> Any:
     """Yields the chunks and their scores, which last until the next one."""
-    pool = queries if items is None else items
-    buffer = queries.new_empty(min(size, len(queries)), len(pool))
-    for rows in chunks(len(queries), size):
+    pool, count = queries if items is None else items, len(queries)
+    if 0 < count <= size:
+        yield slice(0, count), torch.mm(queries, pool.T)
+        return
+    buffer = queries.new_empty(min(size, count), len(pool))
+    for rows in chunks(count, size):
         scores = buffer[: rows.stop - rows.start]
         yield rows, torch.mm(queries[rows], pool.T, out=scores)
 
 
-def _with_gradient(
-    scores: Tensor, rows: slice, terms: Terms, divisors: Tensor | None, wanted: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Returns the quotients of a chunk, summed, and their gradient for its scores if wanted."""
-    leaf = scores.detach().requires_grad_(wanted)
-    with torch.enable_grad():
-        sums = terms.sums(leaf, rows)
-        partial = (sums if divisors is None else sums / divisors).sum()
-    if not partial.requires_grad:
-        return partial, None
-    (grad,) = torch.autograd.grad(partial, leaf, allow_unused=True)
-    return partial.detach(), grad
+class _Gradients:
+    """The gradients of queries and items, from those of their scores, chunk by chunk."""
+
+    def __init__(self, queries: Tensor, items: Tensor | None, wanted: Sequence[bool]) -> None:
+        self.queries, self.items = queries, items
+        self.wanted = wanted
+        self.of_queries: Tensor | None = None
+        self.of_items: Tensor | None = None
+
+    def add(self, grad: Tensor, rows: slice) -> None:
+        """Adds what the gradient (b, M) of the scores of some queries contributes."""
+        some = self.queries[rows]
+        if self.items is None:
+            self._add_of_both(grad, rows, some)
+            return
+        if self.wanted[0]:
+            if self.of_queries is None:
+                self.of_queries = torch.zeros_like(self.queries)
+            torch.mm(grad, self.items, out=self.of_queries[rows])
+        if self.wanted[1]:
+            self.of_items = _add_product(self.of_items, grad.T, some)
+
+    def found(self) -> tuple[Tensor | None, Tensor | None]:
+        """Returns those that are wanted; 0 if no score had a gradient."""
+        of_queries, of_items = self.of_queries, self.of_items
+        if self.wanted[0] and of_queries is None:
+            of_queries = torch.zeros_like(self.queries)
+        if self.wanted[1] and of_items is None and self.items is not None:
+            of_items = torch.zeros_like(self.items)
+        return of_queries, of_items
+
+    def _add_of_both(self, grad: Tensor, rows: slice, some: Tensor) -> None:
+        """The same for queries that rank each other."""
+        pool = self.queries
+        if len(some) < len(pool):
+            self.of_queries = _add_product(self.of_queries, grad.T, some)
+            self.of_queries[rows].addmm_(grad, pool)
+        elif pool.shape[1] >= WIDE and grad.numel() <= AUTO_SCORES["cpu"]:
+            self.of_queries = torch.mm(grad + grad.T, pool)
+        else:
+            self.of_queries = torch.mm(grad, pool).addmm_(grad.T, pool)
+
+
+def _add_product(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
+    return torch.mm(left, right) if total is None else total.addmm_(left, right)
 
 
 class _Sweep(torch.autograd.Function):
@@ -183,44 +224,53 @@ class _Sweep(torch.autograd.Function):
         divisors: Tensor | None,
     ) -> Tensor:
         given = queries, items
-        queries = queries.detach()
-        pool = queries if items is None else items.detach()
-        for_queries, for_items = ctx.needs_input_grad[:2]
-        grad_queries = torch.zeros_like(queries) if for_queries else None
-        grad_items = torch.zeros_like(pool) if for_items else None
-        if items is None:
-            grad_items = grad_queries
+        queries, items = queries.detach(), None if items is None else items.detach()
+        wanted = ctx.needs_input_grad[:2]
+        gradients = _Gradients(queries, items, wanted)
 
-        # A single sum is divided at the end.
-        late = terms.num_terms == 1
+        # The divisors are known now, or after the only chunk, or else divide the single sum late.
+        is_late = divisors is None and not 0 < len(queries) <= size
         total = queries.new_zeros(())
         found = torch.zeros(terms.num_terms, dtype=torch.int64, device=queries.device)
-        for rows, scores in _scores(queries, pool, size):
+        for rows, scores in _scores(queries, items, size):
             if divisors is None:
-                found += terms.counts(scores, rows)
-            if divisors is None and not late:  # this is all
-                divisors = _everywhere(found, terms).clamp(min=1)
-            wanted = for_queries or for_items
-            partial, grad = _with_gradient(scores, rows, terms, divisors, wanted)
-            total += partial
-            if grad is None:
+                counts = terms.counts(scores, rows)
+                if is_late:
+                    found += counts
+                else:
+                    divisors = _everywhere(counts, terms).clamp(min=1)
+            if not any(wanted):
+                sums = terms.sums(scores, rows)
+                total = total + (sums if divisors is None else sums / divisors).sum()
                 continue
-            if grad_queries is not None:
-                grad_queries[rows].addmm_(grad, pool)
-            if grad_items is not None:
-                grad_items.addmm_(grad.T, queries[rows])
-            del grad  # before the next one is made
-        scale = torch.ones_like(total)
-        if late:
-            scale /= _everywhere(found[0], terms).clamp(min=1)
-        ctx.save_for_backward(scale, grad_queries, None if items is None else grad_items, *given)
-        return total * scale
+            sums, pull = value_and_pullback(partial(terms.sums, rows=rows), scores)
+            weights = torch.ones_like(sums)
+            if divisors is not None:
+                weights /= divisors
+            total = total + sums @ weights
+            grad = pull(weights)
+            if grad is not None:
+                gradients.add(grad, rows)
+            del grad, pull  # before the next ones are made
+        scale = None
+        if is_late:
+            scale = torch.ones_like(total) / _everywhere(found[0], terms).clamp(min=1)
+            total = total * scale
+        ctx.save_for_backward(scale, *gradients.found(), *given)
+        return total
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         scale, grad_queries, grad_items, *given = ctx.saved_tensors
+        if scale is not None:
+            grad = grad * scale
+        # A gradient that depends on queries and items can be asked for its own.
         scaled = (
-            None if each is None else _Scaled.apply(grad * scale, each, *given)
+            None
+            if each is None
+            else _Scaled.apply(grad, each, *given)
+            if torch.is_grad_enabled()
+            else grad * each
             for each in (grad_queries, grad_items)
         )
         return (*scaled, None, None, None)
