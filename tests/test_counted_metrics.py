@@ -14,6 +14,7 @@ from sodeep_fast.ops import counted_recall as recall_module
 from sodeep_fast.ops._row_values import has_kernel
 from sodeep_fast.ops.counted_ndcg import counted_ndcg
 from sodeep_fast.ops.counted_recall import counted_recall
+from sodeep_fast.testing import make_graded_rows
 
 OPS = torch.ops.sodeep_fast
 pytestmark = pytest.mark.kernels
@@ -35,15 +36,6 @@ METRICS: dict[str, Metric] = {
         scores, levels, comparator, mask=mask
     ),
 }
-
-
-def make(items: int = 40, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores, levels and mask of six rows, one of them without a target."""
-    generator = torch.Generator().manual_seed(items)
-    scores = torch.rand(6, items, generator=generator, dtype=torch.float64).to(dtype)
-    levels = torch.randint(4, (6, items), generator=generator, dtype=torch.uint8)
-    levels[3] = 0
-    return scores, levels, torch.rand(6, items, generator=generator) < 0.8
 
 
 def by_both(
@@ -74,7 +66,7 @@ def by_both(
 def test_the_kernel_is_the_formula(
     name: str, comparator: str, items: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scores, levels, mask = make(items, dtype)
+    scores, levels, mask = make_graded_rows(items, dtype)
     for shown in (None, mask):
         others = levels, shown, COMPARATORS[comparator]
         kernel, formula = by_both(monkeypatch, METRICS[name], scores, *others)
@@ -97,7 +89,7 @@ def test_the_kernel_is_the_formula(
 
 @pytest.mark.parametrize("levels", [2, 30, 255])
 def test_any_number_of_levels(levels: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    scores, mask = make(items=500)[::2]
+    scores, mask = make_graded_rows(items=500)[::2]
     graded = torch.arange(6 * 500).view(6, 500).remainder(levels).to(torch.uint8)
     kernel, formula = by_both(monkeypatch, METRICS["ndcg"], scores, graded, mask, Sigmoid(0.1))
     for one, other in zip(kernel, formula, strict=True):
@@ -124,7 +116,7 @@ def test_a_cutoff_that_is_reached_exactly(clip: bool, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("name", METRICS)
 def test_what_is_not_finite_stays_in_its_row(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    scores, levels, mask = make()
+    scores, levels, mask = make_graded_rows()
     scores[1, 5], scores[4, 7] = torch.nan, torch.inf
     mask[1, 5] = mask[4, 7] = True
     results = by_both(monkeypatch, METRICS[name], scores, levels, mask, ByLevel())
@@ -140,7 +132,7 @@ def test_what_is_not_finite_stays_in_its_row(name: str, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("name", METRICS)
 def test_derivatives(name: str) -> None:
-    scores, levels, mask = (tensor[:3] for tensor in make(items=9))
+    scores, levels, mask = (tensor[:3] for tensor in make_graded_rows(items=9))
 
     def call(given: Tensor) -> Tensor:
         return METRICS[name](given, levels, mask, Sigmoid(0.2))
@@ -152,7 +144,7 @@ def test_derivatives(name: str) -> None:
 
 @pytest.mark.parametrize("name", METRICS)
 def test_vmap_over_scores(name: str) -> None:
-    scores, levels, mask = make()
+    scores, levels, mask = make_graded_rows()
     metric = lambda some: METRICS[name](some, levels, mask, Sigmoid(0.2))  # noqa: E731
     both = torch.stack([scores, scores.flip(-1)])
     expected = torch.stack([metric(some) for some in both])
@@ -174,7 +166,7 @@ def test_worked_literals() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("wants_gradient", [False, True])
 def test_the_operators_hold_to_their_contract(wants_gradient: bool, dtype: torch.dtype) -> None:
-    scores, levels, mask = make(dtype=dtype)
+    scores, levels, mask = make_graded_rows(dtype=dtype)
     levels[3] = 1  # opcheck does not take NaN for equal
     given = (scores, levels.masked_fill(~mask, 255), 4, *encode(ByLevel()), "auto")
     torch.library.opcheck(OPS.counted_ndcg.default, (*given, wants_gradient))
@@ -184,7 +176,7 @@ def test_the_operators_hold_to_their_contract(wants_gradient: bool, dtype: torch
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    scores, levels, _ = make()
+    scores, levels, _ = make_graded_rows()
     given = (scores, levels, 4, *encode(ByLevel()), "auto")
     for cutoffs in ([], [1.0, 0.0], [torch.nan]):
         with pytest.raises(RuntimeError, match="cutoffs must be positive, and at least one"):
@@ -200,7 +192,7 @@ def test_what_does_not_fit_is_refused() -> None:
 def test_results_do_not_depend_on_the_number_of_threads(
     name: str, set_threads: Callable[[int], None]
 ) -> None:
-    scores, levels, mask = make(items=9000, dtype=torch.float32)
+    scores, levels, mask = make_graded_rows(items=9000, dtype=torch.float32)
     results = []
     for threads in (1, 2):
         set_threads(threads)

@@ -12,6 +12,7 @@ from sodeep_fast.comparators import ByLevel, Comparator, Sigmoid, Step, Sup, enc
 from sodeep_fast.ops import graded_precision as module
 from sodeep_fast.ops._row_values import LONG_ROW, has_kernel
 from sodeep_fast.ops.graded_precision import graded_precision
+from sodeep_fast.testing import make_graded_rows
 
 OPS = torch.ops.sodeep_fast
 OPERATOR = "graded_precision"
@@ -29,15 +30,6 @@ COMPARATORS: dict[str, Comparator] = {
     "several": ByLevel(Sup(tau=0.05), Sigmoid(0.1), Step()),
     "nothing to differentiate": Step(),
 }
-
-
-def make(items: int = 40, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores, levels and mask of six rows, one of them without a target."""
-    generator = torch.Generator().manual_seed(items)
-    scores = torch.rand(6, items, generator=generator, dtype=torch.float64).to(dtype)
-    levels = torch.randint(4, (6, items), generator=generator, dtype=torch.uint8)
-    levels[3] = 0
-    return scores, levels, torch.rand(6, items, generator=generator) < 0.8
 
 
 def evaluate(
@@ -78,7 +70,7 @@ def by_both(
 @pytest.mark.parametrize("least", [1, 2, 3, 4])
 @pytest.mark.parametrize("name", OPTIONS)
 def test_the_kernel_is_the_formula(name: str, least: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    kernel, formula = by_both(monkeypatch, *make(), least, **OPTIONS[name])
+    kernel, formula = by_both(monkeypatch, *make_graded_rows(), least, **OPTIONS[name])
     assert kernel[0].isnan().tolist() == [False, False, False, True, False, False]
     assert kernel[1][3].count_nonzero() == 0
     for one, other in zip(kernel, formula, strict=True):
@@ -92,7 +84,7 @@ def test_the_kernel_is_the_formula(name: str, least: int, monkeypatch: pytest.Mo
 def test_comparators_and_sizes(
     comparator: str, items: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = make(items, dtype)
+    given = make_graded_rows(items, dtype)
     kernel, formula = by_both(monkeypatch, *given, comparator=COMPARATORS[comparator])
     assert kernel[0].dtype == formula[0].dtype
     assert kernel[1].dtype == dtype
@@ -104,7 +96,7 @@ def test_comparators_and_sizes(
 
 
 def test_steps_have_no_gradient() -> None:
-    scores, levels, mask = make()
+    scores, levels, mask = make_graded_rows()
     leaf = scores.clone().requires_grad_()
     values = evaluate(leaf, levels, mask, comparator=Step())
     (grad,) = torch.autograd.grad(values.nansum(), leaf)
@@ -112,7 +104,7 @@ def test_steps_have_no_gradient() -> None:
 
 
 def test_what_is_not_finite_stays_in_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    scores, levels, mask = make()
+    scores, levels, mask = make_graded_rows()
     scores[1, 5], scores[4, 7] = torch.nan, torch.inf
     mask[1, 5] = mask[4, 7] = True
     kernel, formula = by_both(monkeypatch, scores, levels, mask, comparator=ByLevel())
@@ -128,7 +120,7 @@ def test_what_is_not_finite_stays_in_its_row(monkeypatch: pytest.MonkeyPatch) ->
 # Exact counts are constant; counts without a gradient (`soft`) must not vary in the value either.
 @pytest.mark.parametrize(("name", "least"), [("default", 1), ("by level", 1), ("soft", 4)])
 def test_derivatives(name: str, least: int) -> None:
-    scores, levels, mask = (tensor[:3] for tensor in make(items=9))
+    scores, levels, mask = (tensor[:3] for tensor in make_graded_rows(items=9))
 
     def call(given: Tensor) -> Tensor:
         return evaluate(given, levels, mask, least, **OPTIONS[name])
@@ -139,7 +131,7 @@ def test_derivatives(name: str, least: int) -> None:
 
 
 def test_a_graph_that_is_kept_serves_again() -> None:
-    scores, levels, mask = make()
+    scores, levels, mask = make_graded_rows()
     leaf = scores.clone().requires_grad_()
     total = evaluate(leaf, levels, mask).nansum()
     results = [torch.autograd.grad(3 * total, leaf, retain_graph=True)[0] for _ in range(3)]
@@ -149,7 +141,7 @@ def test_a_graph_that_is_kept_serves_again() -> None:
 
 
 def test_relevances_may_want_a_gradient() -> None:
-    scores, levels, mask = make()
+    scores, levels, mask = make_graded_rows()
     relevances = torch.tensor([0.0, 1.0, 2.0, 3.0], dtype=torch.float64, requires_grad=True)
     values = evaluate(scores, levels, mask, 2, relevances=relevances)
     (grad,) = torch.autograd.grad(values.nansum(), relevances)
@@ -159,7 +151,7 @@ def test_relevances_may_want_a_gradient() -> None:
 
 @pytest.mark.parametrize("name", ["smooth_ap", "h_ap"])
 def test_vmap_over_scores(name: str) -> None:
-    scores, levels, _ = make()
+    scores, levels, _ = make_graded_rows()
     metric = getattr(sodeep_fast, name)
     given = levels > 0 if name == "smooth_ap" else levels
     both = torch.stack([scores, scores.flip(-1)])
@@ -178,7 +170,7 @@ def test_worked_literal() -> None:
 
 def operands(dtype: torch.dtype = torch.float64, comparator: Comparator | None = None) -> list[Any]:
     """The operator's arguments up to the method."""
-    scores, levels, mask = make(dtype=dtype)
+    scores, levels, mask = make_graded_rows(dtype=dtype)
     levels[3] = 1  # opcheck does not take NaN for equal
     compact = levels.masked_fill(~mask, 255)
     return [scores, compact, 4, *encode(comparator or ByLevel()), "auto"]
@@ -215,7 +207,7 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 def test_results_do_not_depend_on_the_number_of_threads(set_threads: Callable[[int], None]) -> None:
-    scores, levels, mask = make(items=9000, dtype=torch.float32)
+    scores, levels, mask = make_graded_rows(items=9000, dtype=torch.float32)
     results = []
     for threads in (1, 2):
         set_threads(threads)

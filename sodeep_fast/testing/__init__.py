@@ -26,6 +26,7 @@ from sodeep_fast.testing.counts import (
     check_counts_against_reference,
     check_triton_counts,
     counts_of,
+    make_graded_rows,
     random_levels,
     value_and_gradient,
 )
@@ -68,6 +69,7 @@ __all__ = [
     "make_bilstm",
     "make_conv_blocks",
     "make_conv_inputs",
+    "make_graded_rows",
     "make_scores",
     "random_levels",
     "value_and_gradient",

@@ -37,6 +37,17 @@ COMPARATORS: dict[str, Comparator] = {
 }
 
 
+def make_graded_rows(
+    items: int = 40, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns scores, levels from 0 to 3 and a mask of six rows, the fourth without a target."""
+    generator = torch.Generator().manual_seed(items)
+    scores = torch.rand(6, items, generator=generator, dtype=torch.float64).to(dtype)
+    levels = torch.randint(4, (6, items), generator=generator, dtype=torch.uint8)
+    levels[3] = 0
+    return scores, levels, torch.rand(6, items, generator=generator) < 0.8
+
+
 def random_levels(shape: tuple[int, ...], num_levels: int, seed: int = 1) -> Tensor:
     """Returns levels of items, the same on every machine."""
     return torch.randint(num_levels, shape, generator=torch.Generator().manual_seed(seed))
