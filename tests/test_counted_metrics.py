@@ -14,7 +14,7 @@ from sodeep_fast.ops import counted_recall as recall_module
 from sodeep_fast.ops._row_values import has_kernel
 from sodeep_fast.ops.counted_ndcg import counted_ndcg
 from sodeep_fast.ops.counted_recall import counted_recall
-from sodeep_fast.testing import make_graded_rows
+from sodeep_fast.testing import make_graded_rows, values_and_gradient
 
 OPS = torch.ops.sodeep_fast
 pytestmark = pytest.mark.kernels
@@ -48,12 +48,8 @@ def by_both(
             name = module.__name__.rpartition(".")[2]
             assert kernel is False or has_kernel(scores, name)
             monkeypatch.setattr(module, "has_kernel", lambda *_, kernel=kernel: kernel)
-        leaf = scores.clone().requires_grad_()
-        values = metric(leaf, *others)
-        assert ("_RowValues" in type(values.grad_fn).__name__) is kernel
-        weights = torch.arange(1.0, len(scores) + 1, dtype=values.dtype)
-        (grad,) = torch.autograd.grad(values, leaf, weights)
-        results.append((values, grad))
+        results.append(values_and_gradient(lambda leaf: metric(leaf, *others), scores))
+        assert ("_RowValues" in type(results[-1][0].grad_fn).__name__) is kernel
         monkeypatch.undo()
     return results
 

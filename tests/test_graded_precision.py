@@ -12,7 +12,7 @@ from sodeep_fast.comparators import ByLevel, Comparator, Sigmoid, Step, Sup, enc
 from sodeep_fast.ops import graded_precision as module
 from sodeep_fast.ops._row_values import LONG_ROW, has_kernel
 from sodeep_fast.ops.graded_precision import graded_precision
-from sodeep_fast.testing import make_graded_rows
+from sodeep_fast.testing import make_graded_rows, values_and_gradient
 
 OPS = torch.ops.sodeep_fast
 OPERATOR = "graded_precision"
@@ -57,12 +57,8 @@ def by_both(
     for kernel in (True, False):
         assert kernel is False or has_kernel(scores, OPERATOR)
         monkeypatch.setattr(module, "has_kernel", lambda *_, kernel=kernel: kernel)
-        leaf = scores.clone().requires_grad_()
-        values = evaluate(leaf, *given, **options)
-        assert ("_RowValues" in type(values.grad_fn).__name__) is kernel
-        weights = torch.arange(1.0, len(scores) + 1, dtype=values.dtype)
-        (grad,) = torch.autograd.grad(values, leaf, weights)
-        results.append((values, grad))
+        results.append(values_and_gradient(lambda leaf: evaluate(leaf, *given, **options), scores))
+        assert ("_RowValues" in type(results[-1][0].grad_fn).__name__) is kernel
         monkeypatch.undo()
     return results
 

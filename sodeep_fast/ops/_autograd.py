@@ -8,6 +8,8 @@ How each kind of function gets its derivative:
 - PyTorch arithmetic whose backward needs only inputs and outputs: by an `autograd.Function` with
   `setup_context` and a vmap rule, which the transforms support. Anything else it keeps is an
   output;
+- operators that find value and gradient in one pass: by `sodeep_fast.ops._row_values`. Losses of
+  embeddings take such a gradient directly: see `sodeep_fast.ops._pullback`;
 - results of forward that backward changes in place, or that differ between the two: by one whose
   forward takes `ctx`. The transforms refuse it, so they get the formula in PyTorch, as does the
   compiler unless it is kept out of the call. See `are_transforming` and `are_tracing` of

@@ -103,14 +103,13 @@ class CombinedLoss(RetrievalLoss):
 
     def block_sums(self, scores: Tensor, gallery: Gallery, rows: slice) -> Tensor:
         """Returns the weighted sums of all losses."""
-        ranking = self._ranking()
-        losses = [partial(loss.block_sums, gallery=gallery, rows=rows) for loss, _ in ranking]
-        weights = [weight for _, weight in ranking]
+        parts = [
+            (partial(loss.block_sums, gallery=gallery, rows=rows), weight)
+            for loss, weight in self._ranking()
+        ]
         if follows(scores):
-            return _sums_and_pullback(losses, weights, scores)
-        return torch.cat(
-            [weight * loss(scores) for loss, weight in zip(losses, weights, strict=True)]
-        )
+            return _sums_and_pullback(parts, scores)
+        return torch.cat([weight * sums(scores) for sums, weight in parts])
 
     def block_counts(self, scores: Tensor, gallery: Gallery, rows: slice) -> Tensor:
         """Returns the counts of all losses."""
@@ -122,17 +121,17 @@ class CombinedLoss(RetrievalLoss):
 
 
 def _sums_and_pullback(
-    losses: Sequence[Callable[[Tensor], Tensor]], weights: Sequence[float], scores: Tensor
+    parts: Sequence[tuple[Callable[[Tensor], Tensor], float]], scores: Tensor
 ) -> Tensor:
     """Returns the weighted sums, each with its own way back to the scores."""
-    found = [value_and_pullback(loss, scores) for loss in losses]
-    sums = [weight * value for weight, (value, _) in zip(weights, found, strict=True)]
+    found = [(*value_and_pullback(function, scores), weight) for function, weight in parts]
+    sums = [weight * value for value, _, weight in found]
 
     def pull(grad: Tensor) -> Tensor:
         grads = grad.split([len(each) for each in sums])
         total = None
-        for weight, (_, pull_one), grad in zip(weights, found, grads, strict=True):
-            part = pull_one(weight * grad)
+        for (_, pull_one, weight), own in zip(found, grads, strict=True):
+            part = pull_one(weight * own)
             if part is not None:
                 total = part if total is None else total + part
         return torch.zeros_like(scores) if total is None else total

@@ -254,7 +254,7 @@ class _Sweep(torch.autograd.Function):
             del grad, pull  # before the next ones are made
         scale = None
         if is_late:
-            scale = torch.ones_like(total) / _everywhere(found[0], terms).clamp(min=1)
+            scale = torch.ones_like(total) / _everywhere(found, terms)[0].clamp(min=1)
             total = total * scale
         ctx.save_for_backward(scale, *gradients.found(), *given)
         return total

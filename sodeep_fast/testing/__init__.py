@@ -29,6 +29,7 @@ from sodeep_fast.testing.counts import (
     make_graded_rows,
     random_levels,
     value_and_gradient,
+    values_and_gradient,
 )
 from sodeep_fast.testing.graphs import capture_graph
 from sodeep_fast.testing.networks import (
@@ -73,5 +74,6 @@ __all__ = [
     "make_scores",
     "random_levels",
     "value_and_gradient",
+    "values_and_gradient",
     "weights_of",
 ]

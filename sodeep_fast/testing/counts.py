@@ -63,6 +63,17 @@ def value_and_gradient(scores: Tensor, levels: Tensor, **options: Any) -> tuple[
     return counts.detach(), grad
 
 
+def values_and_gradient(
+    metric: Callable[[Tensor], Tensor], scores: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Returns the metric (B,) of all rows, with its graph, and a gradient that tells them apart."""
+    leaf = scores.clone().requires_grad_()
+    values = metric(leaf)
+    weights = torch.arange(1.0, len(values) + 1, dtype=values.dtype)
+    (grad,) = torch.autograd.grad(values, leaf, weights, retain_graph=True)
+    return values, grad
+
+
 def check_counts_against_reference(
     function: Callable[[Tensor], Tensor],
     reference: Callable[[Tensor], Tensor],
