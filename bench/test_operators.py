@@ -28,7 +28,6 @@ CASES = [
 @pytest.mark.parametrize(("operator", "case"), CASES)
 # The compiled rivals set off deprecations inside torch's compiler.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN:UserWarning")
 def test_operator(benchmark: Any, operator: Operator, case: Case) -> None:
     if reason := too_much(operator, case, Plan()):
         pytest.skip(reason)

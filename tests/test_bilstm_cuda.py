@@ -39,7 +39,6 @@ from sodeep_fast.testing.lstm import (
 pytestmark = [
     pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++"),
     pytest.mark.kernels,
-    pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN:UserWarning"),
 ]
 
 ROOT = Path(__file__).parent.parent
@@ -107,7 +106,8 @@ def test_as_accurate_as_torch(b: int, n: int, hidden: int, layers: int, precisio
 @every_precision
 def test_tiles(precision: str) -> None:
     """Neither a row's tile nor the other rows change its result."""
-    lstm = make_bilstm(5, 2).requires_grad_(False)
+    # A second layer begins with PyTorch's products, which may depend on the number of rows.
+    lstm = make_bilstm(5, 1).requires_grad_(False)
     scores = make_scores("normal", (11, 3))
     whole = by_cuda(lstm, precision)(scores)
     assert torch.equal(whole, torch.cat([by_cuda(lstm, precision)(row) for row in scores.split(1)]))

@@ -32,10 +32,7 @@ from sodeep_fast.testing.lstm import (
     exact_bilstm,
 )
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN:UserWarning"),
-    pytest.mark.usefixtures("same_weights"),
-]
+pytestmark = pytest.mark.usefixtures("same_weights")
 
 # Rows, steps, hidden units and layers: full and partial tiles.
 SHAPES = [(50, 1, 1, 1), (3, 2, 7, 2), (8, 3, 16, 1), (17, 3, 33, 2), (5, 12, 7, 1), (6, 2, 60, 2)]
@@ -82,7 +79,10 @@ def test_tiles(monkeypatch: pytest.MonkeyPatch, rows: int, precision: str) -> No
         alone = torch.cat([by_triton(lstm, precision)(row) for row in scores.split(1)])
     monkeypatch.setattr(_config, "lstm_blocks", lambda *key: LstmBlocks(rows, 16))
     found = bilstm_derivatives(by_triton(lstm, precision), lstm, scores)
-    assert torch.equal(found["hidden"], alone)
+    # The interpreter multiplies by NumPy, and the layer by PyTorch: both may round differently in
+    # matrices of another size.
+    close = 1e-6 if precision == "full" else torch.finfo(module.HALVES[precision]).eps
+    torch.testing.assert_close(found["hidden"], alone, rtol=0, atol=close)
     exact = exact_bilstm(lstm, scores)
     for name, value in found.items():
         torch.testing.assert_close(value.double(), exact[name], rtol=0.05, atol=0.05, msg=name)
