@@ -264,13 +264,15 @@ def test_vmap() -> None:
     assert torch.equal(swapped.transpose(0, 1), expected)
 
 
-# More panels than each thread could have its own counts for.
+# More panels than each thread could have its own counts for, and too many ties for pairs of
+# neighbours.
 PEAK = """
 import sys, torch
 from sodeep_fast import soft_rank
 from sodeep_fast.benchmark.memory import peak_of
 torch.set_num_threads(int(sys.argv[1]))
 scores = torch.rand(1, 1 << 18)
+scores[:, 1 << 15 :] = 0.5
 soft_rank(scores[:, :1000], method="linear")
 print(peak_of(lambda: soft_rank(scores, 1.5 * scores.numel(), method="linear"), "cpu"))
 """

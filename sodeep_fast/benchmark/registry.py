@@ -11,6 +11,14 @@ from sodeep_fast.benchmark import (
 from sodeep_fast.benchmark.model import Operator
 
 OPERATORS: dict[str, Operator] = {
-    module.OPERATOR.name: module.OPERATOR
-    for module in (soft_rank, hard_rank, rank_counts, soft_histogram, conv_stack, bilstm)
+    operator.name: operator
+    for operator in (
+        soft_rank.OPERATOR,
+        soft_rank.STEEP,
+        hard_rank.OPERATOR,
+        rank_counts.OPERATOR,
+        soft_histogram.OPERATOR,
+        conv_stack.OPERATOR,
+        bilstm.OPERATOR,
+    )
 }

@@ -1,6 +1,7 @@
 """The benchmark of `soft_rank`: its providers, its shapes and the check before timing."""
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -30,12 +31,18 @@ SHAPES: tuple[Shape, ...] = (
     (1, 1_000_000),
 )
 QUICK_SHAPES: tuple[Shape, ...] = ((512, 100), (64, 1000), (1, 100_000))
+STEEP_SHAPES: tuple[Shape, ...] = ((512, 100), (64, 1000), (8, 10_000), (1, 100_000))
 
 
 def make_scores(shape: Shape, device: str) -> Tensor:
     """Returns uniform float32 scores in [-1, 1], the same on every machine."""
     generator = torch.Generator().manual_seed(0)
     return (torch.rand(shape, generator=generator) * 2 - 1).to(device)
+
+
+def make_steep_scores(shape: Shape, device: str) -> Tensor:
+    """Returns scores in [-1000, 1000], whose ranks are those of `make_scores` at lam = 10,000."""
+    return 1000 * make_scores(shape, device)
 
 
 def min_bytes(mode: str, shape: Shape) -> float:
@@ -225,4 +232,14 @@ OPERATOR = Operator(
     make_scores=make_scores,
     min_bytes=min_bytes,
     route=route,
+)
+
+# Ranks that are close to the exact ones.
+STEEP = replace(
+    OPERATOR,
+    name="soft_rank_steep",
+    shapes=STEEP_SHAPES,
+    quick_shapes=((64, 1000),),
+    quick_memory_shapes=(),
+    make_scores=make_steep_scores,
 )

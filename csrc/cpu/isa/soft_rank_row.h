@@ -3,6 +3,7 @@
 
 #include "cpu/isa/soft_rank_direct.h"
 #include "cpu/isa/soft_rank_linear.h"
+#include "cpu/isa/soft_rank_steep.h"
 #if SODEEP_FAST_VECTOR_BYTES >= 32
 #include "cpu/isa/soft_rank_narrow.h"
 #endif
@@ -10,45 +11,28 @@
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-// The number of panels that have items, or somewhat less: panels are told apart by some of their
-// numbers' bits.
-template <class T>
-int64_t occupied_panels(const T* scores, int64_t n, T lo, double lam) {
-  constexpr int64_t kNumbers = 1 << 14, kWord = 64;
-  uint64_t seen[kNumbers / kWord] = {};
-  for (int64_t i = 0; i < n; ++i) {
-    const double position = (static_cast<double>(scores[i]) - static_cast<double>(lo)) * lam;
-    const int64_t number = static_cast<int64_t>(std::min(position, 1e18)) % kNumbers;
-    seen[number / kWord] |= uint64_t{1} << (number % kWord);
-  }
-  int64_t count = 0;
-  for (const uint64_t word : seen) count += __builtin_popcountll(word);
-  return count;
-}
-
-// Expected costs in ns for value and gradient on one AVX-512 core, fitted to timings of both
-// methods over n from 32 to 2048 and ranges from 1 to 3000 (Granite Rapids, 2026-11). In double a
-// panel costs more for every occupied panel near it; pairs gain most from wider vectors.
-template <class T>
-bool linear_is_faster(const T* scores, int64_t n, T lo, double lam, double range) {
-  constexpr bool single = sizeof(T) == 4;
-  const double items = static_cast<double>(n);
-  double pair = single ? 0.63 : 2.1;
-  if (range <= FactoredPairs<T, 1>::kMaxRange)
-    pair = n <= kTile ? (single ? 0.08 : 0.24) : (single ? 0.145 : 0.33);
-  const double width = 64.0 / SODEEP_FAST_VECTOR_BYTES;
-  const double direct = 800 + (single ? 8 : 25) * items + width * pair * items * items;
-  // `filled` is the share of the range in which panels are occupied.
-  const auto linear = [&](int64_t occupied, double filled) {
-    const auto panels = static_cast<double>(occupied);
-    const double neighbours = std::min(panels, 2.0 * kPanelNear - 1) * filled;
-    return single ? 650 + 10.6 * items + panels * 250
-                  : 650 + 12.5 * items + panels * (780 + 47 * neighbours);
-  };
-  const int64_t limit = panel_limit(range, n);
-  if (linear(limit, static_cast<double>(limit) / (range + 1)) < direct) return true;
-  // Ties, clusters and outliers leave most panels empty. Counting pays if that may matter.
-  return linear(1, 1) < direct && linear(occupied_panels(scores, n, lo, lam), 1) < direct;
+// out[i] = scale * the sum of SoftRankRow, all scores finite and between lo and hi.
+template <class T, int kDerivative>
+void soft_rank_finite(const T* scores, const T* const (&weights)[2], int64_t n, double lam, T lo,
+                      T hi, Method method, double scale, SoftRankScratch<T>& scratch, T* out) {
+  const double range = lam * (static_cast<double>(hi) - static_cast<double>(lo));
+#if SODEEP_FAST_VECTOR_BYTES >= 32
+  if constexpr (sizeof(T) == 4 && kDerivative < 2)
+    if (method != Method::kDirect && has_wide_panels(range, lam, lo, hi) &&
+        (method == Method::kLinear || narrow_is_faster(n, range)))
+      return soft_rank_narrow<kDerivative>(scores, weights, n, lam, lo, hi, scale, scratch, out);
+#endif
+  if (method != Method::kDirect && steep_may_be_fastest(scores, n, lo, lam, range, method) &&
+      soft_rank_steep<T, kDerivative>(scores, weights, n, lam, range, method, scale, scratch, out))
+    return;
+  // T must hold the width of panels and positions in them.
+  const double largest = std::numeric_limits<T>::max();
+  const bool has_panels = 1 / lam <= largest && 2 * lam <= largest;
+  const bool is_linear =
+      has_panels && (method == Method::kLinear ||
+                     (method == Method::kAuto && linear_is_faster(scores, n, lo, lam, range)));
+  const auto sums = is_linear ? soft_rank_linear<T, kDerivative> : soft_rank_direct<T, kDerivative>;
+  sums(scores, weights, n, lam, lo, hi, scale, scratch, out);
 }
 
 template <class T, int kDerivative>
@@ -82,25 +66,8 @@ void soft_rank_row(const SoftRankRow<T>& row, SoftRankScratch<T>& scratch) {
   } else {
     double scale = row.normalize ? 1.0 / static_cast<double>(n) : 1.0;
     for (int k = 0; k < kDerivative; ++k) scale *= row.lam;
-    const double range = row.lam * (static_cast<double>(hi) - static_cast<double>(lo));
-    // T must hold the width of panels and positions in them.
-    const double largest = std::numeric_limits<T>::max();
-    const bool has_panels = 1 / row.lam <= largest && 2 * row.lam <= largest;
-    auto method = soft_rank_direct<T, kDerivative>;
-    bool is_narrow = false;
-#if SODEEP_FAST_VECTOR_BYTES >= 32
-    if constexpr (sizeof(T) == 4 && kDerivative < 2)
-      if (row.method != Method::kDirect && has_wide_panels(range, row.lam, lo, hi) &&
-          (row.method == Method::kLinear || narrow_is_faster(n, range))) {
-        method = soft_rank_narrow<kDerivative>;
-        is_narrow = true;
-      }
-#endif
-    if (!is_narrow && has_panels &&
-        (row.method == Method::kLinear ||
-         (row.method == Method::kAuto && linear_is_faster(scores, n, lo, row.lam, range))))
-      method = soft_rank_linear<T, kDerivative>;
-    method(scores, weights, n, row.lam, lo, hi, scale, scratch, out);
+    soft_rank_finite<T, kDerivative>(scores, weights, n, row.lam, lo, hi, row.method, scale,
+                                     scratch, out);
   }
   for (int64_t i = 0; valid != nullptr && i < n; ++i) row.out[valid[i]] = out[i];
 }
