@@ -1,7 +1,6 @@
 """Values of rows whose kernels find the gradients in the same pass."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -49,7 +48,8 @@ def row_values(kernel: Kernel, formula: Formula, scores: Tensor, *others: Tensor
     """
     if follows(scores):
         found, slopes = kernel(scores.detach(), *others, True)
-        return extend(found, partial(_scale_rows, slopes, scores.dtype))
+        # What comes back is finite: it does not depend on the values.
+        return extend(found, lambda grad: slopes.mul_(grad.unsqueeze(-1)).to(scores.dtype))
     wants_gradient = torch.is_grad_enabled() and scores.requires_grad
     values: Tensor = _RowValues.apply(kernel, formula, wants_gradient, scores, *others)
     return values

@@ -197,7 +197,7 @@ class RetrievalLoss(nn.Module):
 
     def block_counts(self, scores: Tensor, gallery: Gallery, rows: slice) -> Tensor:
         """Returns the number (K,) of losses in `block_sums`."""
-        return self._have_positive(gallery, rows).sum().view(1)
+        return self._have_positive(gallery, rows).sum(0, keepdim=True)
 
     def _have_positive(self, gallery: Gallery, rows: slice) -> Tensor:
         how = "positive", self._relation_key(), self.query_is_positive, self.exclude_query
@@ -244,11 +244,8 @@ def _has_positive(relation: Tensor, mask: Tensor | None) -> Tensor:
 
 def _sum_losses(values: Tensor, counted: Tensor) -> Tensor:
     """Returns (1,): the sum of 1 - value over the rows that are counted."""
-    ignored = ~counted
-    total = (1 - values).masked_fill(ignored, 0).sum().view(1)
-    if follows(values):
-        return extend(total, lambda grad: (-grad).expand(len(ignored)).masked_fill(ignored, 0))
-    return total
+    total = torch.where(counted, 1 - values, 0).sum(0, keepdim=True)
+    return extend(total, lambda grad: torch.where(counted, -grad, 0)) if follows(values) else total
 
 
 @dataclass(frozen=True)
