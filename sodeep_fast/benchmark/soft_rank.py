@@ -31,7 +31,7 @@ SHAPES: tuple[Shape, ...] = (
     (1, 1_000_000),
 )
 QUICK_SHAPES: tuple[Shape, ...] = ((512, 100), (64, 1000), (1, 100_000))
-STEEP_SHAPES: tuple[Shape, ...] = ((512, 100), (64, 1000), (8, 10_000), (1, 100_000))
+STEEP_SHAPES: tuple[Shape, ...] = ((512, 100), (64, 1000), (1, 100_000))
 
 
 def make_scores(shape: Shape, device: str) -> Tensor:
@@ -88,7 +88,8 @@ def check_sigmoid_rank(
         exact, slope, scale = spot_values(scores[row].double(), incoming.double(), index)
         within(ranks[row, index].double() - exact, torch.full_like(exact, rank_bound), "rank")
         if grad_scores is not None:
-            bound = 1e-4 * scale + 1e-6
+            # Where the sigmoid is near 1, plain PyTorch's 1 - step is off by eps.
+            bound = 1e-4 * scale + 8 * LAM * torch.finfo(torch.float32).eps
             within(grad_scores[row, index].double() - slope, bound, "gradient")
 
 

@@ -51,13 +51,15 @@ class SteepRow {
     int64_t from = begin;
     while (from > 0 && distance(from - 1, begin) <= kReach)
       if (begin - --from > kMostNeighbours) return false;
-    T sums[kMostNeighbours + kBlockItems + kPadding];
-    std::fill_n(sums, end - from + kPadding, T(0));
-    if (!sum_pairs(from, end, sums)) return false;
+    T taken[kMostNeighbours + kBlockItems + kPadding], given[std::size(taken)];
+    std::fill_n(taken, end - from + kPadding, T(0));
+    std::fill_n(given, end - from + kPadding, T(0));
+    if (!sum_pairs(from, end, taken, given)) return false;
     // Items above count in full, but for what the sums take from the pairs that are not saturated.
     for (int64_t i = begin; i < end; ++i) {
       const int64_t above = kDerivative == 0 ? n_ - i : 0;
-      out[order_[i]] = static_cast<T>(scale * (static_cast<double>(above) + sums[i - from]));
+      const T sum = given[i - from] - taken[i - from];
+      out[order_[i]] = static_cast<T>(scale * (static_cast<double>(above) + sum));
     }
     return true;
   }
@@ -76,8 +78,9 @@ class SteepRow {
     return lam_ * (scores_[upper] - scores_[lower]);
   }
 
-  // Adds to `sums` what each item from `from` to `end` and those above it take from each other.
-  bool sum_pairs(int64_t from, int64_t end, T* sums) const {
+  // Adds up, from item `from` on, what the items up to `end` give to those above them, and what is
+  // taken from them.
+  bool sum_pairs(int64_t from, int64_t end, T* taken, T* given) const {
     for (int64_t tile = from; tile < end; tile += kTileItems) {
       bool any_near = true;
       for (int64_t steps = 1; any_near; ++steps) {
@@ -87,10 +90,10 @@ class SteepRow {
           const int64_t j = i + steps;
           const Vec<T> x = lam_ * (load<T>(scores_ + j) - load<T>(scores_ + i));
           nearest = minimum(x, nearest);
-          const Vec<T> given = given_to_upper(x, i, j);
-          T *lower = sums + (i - from), *upper = sums + (j - from);
-          store<T>(lower, load<T>(lower) - given);
-          store<T>(upper, load<T>(upper) + given);
+          const Vec<T> value = given_to_upper(x, i, j);
+          T *lower = taken + (i - from), *upper = given + (j - from);
+          store<T>(lower, load<T>(lower) + value);
+          store<T>(upper, load<T>(upper) + value);
         }
         any_near = reduce<T>(nearest, [](T a, T b) { return std::min(a, b); }) <= kReach;
       }
