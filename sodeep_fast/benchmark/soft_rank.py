@@ -31,7 +31,6 @@ SHAPES: tuple[Shape, ...] = (
     (1, 1_000_000),
 )
 QUICK_SHAPES: tuple[Shape, ...] = ((512, 100), (64, 1000), (1, 100_000))
-STEEP_SHAPES: tuple[Shape, ...] = ((512, 100), (64, 1000), (1, 100_000))
 
 
 def make_scores(shape: Shape, device: str) -> Tensor:
@@ -239,7 +238,7 @@ OPERATOR = Operator(
 STEEP = replace(
     OPERATOR,
     name="soft_rank_steep",
-    shapes=STEEP_SHAPES,
+    shapes=QUICK_SHAPES,
     quick_shapes=((64, 1000),),
     quick_memory_shapes=(),
     make_scores=make_steep_scores,

@@ -5,13 +5,13 @@
 namespace sodeep_fast {
 namespace SODEEP_FAST_ISA {
 
-// Pairs gain most from wider vectors.
+// How many vectors it takes where AVX-512 takes one: pairs gain most from wider ones.
 constexpr double kVectorWidth = 64.0 / SODEEP_FAST_VECTOR_BYTES;
 
-// The number of panels that have items, or somewhat less: panels are told apart by the rest of
-// their number by kPanelNumbers.
-constexpr int64_t kPanelNumbers = 1 << 14;
+constexpr int64_t kPanelNumbers = 1 << 14;  // a bit each, 2 KiB
 
+// The number of panels that have one of every `step`-th score, or somewhat less: panels are told
+// apart by the rest of their number by kPanelNumbers.
 template <class T>
 int64_t occupied_panels(const T* scores, int64_t n, int64_t step, T lo, double lam) {
   constexpr int64_t kWord = 64;
